@@ -1,0 +1,55 @@
+//! Applications: what a new flow's destination selects.
+
+use super::{Ip, Parity, PoolId, Port, Protocol};
+use bytemuck::{Pod, Zeroable};
+
+/// One address, port and protocol of an application, in one configuration generation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct ApplicationKey {
+    pub address: Ip,
+    pub port: Port,
+    pub protocol: Protocol,
+    /// Which of the two generations this record belongs to.
+    pub parity: Parity,
+}
+
+/// What the packet path needs to know of an application.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Application {
+    /// Stable number of the application; its row in the application counters.
+    pub id: u32,
+    /// Where the candidate pools stand.
+    pub pools: PoolList,
+    /// The pool of last resort, or [`PoolId::NONE`].
+    pub fallback: PoolId,
+    /// Port at the origin for origins that name none; never 0.
+    pub origin_port: Port,
+    pub reserved: u16,
+}
+
+/// The candidate pools of an application: a run of slots that name pools.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct PoolList {
+    /// Index of the first slot.
+    pub base: u32,
+    /// [`Steering::ORDERED`]: the number of pools. [`Steering::WEIGHTED`]: the table's size minus one (a power of two).
+    pub extent: u32,
+    pub steering: Steering,
+}
+
+/// How [`PoolList`] is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Steering(pub u32);
+
+impl Steering {
+    /// The list in its order: the first pool that has an origin to give.
+    pub const ORDERED: Self = Self(0);
+    /// A consistent-hash table of pools, entered with the flow's hash.
+    pub const WEIGHTED: Self = Self(1);
+    /// As [`Self::WEIGHTED`], entered with the hash of the client's address.
+    pub const WEIGHTED_BY_CLIENT: Self = Self(2);
+}

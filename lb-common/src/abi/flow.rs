@@ -1,0 +1,124 @@
+//! Flow memory: one entry per direction, each holding all that a packet of that direction needs.
+
+use super::{Ip4, Ip6, Mac, OriginId, Port, Protocol};
+use bytemuck::{Pod, Zeroable};
+
+/// The 5-tuple of an IPv4 packet as it arrives.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowKey4 {
+    pub source: Ip4,
+    pub destination: Ip4,
+    pub source_port: Port,
+    pub destination_port: Port,
+    pub protocol: Protocol,
+    pub reserved: [u8; 3],
+}
+
+/// The 5-tuple of an IPv6 packet as it arrives.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowKey6 {
+    pub source: Ip6,
+    pub destination: Ip6,
+    pub source_port: Port,
+    pub destination_port: Port,
+    pub protocol: Protocol,
+    pub reserved: [u8; 3],
+}
+
+/// What both families' entries share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowCore {
+    pub origin: OriginId,
+    /// The application's id; its counter row.
+    pub application: u32,
+    /// When the flow was last known to be alive, in jiffies (low 32 bits). Written only when it has aged by an eighth
+    /// of its timeout, so that a packet usually writes nothing.
+    pub seen: u32,
+    /// Interface through which the client is reached.
+    pub client_ifindex: u32,
+    /// Link addresses of the client's side: learned from its packets, so the return path follows a change of router.
+    pub client_mac: Mac,
+    pub node_mac: Mac,
+    /// The ports this direction's packets leave with.
+    pub source_port: Port,
+    pub destination_port: Port,
+    /// One's-complement difference to add to the IPv4 header's sum (addresses only).
+    pub header_delta: u16,
+    /// One's-complement difference to add to the TCP or UDP sum (addresses and ports).
+    pub payload_delta: u16,
+    pub tcp: TcpState,
+    pub side: FlowSide,
+    /// 1: the flow was given by the fallback pool, whose health is ignored.
+    pub last_resort: u8,
+    pub reserved: u8,
+}
+
+/// One direction of an IPv4 flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Flow4 {
+    pub core: FlowCore,
+    /// The addresses this direction's packets leave with.
+    pub source: Ip4,
+    pub destination: Ip4,
+}
+
+/// One direction of an IPv6 flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Flow6 {
+    pub core: FlowCore,
+    /// The addresses this direction's packets leave with.
+    pub source: Ip6,
+    pub destination: Ip6,
+}
+
+/// Which way the packets of an entry travel.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct FlowSide(pub u8);
+
+impl FlowSide {
+    /// From the client to the origin.
+    pub const CLIENT: Self = Self(0);
+    /// From the origin to the client.
+    pub const ORIGIN: Self = Self(1);
+}
+
+/// How far a TCP connection has come, as bits. UDP flows stay at 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct TcpState(pub u8);
+
+impl TcpState {
+    /// The client's SYN was seen, nothing else.
+    pub const NEW: Self = Self(0);
+    /// The origin answered the SYN.
+    pub const ANSWERED: u8 = 1;
+    /// The client acknowledged: the handshake is complete.
+    pub const ESTABLISHED: u8 = 2;
+    /// The client closed its half.
+    pub const CLIENT_FIN: u8 = 4;
+    /// The origin closed its half.
+    pub const ORIGIN_FIN: u8 = 8;
+    /// Either side reset the connection.
+    pub const RESET: u8 = 16;
+
+    /// Whether all of `bits` are set.
+    #[inline(always)]
+    pub const fn has(self, bits: u8) -> bool {
+        self.0 & bits == bits
+    }
+
+    /// Whether both halves are closed or the connection was reset: only stragglers follow.
+    #[inline(always)]
+    pub const fn closing(self) -> bool {
+        self.has(Self::CLIENT_FIN | Self::ORIGIN_FIN) || self.has(Self::RESET)
+    }
+}
+
+const _: () = assert!(size_of::<FlowKey4>() == 16 && size_of::<FlowKey6>() == 40);
+const _: () = assert!(size_of::<FlowCore>() == 40 && size_of::<Flow4>() == 48 && size_of::<Flow6>() == 72);

@@ -1,0 +1,32 @@
+//! Next hops: the link address and interface behind which origins stand.
+
+use super::Mac;
+use bytemuck::{Pod, Zeroable};
+
+/// Index of a [`Hop`]. 0 is never a hop: it stands for "not resolved".
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct HopId(pub u32);
+
+impl HopId {
+    pub const UNRESOLVED: Self = Self(0);
+}
+
+/// One neighbour on one interface. Its identity (interface and neighbour address) never changes while the daemon
+/// knows it; a new link address is one aligned 8-byte store, so a packet never meets half of one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C, align(8))]
+pub struct Hop {
+    /// Link address of the neighbour.
+    pub neighbour: Mac,
+    /// Largest IP packet that the interface carries, in bytes.
+    pub mtu: u16,
+    /// Link address of our interface.
+    pub interface: Mac,
+    /// 0: the neighbour is not resolved and the hop must not be used.
+    pub resolved: u16,
+    pub ifindex: u32,
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Hop>() == 24);

@@ -1,0 +1,11 @@
+//! Permission for aya's userspace maps to copy these types byte by byte.
+#![expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait")]
+
+macro_rules! pod {
+    ($($type:ident)*) => { $(
+        // SAFETY: bytemuck's derive proved that the type is repr(C) or transparent, without padding, valid for any bytes.
+        unsafe impl aya::Pod for super::$type {}
+    )* };
+}
+
+pod!(Application ApplicationKey Flow4 Flow6 FlowKey4 FlowKey6 Hop Ip Origin Pool Settings Slot Traffic);

@@ -1,0 +1,1 @@
+//! The keyed flow hash: the one answer to "which slot?".

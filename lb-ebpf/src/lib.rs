@@ -1,0 +1,1 @@
+//! Empty on purpose: lets cargo see this crate as a dependency.

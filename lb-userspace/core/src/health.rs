@@ -1,0 +1,62 @@
+//! Health: what monitors have found out about origins, and what follows for pools and load balancers.
+
+use core::time::Duration;
+
+/// Result of one attempt to probe an origin: the time it took, or why it failed.
+pub type Observation = Result<Duration, FailureReason>;
+
+/// Why an attempt failed, in Cloudflare's words (`Display`, the API's `failure_reason`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FailureReason {
+    /// Refused.
+    ConnectionFailed,
+    /// No answer to the connect within the timeout: the only reasons that are retried are the timeouts.
+    TcpTimeout,
+    /// Connected, but the HTTP answer did not come in time.
+    HttpTimeout,
+    /// An echo was not answered in time.
+    PingTimeout,
+    ConnectionReset,
+    NetworkUnreachable,
+    NoRouteToHost,
+    /// The status code is not one of the expected ones.
+    ResponseCodeMismatch(u16),
+    ResponseBodyMismatch,
+    HttpInvalidResponse,
+    TlsUntrustedCertificate,
+    TlsNameMismatch,
+    TlsHandshakeFailure,
+    /// The probe could not be made on this node (no privilege, no socket); carries the system's words.
+    Other(String),
+}
+
+impl FailureReason {
+    /// Whether the attempt ran into its timeout: only then the run goes on with the next attempt.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TcpTimeout | Self::HttpTimeout | Self::PingTimeout)
+    }
+}
+
+/// Health of an origin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OriginHealth {
+    Healthy,
+    Unhealthy,
+    /// Monitored, and no run has ended yet: gets no traffic.
+    Unknown,
+    Disabled,
+}
+
+/// Health of a pool or load balancer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GroupHealth {
+    /// Everything in it is healthy.
+    Healthy,
+    /// Something in it is unhealthy, but it serves.
+    Degraded,
+    /// A pool with fewer healthy origins than `minimum_origins`; a load balancer with no usable pool.
+    Critical,
+    Unknown,
+    Disabled,
+}

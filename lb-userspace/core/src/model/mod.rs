@@ -1,0 +1,48 @@
+//! The configuration in the user's vocabulary, validated: every reference resolves, every number is in its range.
+//!
+//! Objects keep the order in which they were declared. References between objects are names, which are unique for each
+//! kind of object.
+
+mod application;
+mod load_balancer;
+mod monitor;
+mod node;
+mod pool;
+
+pub use application::{Application, Destination, DirectOrigin, Transport};
+pub use load_balancer::{LoadBalancer, SteeringPolicy};
+pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe};
+pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit};
+pub use pool::{Origin, OriginSteering, Pool, Weight, WeightError};
+
+/// A whole configuration.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    pub node: Node,
+    pub datapath: Datapath,
+    pub api: Api,
+    pub monitors: Vec<Monitor>,
+    pub pools: Vec<Pool>,
+    pub load_balancers: Vec<LoadBalancer>,
+    pub applications: Vec<Application>,
+}
+
+impl Config {
+    /// The monitor of that name.
+    #[must_use]
+    pub fn monitor(&self, name: &str) -> Option<&Monitor> {
+        self.monitors.iter().find(|monitor| monitor.name == name)
+    }
+
+    /// The pool of that name.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+
+    /// The load balancer of that name.
+    #[must_use]
+    pub fn load_balancer(&self, name: &str) -> Option<&LoadBalancer> {
+        self.load_balancers.iter().find(|balancer| balancer.name == name)
+    }
+}

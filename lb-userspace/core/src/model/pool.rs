@@ -1,0 +1,115 @@
+//! Pools and their origins.
+
+use core::fmt;
+use core::net::IpAddr;
+
+/// `[pools.NAME]`: origins that serve the same thing.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Pool {
+    pub name: String,
+    /// Default true. A disabled pool gets no traffic and is not probed.
+    pub enabled: bool,
+    /// Name of the monitor; without one, enabled origins count as up.
+    pub monitor: Option<String>,
+    /// Fewer healthy origins than this and the pool is critical; default 1.
+    pub minimum_origins: u32,
+    pub origin_steering: OriginSteering,
+    /// In the order of the file.
+    pub origins: Vec<Origin>,
+}
+
+/// `origin_steering.policy`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OriginSteering {
+    /// By the flow's hash, weighted.
+    #[default]
+    Random,
+    /// By the client's address, weighted and consistent.
+    Hash,
+}
+
+/// `[pools.NAME.origins.NAME]`: one destination.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Origin {
+    /// Unique in the pool.
+    pub name: String,
+    pub address: IpAddr,
+    /// `None` (0 in the file): the application's `origin_port`, else its own port.
+    pub port: Option<u16>,
+    pub weight: Weight,
+    /// Default true. A disabled origin gets no new flows and is not probed.
+    pub enabled: bool,
+}
+
+/// Share of an origin or pool: 0 to 1 in steps of 0.01 (Cloudflare's range and step). 0: no traffic.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Weight(u8);
+
+/// Why a number is not a [`Weight`].
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum WeightError {
+    OutOfRange(f64),
+    NotAStep(f64),
+}
+
+impl fmt::Display for WeightError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfRange(value) => write!(f, "weight {value} is outside 0 to 1"),
+            Self::NotAStep(value) => write!(f, "weight {value} is not a multiple of 0.01"),
+        }
+    }
+}
+
+impl Weight {
+    pub const ZERO: Self = Self(0);
+    pub const ONE: Self = Self(100);
+
+    /// A weight in hundredths, 0 to 100.
+    #[must_use]
+    pub const fn from_hundredths(hundredths: u8) -> Option<Self> {
+        if hundredths <= 100 { Some(Self(hundredths)) } else { None }
+    }
+
+    /// The weight in hundredths, 0 to 100.
+    #[must_use]
+    pub const fn hundredths(self) -> u8 {
+        self.0
+    }
+
+    /// The weight as a number, 0 to 1.
+    #[must_use]
+    pub fn value(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+}
+
+impl TryFrom<f64> for Weight {
+    type Error = WeightError;
+
+    fn try_from(value: f64) -> Result<Self, WeightError> {
+        if !(0.0..=1.0).contains(&value) {
+            return Err(WeightError::OutOfRange(value));
+        }
+        let hundredths = (value * 100.0).round();
+        if (value * 100.0 - hundredths).abs() > 1e-6 {
+            return Err(WeightError::NotAStep(value));
+        }
+        // In range by the check above: 0 to 100.
+        Ok(Self(hundredths as u8))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_keep_cloudflares_range_and_step() {
+        assert_eq!(Weight::try_from(0.5).unwrap().hundredths(), 50);
+        assert_eq!(Weight::try_from(0.29).unwrap().hundredths(), 29);
+        assert_eq!(Weight::try_from(1.01), Err(WeightError::OutOfRange(1.01)));
+        assert_eq!(Weight::try_from(0.005), Err(WeightError::NotAStep(0.005)));
+        assert!(Weight::try_from(f64::NAN).is_err());
+    }
+}

@@ -1,0 +1,77 @@
+//! An immutable snapshot of what the engine knows, for the API, the status command and metrics.
+//!
+//! Traffic counters are not in it: the shell reads them from the maps and joins them by the ids given here.
+
+use crate::health::{FailureReason, GroupHealth, OriginHealth};
+use crate::model::Weight;
+use core::net::IpAddr;
+use core::time::Duration;
+use lb_common::abi::OriginId;
+
+/// The snapshot. All lists keep the order of the configuration.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct View {
+    pub node: String,
+    /// Number of the configuration generation that the maps hold.
+    pub generation: u32,
+    pub applications: Vec<ApplicationView>,
+    pub load_balancers: Vec<LoadBalancerView>,
+    /// Declared pools, then one for each application with `origin_direct`.
+    pub pools: Vec<PoolView>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct ApplicationView {
+    pub name: String,
+    /// Row of the application's counters.
+    pub id: u32,
+    /// Such as `tcp/80`.
+    pub protocol: String,
+    pub addresses: Vec<IpAddr>,
+    pub load_balancer: Option<String>,
+    /// The pool that gets new flows: with several, the one with the largest share. `None`: nobody can serve.
+    pub pool: Option<String>,
+    /// Whether `pool` is the fallback pool in that role.
+    pub on_fallback: bool,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct LoadBalancerView {
+    pub name: String,
+    pub health: GroupHealth,
+    pub steering_policy: &'static str,
+    /// Share of new flows by pool, 0 to 1; pools with no share are left out.
+    pub pool_shares: Vec<(String, f64)>,
+    /// Whether the fallback pool is in use.
+    pub on_fallback: bool,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct PoolView {
+    pub name: String,
+    pub health: GroupHealth,
+    pub healthy_origins: u32,
+    pub minimum_origins: u32,
+    pub origins: Vec<OriginView>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct OriginView {
+    pub name: String,
+    /// Row of the origin's counters; `NONE` when the maps are full.
+    pub id: OriginId,
+    pub address: IpAddr,
+    pub port: Option<u16>,
+    pub enabled: bool,
+    pub health: OriginHealth,
+    /// Why the last run failed; `None` when it succeeded or there is no monitor.
+    pub failure_reason: Option<FailureReason>,
+    /// Why packets cannot reach it although it may be healthy: no route, neighbour unresolved, not attached there.
+    pub path_problem: Option<String>,
+    pub weight: Weight,
+    /// Share of the pool's new flows, 0 to 1.
+    pub share: f64,
+    /// Round-trip time of the last successful attempt.
+    pub rtt: Option<Duration>,
+    pub draining: bool,
+}

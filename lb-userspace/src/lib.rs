@@ -1,0 +1,12 @@
+//! The shell around [`lb_core`]: files, sockets, netlink, kernel maps, the API and the command line.
+
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod daemon;
+pub mod datapath;
+pub mod net;
+pub mod probe;
+pub mod store;
+pub mod wire;

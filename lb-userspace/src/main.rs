@@ -1,0 +1,3 @@
+//! The `lb` command.
+
+fn main() {}
