@@ -1,1 +1,32 @@
-//! x
+//! A packet as the pipeline sees it: values at offsets, no pointers and no slices.
+//!
+//! A borrowed pointer into a frame dies when its head moves; values cannot. That is why the classic XDP bug, a stale
+//! packet pointer, cannot be written here.
+
+use bytemuck::Pod;
+
+/// One Ethernet frame that may be read and rewritten.
+pub trait Packet {
+    /// Length of the whole frame in bytes.
+    fn length(&self) -> usize;
+
+    /// The value at offset `at`, as loaded; `None` when the frame ends before it does.
+    fn read<T: Pod>(&self, at: usize) -> Option<T>;
+
+    /// Writes `value` at offset `at`; `None` and no change when the frame ends before it does.
+    fn write<T: Pod>(&mut self, at: usize, value: T) -> Option<()>;
+
+    /// Adds `by` bytes of undefined content in front. All offsets move.
+    fn grow_head(&mut self, by: usize) -> Option<()>;
+
+    /// Cuts the frame to `length` bytes; `None` when it is shorter already.
+    fn truncate(&mut self, length: usize) -> Option<()>;
+
+    /// One's-complement sum of the 16-bit words (as loaded) from `at`, `length` bytes long, folded to 16 bits; an odd
+    /// last byte counts as followed by 0 (RFC 1071). `None` when the frame is shorter.
+    fn sum(&self, at: usize, length: usize) -> Option<u16>;
+}
+
+/// Largest offset that may be read or written: link, network and transport headers lie below it. The constant gives
+/// the verifier a bound for every access.
+pub const MAX_OFFSET: usize = 511;

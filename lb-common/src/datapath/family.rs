@@ -1,0 +1,369 @@
+//! What differs between IPv4 and IPv6: the one place where the pipeline branches on it.
+
+use super::checksum;
+use super::parse::{self, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, Network};
+use super::scratch::{Draft, Scratch};
+use super::tables::{InsertError, Tables};
+use super::verdict::Pass;
+use crate::abi::{
+    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Port, Protocol, TableKind,
+};
+use crate::hash;
+use crate::packet::Packet;
+use core::mem::offset_of;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+/// The 5-tuple of a packet: as it arrives, or as it leaves.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Tuple<A> {
+    pub source: A,
+    pub destination: A,
+    pub source_port: Port,
+    pub destination_port: Port,
+    pub protocol: Protocol,
+}
+
+impl<A: Copy> Tuple<A> {
+    /// The tuple of the answers.
+    #[inline(always)]
+    pub fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+        }
+    }
+}
+
+/// An address family: its types and its headers.
+pub trait Family: Sized {
+    type Address: Copy + PartialEq + Into<Ip>;
+    type Key: Copy;
+    type Flow: Copy;
+
+    const HEADER_LEN: usize;
+    const STEERED: TableKind;
+    const LAST_RESORT: TableKind;
+
+    /// Reads the network header at `at`.
+    fn parse<P: Packet>(packet: &P, at: usize) -> Result<Network<Self::Address>, Pass>;
+    /// The sum of an address's words.
+    fn sum(address: Self::Address) -> u32;
+    /// The address, when it is of this family.
+    fn address(ip: Ip) -> Option<Self::Address>;
+    /// Writes both addresses into the header at `at` and counts the hop.
+    fn rewrite<P: Packet>(
+        packet: &mut P,
+        at: usize,
+        ttl: u8,
+        source: Self::Address,
+        destination: Self::Address,
+        header_delta: u16,
+    ) -> Option<()>;
+    /// Writes a whole new header at `at`, without options, for `payload` bytes from this node.
+    fn write_header<P: Packet>(
+        packet: &mut P,
+        at: usize,
+        source: Self::Address,
+        destination: Self::Address,
+        protocol: Protocol,
+        payload: u16,
+    ) -> Option<()>;
+
+    fn key(tuple: &Tuple<Self::Address>) -> Self::Key;
+    /// One direction's entry: what all families share, and the addresses that its packets leave with.
+    fn flow(core: FlowCore, leaving: &Tuple<Self::Address>) -> Self::Flow;
+    fn core(flow: &Self::Flow) -> &FlowCore;
+    fn core_mut(flow: &mut Self::Flow) -> &mut FlowCore;
+    /// The tuple that a flow's packets leave with.
+    fn leaving(flow: &Self::Flow, protocol: Protocol) -> Tuple<Self::Address>;
+    fn draft(scratch: &mut Scratch) -> &mut Draft<Self::Key, Self::Flow>;
+
+    fn visit<T: Tables, R>(
+        tables: &T,
+        key: &Self::Key,
+        visit: impl FnOnce(&mut Self::Flow) -> R,
+    ) -> Option<R>;
+    fn insert<T: Tables>(tables: &T, key: &Self::Key, flow: &Self::Flow) -> Result<(), InsertError>;
+    fn remove<T: Tables>(tables: &T, key: &Self::Key);
+
+    fn flow_hash(key: HashKey, tuple: &Tuple<Self::Address>) -> u64;
+    fn client_hash(key: HashKey, client: Self::Address) -> u64;
+}
+
+/// TTL or hop limit of packets that this node makes (RFC 1700's recommended default).
+const OWN_TTL: u8 = 64;
+
+/// IPv4.
+pub struct V4;
+
+impl Family for V4 {
+    type Address = Ip4;
+    type Key = FlowKey4;
+    type Flow = Flow4;
+
+    const HEADER_LEN: usize = IPV4_LEN;
+    const STEERED: TableKind = TableKind::Steered4;
+    const LAST_RESORT: TableKind = TableKind::LastResort4;
+
+    #[inline(always)]
+    fn parse<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip4>, Pass> {
+        parse::ipv4(packet, at)
+    }
+
+    #[inline(always)]
+    fn sum(address: Ip4) -> u32 {
+        checksum::sum4(address)
+    }
+
+    #[inline(always)]
+    fn address(ip: Ip) -> Option<Ip4> {
+        ip.v4()
+    }
+
+    #[inline(always)]
+    fn rewrite<P: Packet>(
+        packet: &mut P,
+        at: usize,
+        ttl: u8,
+        source: Ip4,
+        destination: Ip4,
+        header_delta: u16,
+    ) -> Option<()> {
+        let field: u16 = packet.read(at + offset_of!(Ipv4Hdr, check))?;
+        let delta = checksum::fold(u32::from(header_delta) + u32::from(checksum::TTL_DELTA));
+        packet.write(at + offset_of!(Ipv4Hdr, ttl), ttl.wrapping_sub(1))?;
+        packet.write(at + offset_of!(Ipv4Hdr, check), checksum::adjust(field, delta))?;
+        packet.write(at + offset_of!(Ipv4Hdr, src_addr), source.0)?;
+        packet.write(at + offset_of!(Ipv4Hdr, dst_addr), destination.0)
+    }
+
+    #[inline(always)]
+    fn write_header<P: Packet>(
+        packet: &mut P,
+        at: usize,
+        source: Ip4,
+        destination: Ip4,
+        protocol: Protocol,
+        payload: u16,
+    ) -> Option<()> {
+        let total = payload.wrapping_add(IPV4_LEN as u16);
+        let mut header = Ipv4::new(source, destination, protocol, OWN_TTL, total);
+        header.checksum = !checksum::fold(header.sum());
+        packet.write(at, header)
+    }
+
+    #[inline(always)]
+    fn key(tuple: &Tuple<Ip4>) -> FlowKey4 {
+        FlowKey4 {
+            source: tuple.source,
+            destination: tuple.destination,
+            source_port: tuple.source_port,
+            destination_port: tuple.destination_port,
+            protocol: tuple.protocol,
+            reserved: [0; 3],
+        }
+    }
+
+    #[inline(always)]
+    fn flow(core: FlowCore, leaving: &Tuple<Ip4>) -> Flow4 {
+        Flow4 {
+            core,
+            source: leaving.source,
+            destination: leaving.destination,
+        }
+    }
+
+    #[inline(always)]
+    fn core(flow: &Flow4) -> &FlowCore {
+        &flow.core
+    }
+
+    #[inline(always)]
+    fn core_mut(flow: &mut Flow4) -> &mut FlowCore {
+        &mut flow.core
+    }
+
+    #[inline(always)]
+    fn leaving(flow: &Flow4, protocol: Protocol) -> Tuple<Ip4> {
+        Tuple {
+            source: flow.source,
+            destination: flow.destination,
+            source_port: flow.core.source_port,
+            destination_port: flow.core.destination_port,
+            protocol,
+        }
+    }
+
+    #[inline(always)]
+    fn draft(scratch: &mut Scratch) -> &mut Draft<FlowKey4, Flow4> {
+        &mut scratch.v4
+    }
+
+    #[inline(always)]
+    fn visit<T: Tables, R>(tables: &T, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
+        tables.flow4(key, visit)
+    }
+
+    #[inline(always)]
+    fn insert<T: Tables>(tables: &T, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
+        tables.insert4(key, flow)
+    }
+
+    #[inline(always)]
+    fn remove<T: Tables>(tables: &T, key: &FlowKey4) {
+        tables.remove4(key);
+    }
+
+    #[inline(always)]
+    fn flow_hash(key: HashKey, tuple: &Tuple<Ip4>) -> u64 {
+        let Tuple {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            protocol,
+        } = *tuple;
+        hash::flow4(key, source, destination, source_port, destination_port, protocol)
+    }
+
+    #[inline(always)]
+    fn client_hash(key: HashKey, client: Ip4) -> u64 {
+        hash::client4(key, client)
+    }
+}
+
+/// IPv6.
+pub struct V6;
+
+impl Family for V6 {
+    type Address = Ip6;
+    type Key = FlowKey6;
+    type Flow = Flow6;
+
+    const HEADER_LEN: usize = IPV6_LEN;
+    const STEERED: TableKind = TableKind::Steered6;
+    const LAST_RESORT: TableKind = TableKind::LastResort6;
+
+    #[inline(always)]
+    fn parse<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip6>, Pass> {
+        parse::ipv6(packet, at)
+    }
+
+    #[inline(always)]
+    fn sum(address: Ip6) -> u32 {
+        checksum::sum6(address)
+    }
+
+    #[inline(always)]
+    fn address(ip: Ip) -> Option<Ip6> {
+        ip.v6()
+    }
+
+    #[inline(always)]
+    fn rewrite<P: Packet>(
+        packet: &mut P,
+        at: usize,
+        ttl: u8,
+        source: Ip6,
+        destination: Ip6,
+        _header_delta: u16,
+    ) -> Option<()> {
+        packet.write(at + offset_of!(Ipv6Hdr, hop_limit), ttl.wrapping_sub(1))?;
+        packet.write(at + offset_of!(Ipv6Hdr, src_addr), source.0)?;
+        packet.write(at + offset_of!(Ipv6Hdr, dst_addr), destination.0)
+    }
+
+    #[inline(always)]
+    fn write_header<P: Packet>(
+        packet: &mut P,
+        at: usize,
+        source: Ip6,
+        destination: Ip6,
+        protocol: Protocol,
+        payload: u16,
+    ) -> Option<()> {
+        packet.write(at, Ipv6::new(source, destination, protocol, OWN_TTL, payload))
+    }
+
+    #[inline(always)]
+    fn key(tuple: &Tuple<Ip6>) -> FlowKey6 {
+        FlowKey6 {
+            source: tuple.source,
+            destination: tuple.destination,
+            source_port: tuple.source_port,
+            destination_port: tuple.destination_port,
+            protocol: tuple.protocol,
+            reserved: [0; 3],
+        }
+    }
+
+    #[inline(always)]
+    fn flow(core: FlowCore, leaving: &Tuple<Ip6>) -> Flow6 {
+        Flow6 {
+            core,
+            source: leaving.source,
+            destination: leaving.destination,
+        }
+    }
+
+    #[inline(always)]
+    fn core(flow: &Flow6) -> &FlowCore {
+        &flow.core
+    }
+
+    #[inline(always)]
+    fn core_mut(flow: &mut Flow6) -> &mut FlowCore {
+        &mut flow.core
+    }
+
+    #[inline(always)]
+    fn leaving(flow: &Flow6, protocol: Protocol) -> Tuple<Ip6> {
+        Tuple {
+            source: flow.source,
+            destination: flow.destination,
+            source_port: flow.core.source_port,
+            destination_port: flow.core.destination_port,
+            protocol,
+        }
+    }
+
+    #[inline(always)]
+    fn draft(scratch: &mut Scratch) -> &mut Draft<FlowKey6, Flow6> {
+        &mut scratch.v6
+    }
+
+    #[inline(always)]
+    fn visit<T: Tables, R>(tables: &T, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
+        tables.flow6(key, visit)
+    }
+
+    #[inline(always)]
+    fn insert<T: Tables>(tables: &T, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
+        tables.insert6(key, flow)
+    }
+
+    #[inline(always)]
+    fn remove<T: Tables>(tables: &T, key: &FlowKey6) {
+        tables.remove6(key);
+    }
+
+    #[inline(always)]
+    fn flow_hash(key: HashKey, tuple: &Tuple<Ip6>) -> u64 {
+        let Tuple {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            protocol,
+        } = *tuple;
+        hash::flow6(key, source, destination, source_port, destination_port, protocol)
+    }
+
+    #[inline(always)]
+    fn client_hash(key: HashKey, client: Ip6) -> u64 {
+        hash::client6(key, client)
+    }
+}

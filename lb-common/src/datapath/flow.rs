@@ -1,0 +1,158 @@
+//! Known flows: finding them, keeping both directions' entries in step, and letting them go.
+
+use super::Context;
+use super::family::{Family, Tuple};
+use super::parse::Link;
+use super::tables::Tables;
+use super::track::{self, Age};
+use super::transport::Segment;
+use crate::abi::{FlowCore, FlowSide, Protocol, TcpState};
+
+/// The flow a packet belongs to, brought up to date by it; `None` when there is none, or when the packet starts afresh
+/// what had ended.
+#[inline(always)]
+pub fn find<F: Family, T: Tables>(
+    tables: &T,
+    context: &Context,
+    arriving: &Tuple<F::Address>,
+    segment: &Segment,
+) -> Option<F::Flow> {
+    let key = F::key(arriving);
+    let mut fate = Fate::Keep;
+    let flow = F::visit(tables, &key, |flow| {
+        fate = renew(context, segment, F::core_mut(flow));
+        *flow
+    })?;
+    match fate {
+        Fate::Keep => Some(flow),
+        Fate::Renew => match renew_twin::<F, T>(tables, context.now, arriving, &flow) {
+            Twin::Ours => Some(flow),
+            // The answers of this flow would go to another client: it cannot go on.
+            Twin::Taken => {
+                F::remove(tables, &key);
+                None
+            }
+        },
+        Fate::End => {
+            forget::<F, T>(tables, arriving, &flow);
+            None
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    /// Nothing changed.
+    Keep,
+    /// The entry changed, and its twin must.
+    Renew,
+    /// The flow has ended.
+    End,
+}
+
+#[inline(always)]
+fn renew(context: &Context, segment: &Segment, core: &mut FlowCore) -> Fate {
+    let age = track::age(&context.settings, segment.protocol, core, context.now);
+    let from_client = core.side == FlowSide::CLIENT;
+    // A SYN on a closing flow is a new connection that reuses the ports (RFC 9293 section 3.6.1).
+    if age == Age::Expired || (from_client && core.tcp.closing() && segment.flags.opens()) {
+        return Fate::End;
+    }
+    let mut fate = if age == Age::Aged { Fate::Renew } else { Fate::Keep };
+    if segment.protocol == Protocol::TCP {
+        let next = track::step(core.tcp, segment.flags, core.side);
+        if next != core.tcp {
+            core.tcp = next;
+            fate = Fate::Renew;
+        }
+    }
+    if from_client && !came_by(core, &context.link, context.ifindex) {
+        learn(core, &context.link, context.ifindex);
+        fate = Fate::Renew;
+    }
+    if fate == Fate::Renew {
+        core.seen = context.now;
+    }
+    fate
+}
+
+#[inline(always)]
+fn came_by(core: &FlowCore, link: &Link, ifindex: u32) -> bool {
+    core.client_mac == link.source && core.node_mac == link.destination && core.client_ifindex == ifindex
+}
+
+/// Remembers the way back to the client: where its packet came from.
+#[inline(always)]
+pub fn learn(core: &mut FlowCore, link: &Link, ifindex: u32) {
+    core.client_mac = link.source;
+    core.node_mac = link.destination;
+    core.client_ifindex = ifindex;
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Twin {
+    Ours,
+    /// Another flow owns the other direction's tuple by now.
+    Taken,
+}
+
+/// Brings the other direction's entry to the state of this one; makes it anew when it was evicted.
+#[inline(always)]
+fn renew_twin<F: Family, T: Tables>(
+    tables: &T,
+    now: u32,
+    arriving: &Tuple<F::Address>,
+    flow: &F::Flow,
+) -> Twin {
+    let key = F::key(&F::leaving(flow, arriving.protocol).reversed());
+    let back = arriving.reversed();
+    let core = F::core(flow);
+    let seen = F::visit(tables, &key, |twin| {
+        if F::leaving(twin, arriving.protocol) != back {
+            return Twin::Taken;
+        }
+        let twin = F::core_mut(twin);
+        twin.seen = now;
+        twin.tcp = TcpState(twin.tcp.0 | core.tcp.0);
+        twin.client_mac = core.client_mac;
+        twin.node_mac = core.node_mac;
+        twin.client_ifindex = core.client_ifindex;
+        Twin::Ours
+    });
+    match seen {
+        Some(twin) => twin,
+        None => match F::insert(tables, &key, &F::flow(mirror(core, &back), &back)) {
+            Ok(()) => Twin::Ours,
+            Err(_) => Twin::Taken,
+        },
+    }
+}
+
+/// The shared part of the other direction's entry, whose packets leave with `leaving`. What one direction adds to a
+/// checksum the other takes away, and the complement is the negative (RFC 1071).
+#[inline(always)]
+pub fn mirror<A>(core: &FlowCore, leaving: &Tuple<A>) -> FlowCore {
+    FlowCore {
+        source_port: leaving.source_port,
+        destination_port: leaving.destination_port,
+        header_delta: !core.header_delta,
+        payload_delta: !core.payload_delta,
+        side: if core.side == FlowSide::CLIENT {
+            FlowSide::ORIGIN
+        } else {
+            FlowSide::CLIENT
+        },
+        ..*core
+    }
+}
+
+/// Removes both directions of a flow.
+#[inline(always)]
+pub fn forget<F: Family, T: Tables>(tables: &T, arriving: &Tuple<F::Address>, flow: &F::Flow) {
+    let twin = F::key(&F::leaving(flow, arriving.protocol).reversed());
+    let back = arriving.reversed();
+    if F::visit(tables, &twin, |twin| F::leaving(twin, arriving.protocol) == back) == Some(true) {
+        F::remove(tables, &twin);
+    }
+    F::remove(tables, &F::key(arriving));
+}

@@ -1,0 +1,147 @@
+//! Which origin a new flow gets.
+//!
+//! 1. The application's pools, in the order its steering gives.
+//! 2. In each pool a few probes of its table, entered by the flow's hash (or the client's): the first origin that is up
+//!    and reachable. Probes differ, so the share of an origin that just went down spreads over the others by weight,
+//!    before any table is rebuilt.
+//! 3. The fallback pool, whose health is ignored.
+
+use super::family::Family;
+use super::tables::Tables;
+use crate::abi::{
+    Application, HopId, Origin, OriginId, OriginState, Parity, PoolFlags, PoolId, Steering, TableKind,
+};
+use crate::hash;
+
+/// Pools that one packet tries before the fallback pool. Userspace lists usable pools only, so the second try is rare.
+const MAX_POOLS: u32 = 8;
+/// Origins of one pool that one packet tries.
+const MAX_ORIGINS: u32 = 8;
+
+/// The origin of a new flow.
+#[derive(Clone, Copy)]
+pub struct Choice {
+    pub id: OriginId,
+    pub origin: Origin,
+    pub ifindex: u32,
+    pub role: Role,
+}
+
+/// In which role a pool gives an origin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    Steered,
+    /// As fallback pool: health is ignored.
+    LastResort,
+}
+
+impl Role {
+    /// Whether an origin in `state` may serve in this role.
+    #[inline(always)]
+    pub fn accepts(self, state: OriginState) -> bool {
+        match self {
+            Self::Steered => state == OriginState::UP,
+            Self::LastResort => state == OriginState::UP || state == OriginState::DOWN,
+        }
+    }
+}
+
+/// The hashes of a new flow.
+#[derive(Clone, Copy)]
+pub struct Hashes {
+    pub flow: u64,
+    pub client: u64,
+}
+
+/// Chooses the origin of a new flow; `None` when nobody can serve it.
+#[inline(always)]
+pub fn choose<F: Family, T: Tables>(
+    tables: &T,
+    parity: Parity,
+    application: &Application,
+    hashes: Hashes,
+) -> Option<Choice> {
+    let list = application.pools;
+    let entry = if list.steering == Steering::WEIGHTED_BY_CLIENT {
+        hashes.client
+    } else {
+        hashes.flow
+    };
+    let mut attempt = 0;
+    while attempt < MAX_POOLS {
+        let index = if list.steering == Steering::ORDERED {
+            if attempt >= list.extent {
+                break;
+            }
+            attempt
+        } else {
+            // The halves are swapped so that a pool's share does not choose the origin's slot as well.
+            hash::probe(entry.rotate_left(32), attempt) & list.extent
+        };
+        attempt += 1;
+        let Some(slot) = tables.slot(list.base.wrapping_add(index)) else {
+            break;
+        };
+        if let Some(choice) = pick::<F, T>(tables, parity, PoolId(slot.owner), Role::Steered, hashes) {
+            return Some(choice);
+        }
+    }
+    if application.fallback == PoolId::NONE {
+        return None;
+    }
+    pick::<F, T>(tables, parity, application.fallback, Role::LastResort, hashes)
+}
+
+#[inline(always)]
+fn pick<F: Family, T: Tables>(
+    tables: &T,
+    parity: Parity,
+    pool: PoolId,
+    role: Role,
+    hashes: Hashes,
+) -> Option<Choice> {
+    let pool = tables.pool(pool.row(parity))?;
+    let kind = match role {
+        Role::Steered => F::STEERED,
+        Role::LastResort => F::LAST_RESORT,
+    };
+    let [steered4, steered6, last4, last6] = pool.tables;
+    let table = match kind {
+        TableKind::Steered4 => steered4,
+        TableKind::Steered6 => steered6,
+        TableKind::LastResort4 => last4,
+        TableKind::LastResort6 => last6,
+    };
+    if table.size == 0 {
+        return None;
+    }
+    let entry = if pool.flags.has(PoolFlags::BY_CLIENT) {
+        hashes.client
+    } else {
+        hashes.flow
+    };
+    let mut attempt = 0;
+    while attempt < MAX_ORIGINS {
+        let index = hash::probe(entry, attempt) & table.size.wrapping_sub(1);
+        attempt += 1;
+        let slot = tables.slot(table.base.wrapping_add(index))?;
+        let id = OriginId(slot.owner);
+        let Some(origin) = tables.origin(id) else { continue };
+        if !role.accepts(origin.state) || origin.hop == HopId::UNRESOLVED {
+            continue;
+        }
+        let Some(hop) = tables.hop(origin.hop) else {
+            continue;
+        };
+        if hop.resolved == 0 {
+            continue;
+        }
+        return Some(Choice {
+            id,
+            origin,
+            ifindex: hop.ifindex,
+            role,
+        });
+    }
+    None
+}

@@ -1,0 +1,160 @@
+//! What a flow's packets say about its life.
+
+use crate::abi::{FlowCore, FlowSide, Protocol, Settings, TcpState};
+
+/// The flags byte of a TCP header (RFC 9293 section 3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+
+    #[inline(always)]
+    pub const fn has(self, bits: u8) -> bool {
+        self.0 & bits == bits
+    }
+
+    /// Whether the segment opens a connection: SYN and nothing that contradicts it.
+    #[inline(always)]
+    pub const fn opens(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
+    }
+}
+
+/// The state after a segment from `side`. States only gain bits, so both directions' entries may be updated in any
+/// order on any CPU and still agree.
+#[inline(always)]
+pub fn step(state: TcpState, flags: TcpFlags, side: FlowSide) -> TcpState {
+    let mut bits = state.0;
+    if flags.has(TcpFlags::RST) {
+        bits |= TcpState::RESET;
+    }
+    if side == FlowSide::ORIGIN {
+        if flags.has(TcpFlags::SYN | TcpFlags::ACK) {
+            bits |= TcpState::ANSWERED;
+        }
+        if flags.has(TcpFlags::FIN) {
+            bits |= TcpState::ORIGIN_FIN;
+        }
+    } else {
+        if flags.has(TcpFlags::ACK) && !flags.has(TcpFlags::SYN) && bits & TcpState::ANSWERED != 0 {
+            bits |= TcpState::ESTABLISHED;
+        }
+        if flags.has(TcpFlags::FIN) {
+            bits |= TcpState::CLIENT_FIN;
+        }
+    }
+    TcpState(bits)
+}
+
+/// Idle time in jiffies after which a flow in this state is forgotten.
+#[inline(always)]
+pub fn timeout(settings: &Settings, protocol: Protocol, state: TcpState) -> u32 {
+    if protocol != Protocol::TCP {
+        settings.udp_timeout
+    } else if state.closing() {
+        settings.tcp_closing_timeout
+    } else if state.has(TcpState::ESTABLISHED) {
+        settings.tcp_timeout
+    } else {
+        settings.tcp_handshake_timeout
+    }
+}
+
+/// How fresh an entry is at jiffy `now`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Age {
+    /// Seen within the last eighth of its timeout: nothing needs to be written.
+    Fresh,
+    /// Alive, but its time stamp should be renewed.
+    Aged,
+    /// Its timeout has passed.
+    Expired,
+}
+
+/// The age of an entry. Jiffies wrap; differences do not.
+#[inline(always)]
+pub fn age(settings: &Settings, protocol: Protocol, core: &FlowCore, now: u32) -> Age {
+    let idle = now.wrapping_sub(core.seen);
+    // Another CPU may have stamped the entry a jiffy after this one read its clock.
+    if idle > u32::MAX / 2 {
+        return Age::Fresh;
+    }
+    let timeout = timeout(settings, protocol, core.tcp);
+    if idle > timeout {
+        Age::Expired
+    } else if idle > timeout >> 3 {
+        Age::Aged
+    } else {
+        Age::Fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYN: TcpFlags = TcpFlags(TcpFlags::SYN);
+    const ACK: TcpFlags = TcpFlags(TcpFlags::ACK);
+    const SYN_ACK: TcpFlags = TcpFlags(TcpFlags::SYN | TcpFlags::ACK);
+    const FIN_ACK: TcpFlags = TcpFlags(TcpFlags::FIN | TcpFlags::ACK);
+    const RST: TcpFlags = TcpFlags(TcpFlags::RST);
+
+    fn after(segments: &[(TcpFlags, FlowSide)]) -> TcpState {
+        segments
+            .iter()
+            .fold(TcpState::NEW, |state, &(flags, side)| step(state, flags, side))
+    }
+
+    #[test]
+    fn connections_open_and_close() {
+        use FlowSide as S;
+        let open = [(SYN, S::CLIENT), (SYN_ACK, S::ORIGIN), (ACK, S::CLIENT)];
+        assert_eq!(after(&open[..1]), TcpState::NEW);
+        assert!(!after(&open[..2]).has(TcpState::ESTABLISHED));
+        assert!(after(&open).has(TcpState::ESTABLISHED) && !after(&open).closing());
+        // An ACK that no SYN-ACK preceded proves nothing.
+        assert!(!after(&[(SYN, S::CLIENT), (ACK, S::CLIENT)]).has(TcpState::ESTABLISHED));
+        let half = [open.as_slice(), &[(FIN_ACK, S::CLIENT), (ACK, S::ORIGIN)]].concat();
+        assert!(!after(&half).closing(), "a half-closed connection may live on");
+        let closed = [half.as_slice(), &[(FIN_ACK, S::ORIGIN)]].concat();
+        assert!(after(&closed).closing());
+        let simultaneous = [open.as_slice(), &[(FIN_ACK, S::ORIGIN), (FIN_ACK, S::CLIENT)]].concat();
+        assert!(after(&simultaneous).closing());
+        assert!(after(&[open.as_slice(), &[(RST, S::ORIGIN)]].concat()).closing());
+    }
+
+    #[test]
+    fn entries_age_by_their_state() {
+        let settings = Settings {
+            tcp_timeout: 800,
+            tcp_handshake_timeout: 80,
+            udp_timeout: 160,
+            ..Settings::default()
+        };
+        let core = |seen, tcp| FlowCore {
+            seen,
+            tcp: TcpState(tcp),
+            ..FlowCore::default()
+        };
+        let age = |protocol, core: &FlowCore, now| super::age(&settings, protocol, core, now);
+        let tcp = core(1000, TcpState::ANSWERED | TcpState::ESTABLISHED);
+        assert_eq!(age(Protocol::TCP, &tcp, 1100), Age::Fresh);
+        assert_eq!(age(Protocol::TCP, &tcp, 1101), Age::Aged);
+        assert_eq!(age(Protocol::TCP, &tcp, 1801), Age::Expired);
+        assert_eq!(
+            age(Protocol::TCP, &tcp, 999),
+            Age::Fresh,
+            "clocks of CPUs differ by a jiffy"
+        );
+        assert_eq!(age(Protocol::TCP, &core(1000, 0), 1081), Age::Expired);
+        assert_eq!(
+            age(Protocol::UDP, &core(u32::MAX - 10, 0), 150),
+            Age::Expired,
+            "jiffies wrap"
+        );
+    }
+}

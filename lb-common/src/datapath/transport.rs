@@ -1,0 +1,118 @@
+//! TCP and UDP headers: reading what the pipeline needs, and rewriting ports and checksum.
+
+use super::Context;
+use super::checksum;
+use super::family::{Family, Tuple};
+use super::parse::{Network, Ports, TCP_LEN, UDP_LEN};
+use super::track::TcpFlags;
+use crate::abi::{FlowCore, Protocol, SettingsFlags};
+use crate::packet::Packet;
+use core::mem::offset_of;
+use network_types::tcp::TcpHdr;
+use network_types::udp::UdpHdr;
+
+/// Offset of the flags byte in a TCP header.
+const TCP_FLAGS: usize = 13;
+/// Offset of the byte that holds the length of a TCP header.
+const TCP_DATA_OFFSET: usize = 12;
+
+/// What the pipeline needs of a transport header.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    pub protocol: Protocol,
+    pub ports: Ports,
+    /// No flags for UDP.
+    pub flags: TcpFlags,
+    /// Length of the header in bytes.
+    pub header_len: usize,
+}
+
+/// Reads a TCP or UDP header; `None` when it is cut short or contradicts itself.
+#[inline(always)]
+pub fn read<P: Packet, A>(packet: &P, network: &Network<A>, ports: Ports) -> Option<Segment> {
+    if network.protocol == Protocol::UDP {
+        let whole = network.transport_len >= UDP_LEN;
+        return whole.then_some(Segment {
+            protocol: network.protocol,
+            ports,
+            flags: TcpFlags(0),
+            header_len: UDP_LEN,
+        });
+    }
+    let header_len = ((packet.read::<u8>(network.transport + TCP_DATA_OFFSET)? >> 4) as usize) << 2;
+    if header_len < TCP_LEN || network.transport_len < header_len {
+        return None;
+    }
+    let flags = TcpFlags(packet.read(network.transport + TCP_FLAGS)?);
+    Some(Segment {
+        protocol: network.protocol,
+        ports,
+        flags,
+        header_len,
+    })
+}
+
+/// Sum of the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1).
+#[inline(always)]
+pub fn pseudo_header<F: Family>(
+    source: F::Address,
+    destination: F::Address,
+    protocol: Protocol,
+    length: usize,
+) -> u32 {
+    F::sum(source)
+        + F::sum(destination)
+        + u32::from(u16::from_ne_bytes([0, protocol.0]))
+        + u32::from((length as u16).to_be())
+}
+
+/// Writes the ports and brings the checksum up to date.
+#[inline(always)]
+pub fn rewrite<F: Family, P: Packet>(
+    packet: &mut P,
+    context: &Context,
+    network: &Network<F::Address>,
+    core: &FlowCore,
+    leaving: &Tuple<F::Address>,
+) -> Option<()> {
+    let udp = network.protocol == Protocol::UDP;
+    let at = network.transport
+        + if udp {
+            offset_of!(UdpHdr, check)
+        } else {
+            offset_of!(TcpHdr, check)
+        };
+    let field: u16 = packet.read(at)?;
+    let ports = Ports {
+        source: core.source_port,
+        destination: core.destination_port,
+    };
+    packet.write(network.transport, ports)?;
+    // No checksum (RFC 768): none is made up.
+    if udp && field == 0 {
+        return Some(());
+    }
+    let arrived = pseudo_header::<F>(
+        network.source,
+        network.destination,
+        network.protocol,
+        network.transport_len,
+    );
+    let partial =
+        context.settings.flags.has(SettingsFlags::PARTIAL_CHECKSUMS) && field == checksum::fold(arrived);
+    let field = if partial {
+        packet.write(at, 0u16)?;
+        let sum = packet.sum(network.transport, network.transport_len)?;
+        let pseudo = pseudo_header::<F>(
+            leaving.source,
+            leaving.destination,
+            network.protocol,
+            network.transport_len,
+        );
+        !checksum::fold(u32::from(sum) + pseudo)
+    } else {
+        checksum::adjust(field, core.payload_delta)
+    };
+    // In UDP a 0 would mean "no checksum"; 0xffff is the same number.
+    packet.write(at, if udp && field == 0 { 0xffff } else { field })
+}

@@ -1,0 +1,132 @@
+//! What happens to a packet, and the row that counts it.
+
+/// What the shell has to do with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Verdict {
+    /// The kernel handles it, untouched.
+    Pass(Pass),
+    /// It was rewritten and leaves through interface `ifindex`. Counted in the traffic rows of its application and
+    /// origin, not in the verdict rows.
+    Forward { ifindex: u32 },
+    /// It was turned into an answer and leaves through the interface it came in by.
+    Reply(Reply),
+    /// It ends here.
+    Drop(DropReason),
+}
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident from $first:literal { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[repr(u32)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// All of them, in the order of their rows.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The word used in output and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+
+            /// The row of the verdict counters.
+            pub const fn row(self) -> u32 {
+                $first + self as u32
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a packet is none of our business.
+    Pass from 0 {
+        /// No configuration was written yet.
+        Unconfigured = "unconfigured",
+        /// Neither IPv4 nor IPv6 (ARP, LLDP, …), or sent to a group of stations.
+        NotIp = "not_ip",
+        /// An IP header that is cut short or contradicts itself: the kernel counts and drops it.
+        MalformedIp = "malformed_ip",
+        /// Neither TCP nor UDP.
+        OtherProtocol = "other_protocol",
+        /// A fragment without a transport header.
+        Fragment = "fragment",
+        /// No application listens there and no flow is known.
+        NotOurs = "not_ours",
+    }
+}
+
+reasons! {
+    /// Which answer was sent instead of forwarding.
+    Reply from 16 {
+        /// TCP RST: no flow is known for a segment that does not open one.
+        ResetUnknownFlow = "reset_unknown_flow",
+        /// TCP RST: nobody can serve a new connection.
+        ResetNoOrigin = "reset_no_origin",
+        /// ICMP port unreachable: nobody can serve a datagram.
+        UnreachableNoOrigin = "unreachable_no_origin",
+    }
+}
+
+reasons! {
+    /// Why a packet of an application was dropped.
+    DropReason from 32 {
+        /// Its transport header is cut short or contradicts itself.
+        Malformed = "malformed",
+        /// A TCP RST for which no flow is known.
+        UnknownFlow = "unknown_flow",
+        /// A first fragment: the others could not follow it.
+        Fragment = "fragment",
+        /// Its TTL or hop limit ended here.
+        TtlExpired = "ttl_expired",
+        /// The origin's neighbour is not resolved.
+        NoNextHop = "no_next_hop",
+        /// The origin's record has gone although a flow names it.
+        NoOriginRecord = "no_origin_record",
+        /// No source port was free for a new flow.
+        PortsExhausted = "ports_exhausted",
+        /// The node has no source address for the origin.
+        NoSourceAddress = "no_source_address",
+        /// The flow table refused a new flow.
+        FlowTableFull = "flow_table_full",
+        /// The frame could not be resized for an answer.
+        Resize = "resize",
+        /// The checksum of a frame that arrived with only its pseudo-header summed could not be completed.
+        PartialChecksum = "partial_checksum",
+        /// The program's own working memory or settings are missing: a defect of lb.
+        Internal = "internal",
+    }
+}
+
+impl Verdict {
+    /// The row of the verdict counters; `None` for forwarded packets.
+    #[inline(always)]
+    pub const fn row(self) -> Option<u32> {
+        match self {
+            Self::Pass(reason) => Some(reason.row()),
+            Self::Forward { .. } => None,
+            Self::Reply(reason) => Some(reason.row()),
+            Self::Drop(reason) => Some(reason.row()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::maps::VERDICT_ROWS;
+
+    #[test]
+    fn every_reason_has_a_row_of_its_own() {
+        let rows = (Pass::ALL.iter().map(|reason| reason.row()))
+            .chain(Reply::ALL.iter().map(|reason| reason.row()))
+            .chain(DropReason::ALL.iter().map(|reason| reason.row()));
+        let mut rows: Vec<u32> = rows.collect();
+        let count = rows.len();
+        rows.sort_unstable();
+        rows.dedup();
+        assert_eq!(rows.len(), count);
+        assert!(rows.iter().all(|&row| row < VERDICT_ROWS));
+    }
+}
