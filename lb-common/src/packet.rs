@@ -7,14 +7,20 @@ use bytemuck::Pod;
 
 /// One Ethernet frame that may be read and rewritten.
 pub trait Packet {
-    /// Length of the whole frame in bytes.
-    fn length(&self) -> usize;
+    /// Whether the frame has at least `length` bytes.
+    fn holds(&self, length: usize) -> bool;
 
     /// The value at offset `at`, as loaded; `None` when the frame ends before it does.
     fn read<T: Pod>(&self, at: usize) -> Option<T>;
 
     /// Writes `value` at offset `at`; `None` and no change when the frame ends before it does.
     fn write<T: Pod>(&mut self, at: usize, value: T) -> Option<()>;
+
+    /// The same number. In the kernel it passes through memory whose contents the verifier does not track, so that it
+    /// follows one path from here instead of one for each value that parsing may have found.
+    fn opaque(&self, value: usize) -> usize {
+        value
+    }
 
     /// Adds `by` bytes of undefined content in front. All offsets move.
     fn grow_head(&mut self, by: usize) -> Option<()>;

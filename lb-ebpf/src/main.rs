@@ -1,7 +1,75 @@
+//! The XDP program: it lends pointers, maps and helpers to [`lb_common::datapath::process`] and turns its verdict into
+//! an XDP action. Nothing is decided here.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
+
+mod maps;
+mod packet;
+
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_redirect};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use lb_common::abi::maps::{STAGE_KNOWN, STAGE_OPEN};
+use lb_common::datapath::{self, Arrival, DropReason, Exit, Step, Verdict};
+use maps::BpfTables;
+use packet::XdpPacket;
+
+/// The first stage, attached to interfaces.
+#[xdp(frags)]
+pub fn lb(context: XdpContext) -> u32 {
+    let Some(scratch) = maps::scratch() else { return xdp_action::XDP_ABORTED };
+    // SAFETY: the helper has no arguments; the verifier inlines it to a load.
+    let now = unsafe { bpf_jiffies64() } as u32;
+    let arrival = Arrival { ifindex: context.ingress_ifindex() as u32, now };
+    let step = datapath::known(&mut XdpPacket::new(&context), &BpfTables, scratch, arrival);
+    go_on(&context, step, STAGE_OPEN.0)
+}
+
+/// The second stage.
+#[xdp(frags)]
+pub fn lb_open(context: XdpContext) -> u32 {
+    let Some(scratch) = maps::scratch() else { return xdp_action::XDP_ABORTED };
+    let step = datapath::open(&mut XdpPacket::new(&context), &BpfTables, scratch);
+    go_on(&context, step, STAGE_KNOWN.0)
+}
+
+#[inline(always)]
+fn go_on(context: &XdpContext, step: Step, next: u32) -> u32 {
+    let verdict = match step {
+        Step::Done(verdict) => verdict,
+        Step::Next => {
+            maps::tail_call(context, next);
+            // The stage is not loaded, or the entry was evicted again and again between the two.
+            Verdict::Drop(DropReason::FlowTableFull)
+        }
+    };
+    datapath::count(&BpfTables, verdict);
+    match verdict {
+        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Forward(exit) | Verdict::Reply(_, exit) => leave(exit),
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn leave(exit: Exit) -> u32 {
+    match exit {
+        Exit::Transmit => xdp_action::XDP_TX,
+        // SAFETY: the helper takes two numbers and checks them.
+        Exit::Redirect { ifindex } => unsafe { bpf_redirect(ifindex, 0) as u32 },
+    }
+}
+
+/// Unreachable: the verifier refuses a program that could get here, and a test looks for panics in the object.
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}
 }
+
+// The kernel lends GPL-only helpers to programs whose licence says so.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

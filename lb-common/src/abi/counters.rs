@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Traffic {
-    /// Packets and bytes (of the Ethernet frame) from clients to origins.
+    /// Packets and bytes (of the Ethernet frame, without padding) from clients to origins.
     pub packets_in: u64,
     pub bytes_in: u64,
     /// Packets and bytes from origins to clients.

@@ -46,5 +46,10 @@ pub const PINNED: [&str; 12] = [
 /// Rows of the verdict counter map: room for every [`crate::datapath::Verdict::row`].
 pub const VERDICT_ROWS: u32 = 64;
 
-/// Name of the program in the object and of its entry point.
-pub const PROGRAM: &str = "lb";
+/// The stages' programs, for tail calls: index [`STAGE_KNOWN`] and [`STAGE_OPEN`]. Pinned with the program that uses it,
+/// because the kernel empties such a map when userspace lets go of it.
+pub const STAGES: &str = "STAGES";
+/// Index and program name of [`crate::datapath::known`]; the program that is attached.
+pub const STAGE_KNOWN: (u32, &str) = (0, "lb");
+/// Index and program name of [`crate::datapath::open`].
+pub const STAGE_OPEN: (u32, &str) = (1, "lb_open");

@@ -8,6 +8,12 @@ use bytemuck::{Pod, Zeroable};
 pub struct Parity(pub u8);
 
 impl Parity {
+    /// The copy that generation `generation` stands in.
+    #[inline(always)]
+    pub const fn of(generation: u32) -> Self {
+        Self((generation & 1) as u8)
+    }
+
     /// The other copy.
     pub const fn other(self) -> Self {
         Self(self.0 ^ 1)
@@ -48,14 +54,6 @@ pub struct Settings {
     /// the [`Parity`] of the live copy. Writing it makes a whole configuration visible at once.
     pub generation: u32,
     pub reserved: u32,
-}
-
-impl Settings {
-    /// The copy of the configuration that is live.
-    #[inline(always)]
-    pub const fn parity(&self) -> Parity {
-        Parity((self.generation & 1) as u8)
-    }
 }
 
 /// Properties of the node, as bits.

@@ -14,7 +14,7 @@ use core::mem::offset_of;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 /// The 5-tuple of a packet: as it arrives, or as it leaves.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq, Default)]
 pub struct Tuple<A> {
     pub source: A,
     pub destination: A,
@@ -58,8 +58,7 @@ pub trait Family: Sized {
         packet: &mut P,
         at: usize,
         ttl: u8,
-        source: Self::Address,
-        destination: Self::Address,
+        leaving: &Tuple<Self::Address>,
         header_delta: u16,
     ) -> Option<()>;
     /// Writes a whole new header at `at`, without options, for `payload` bytes from this node.
@@ -79,7 +78,7 @@ pub trait Family: Sized {
     fn core_mut(flow: &mut Self::Flow) -> &mut FlowCore;
     /// The tuple that a flow's packets leave with.
     fn leaving(flow: &Self::Flow, protocol: Protocol) -> Tuple<Self::Address>;
-    fn draft(scratch: &mut Scratch) -> &mut Draft<Self::Key, Self::Flow>;
+    fn draft(scratch: &mut Scratch) -> &mut Draft<Self::Address, Self::Key, Self::Flow>;
 
     fn visit<T: Tables, R>(
         tables: &T,
@@ -128,16 +127,15 @@ impl Family for V4 {
         packet: &mut P,
         at: usize,
         ttl: u8,
-        source: Ip4,
-        destination: Ip4,
+        leaving: &Tuple<Ip4>,
         header_delta: u16,
     ) -> Option<()> {
         let field: u16 = packet.read(at + offset_of!(Ipv4Hdr, check))?;
         let delta = checksum::fold(u32::from(header_delta) + u32::from(checksum::TTL_DELTA));
         packet.write(at + offset_of!(Ipv4Hdr, ttl), ttl.wrapping_sub(1))?;
         packet.write(at + offset_of!(Ipv4Hdr, check), checksum::adjust(field, delta))?;
-        packet.write(at + offset_of!(Ipv4Hdr, src_addr), source.0)?;
-        packet.write(at + offset_of!(Ipv4Hdr, dst_addr), destination.0)
+        packet.write(at + offset_of!(Ipv4Hdr, src_addr), leaving.source.0)?;
+        packet.write(at + offset_of!(Ipv4Hdr, dst_addr), leaving.destination.0)
     }
 
     #[inline(always)]
@@ -198,7 +196,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn draft(scratch: &mut Scratch) -> &mut Draft<FlowKey4, Flow4> {
+    fn draft(scratch: &mut Scratch) -> &mut Draft<Ip4, FlowKey4, Flow4> {
         &mut scratch.v4
     }
 
@@ -267,13 +265,12 @@ impl Family for V6 {
         packet: &mut P,
         at: usize,
         ttl: u8,
-        source: Ip6,
-        destination: Ip6,
+        leaving: &Tuple<Ip6>,
         _header_delta: u16,
     ) -> Option<()> {
         packet.write(at + offset_of!(Ipv6Hdr, hop_limit), ttl.wrapping_sub(1))?;
-        packet.write(at + offset_of!(Ipv6Hdr, src_addr), source.0)?;
-        packet.write(at + offset_of!(Ipv6Hdr, dst_addr), destination.0)
+        packet.write(at + offset_of!(Ipv6Hdr, src_addr), leaving.source.0)?;
+        packet.write(at + offset_of!(Ipv6Hdr, dst_addr), leaving.destination.0)
     }
 
     #[inline(always)]
@@ -331,7 +328,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn draft(scratch: &mut Scratch) -> &mut Draft<FlowKey6, Flow6> {
+    fn draft(scratch: &mut Scratch) -> &mut Draft<Ip6, FlowKey6, Flow6> {
         &mut scratch.v6
     }
 

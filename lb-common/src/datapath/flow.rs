@@ -3,46 +3,16 @@
 use super::Context;
 use super::family::{Family, Tuple};
 use super::parse::Link;
+use super::select::Role;
 use super::tables::Tables;
 use super::track::{self, Age};
 use super::transport::Segment;
 use crate::abi::{FlowCore, FlowSide, Protocol, TcpState};
 
-/// The flow a packet belongs to, brought up to date by it; `None` when there is none, or when the packet starts afresh
-/// what had ended.
-#[inline(always)]
-pub fn find<F: Family, T: Tables>(
-    tables: &T,
-    context: &Context,
-    arriving: &Tuple<F::Address>,
-    segment: &Segment,
-) -> Option<F::Flow> {
-    let key = F::key(arriving);
-    let mut fate = Fate::Keep;
-    let flow = F::visit(tables, &key, |flow| {
-        fate = renew(context, segment, F::core_mut(flow));
-        *flow
-    })?;
-    match fate {
-        Fate::Keep => Some(flow),
-        Fate::Renew => match renew_twin::<F, T>(tables, context.now, arriving, &flow) {
-            Twin::Ours => Some(flow),
-            // The answers of this flow would go to another client: it cannot go on.
-            Twin::Taken => {
-                F::remove(tables, &key);
-                None
-            }
-        },
-        Fate::End => {
-            forget::<F, T>(tables, arriving, &flow);
-            None
-        }
-    }
-}
-
+/// What a packet does to the entry of its flow.
 #[derive(Clone, Copy, PartialEq)]
-enum Fate {
-    /// Nothing changed.
+pub enum Fate {
+    /// Nothing that the other direction's entry would have to know.
     Keep,
     /// The entry changed, and its twin must.
     Renew,
@@ -50,9 +20,10 @@ enum Fate {
     End,
 }
 
+/// Brings an entry up to date with a packet of its direction.
 #[inline(always)]
-fn renew(context: &Context, segment: &Segment, core: &mut FlowCore) -> Fate {
-    let age = track::age(&context.settings, segment.protocol, core, context.now);
+pub fn renew(context: &Context, segment: &Segment, core: &mut FlowCore) -> Fate {
+    let age = track::age(context.settings, segment.protocol, core, context.now);
     let from_client = core.side == FlowSide::CLIENT;
     // A SYN on a closing flow is a new connection that reuses the ports (RFC 9293 section 3.6.1).
     if age == Age::Expired || (from_client && core.tcp.closing() && segment.flags.opens()) {
@@ -89,8 +60,9 @@ pub fn learn(core: &mut FlowCore, link: &Link, ifindex: u32) {
     core.client_ifindex = ifindex;
 }
 
+/// Whose the other direction's tuple is.
 #[derive(Clone, Copy, PartialEq)]
-enum Twin {
+pub enum Twin {
     Ours,
     /// Another flow owns the other direction's tuple by now.
     Taken,
@@ -98,7 +70,7 @@ enum Twin {
 
 /// Brings the other direction's entry to the state of this one; makes it anew when it was evicted.
 #[inline(always)]
-fn renew_twin<F: Family, T: Tables>(
+pub fn renew_twin<F: Family, T: Tables>(
     tables: &T,
     now: u32,
     arriving: &Tuple<F::Address>,
@@ -143,6 +115,24 @@ pub fn mirror<A>(core: &FlowCore, leaving: &Tuple<A>) -> FlowCore {
             FlowSide::CLIENT
         },
         ..*core
+    }
+}
+
+/// Whether a flow must be let go because its origin no longer serves. A datagram has no connection to break, so UDP
+/// follows the origin's health at once; TCP flows stay.
+#[inline(always)]
+pub fn released<T: Tables>(tables: &T, protocol: Protocol, core: &FlowCore) -> bool {
+    if protocol != Protocol::UDP || core.side != FlowSide::CLIENT {
+        return false;
+    }
+    let role = if core.last_resort == 0 {
+        Role::Steered
+    } else {
+        Role::LastResort
+    };
+    match tables.origin(core.origin) {
+        Some(origin) => !role.accepts(origin.state),
+        None => true,
     }
 }
 

@@ -1,11 +1,15 @@
 //! What happens to a packet, in one screen: [`process`].
 //!
 //! ```text
-//! parse ─▶ known flow? ──yes──▶ track ────────────────────────────────────┐
-//!             │no                                                         ▼
-//!             └▶ application ─▶ pool ─▶ slot ─▶ origin ─▶ remember ─▶ rewrite ─▶ forward | reply | drop(reason)
-//!                    └no: pass to the kernel, untouched
+//! parse ─▶ known flow? ──yes──▶ track ──────────────────────▶ rewrite ─▶ forward | drop(reason)
+//!             │no                  ▲
+//!             └▶ application ──────┼─▶ pool ─▶ slot ─▶ origin ─▶ remember
+//!                    │             └────────────────────────────┘ │nobody
+//!                    └no: pass to the kernel, untouched           └▶ reply
 //! ```
+//!
+//! The stages [`known`] and [`open`] are two programs in the kernel, each calling the other by a tail call: the usual
+//! packet's program stays small, and each has a stack of its own.
 //!
 //! The same code runs in the kernel and on the host, so it keeps the verifier's rules:
 //!
@@ -32,14 +36,15 @@ mod verdict;
 
 pub use scratch::Scratch;
 pub use tables::{InsertError, Sample, Tables};
-pub use verdict::{DropReason, Pass, Reply, Verdict};
+pub use verdict::{DropReason, Exit, Pass, Reply, Verdict};
 
-use crate::abi::{Application, ApplicationKey, FlowSide, HopId, Protocol, Settings};
+use crate::abi::{ApplicationKey, FlowSide, HopId, Parity, Protocol, Settings, SettingsFlags};
 use crate::packet::Packet;
 use connect::Refusal;
 use family::{Family, Tuple, V4, V6};
+use flow::{Fate, Twin};
 use parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
-use select::Role;
+use scratch::{Opening, Subject};
 use track::TcpFlags;
 use transport::Segment;
 
@@ -52,57 +57,96 @@ pub struct Arrival {
     pub now: u32,
 }
 
-/// What stays the same while one packet is handled.
-struct Context {
-    settings: Settings,
-    link: Link,
-    ifindex: u32,
-    now: u32,
+/// What a stage leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Step {
+    Done(Verdict),
+    /// The other stage goes on.
+    Next,
 }
 
 /// Decides what happens to a packet, does it, and counts it.
-#[inline(always)]
 pub fn process<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
     arrival: Arrival,
 ) -> Verdict {
-    let verdict = decide(packet, tables, scratch, arrival);
-    if let Some(row) = verdict.row() {
-        tables.count(row);
-    }
+    let verdict = match known(packet, tables, scratch, arrival) {
+        Step::Done(verdict) => verdict,
+        Step::Next => match open(packet, tables, scratch) {
+            Step::Done(verdict) => verdict,
+            Step::Next => match known(packet, tables, scratch, arrival) {
+                Step::Done(verdict) => verdict,
+                // The entry was evicted between the two stages.
+                Step::Next => Verdict::Drop(DropReason::FlowTableFull),
+            },
+        },
+    };
+    count(tables, verdict);
     verdict
 }
 
+/// Counts a verdict.
 #[inline(always)]
-fn decide<P: Packet, T: Tables>(
+pub fn count<T: Tables>(tables: &T, verdict: Verdict) {
+    if let Some(row) = verdict.row() {
+        tables.count(row);
+    }
+}
+
+/// What stays the same while one packet is handled.
+struct Context<'a> {
+    settings: &'a Settings,
+    link: Link,
+    ifindex: u32,
+    now: u32,
+    parity: Parity,
+}
+
+/// The first stage: packets of known flows, and those that are not ours. [`Step::Next`]: the packet may open a flow of
+/// the application that the scratch names.
+#[inline(always)]
+pub fn known<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
     Arrival { ifindex, now }: Arrival,
-) -> Verdict {
+) -> Step {
     let Some(settings) = tables.settings() else {
-        return Verdict::Drop(DropReason::Internal);
+        return drop(DropReason::Internal);
     };
-    if settings.generation == 0 {
-        return Verdict::Pass(Pass::Unconfigured);
+    let generation = tables.generation();
+    if generation == 0 {
+        return pass(Pass::Unconfigured);
     }
     let link = match parse::link(packet) {
         Ok(link) => link,
-        Err(reason) => return Verdict::Pass(reason),
+        Err(reason) => return pass(reason),
     };
     let context = Context {
         settings,
         link,
         ifindex,
         now,
+        parity: Parity::of(generation),
     };
     match link.ether_type {
         ETHERTYPE_IPV4 => handle::<V4, P, T>(packet, tables, scratch, &context),
         ETHERTYPE_IPV6 => handle::<V6, P, T>(packet, tables, scratch, &context),
-        _ => Verdict::Pass(Pass::NotIp),
+        _ => pass(Pass::NotIp),
     }
+}
+
+#[inline(always)]
+fn pass(reason: Pass) -> Step {
+    Step::Done(Verdict::Pass(reason))
+}
+
+#[inline(always)]
+fn drop(reason: DropReason) -> Step {
+    Step::Done(Verdict::Drop(reason))
 }
 
 #[inline(always)]
@@ -111,16 +155,16 @@ fn handle<F: Family, P: Packet, T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
     context: &Context,
-) -> Verdict {
+) -> Step {
     let network = match F::parse(packet, context.link.network) {
         Ok(network) => network,
-        Err(reason) => return Verdict::Pass(reason),
+        Err(reason) => return pass(reason),
     };
     if network.protocol != Protocol::TCP && network.protocol != Protocol::UDP {
-        return Verdict::Pass(Pass::OtherProtocol);
+        return pass(Pass::OtherProtocol);
     }
     if network.fragment == Fragment::Later {
-        return Verdict::Pass(Pass::Fragment);
+        return pass(Pass::Fragment);
     }
     let ports: Option<Ports> = if network.transport_len < size_of::<Ports>() {
         None
@@ -128,7 +172,7 @@ fn handle<F: Family, P: Packet, T: Tables>(
         packet.read(network.transport)
     };
     let Some(ports) = ports else {
-        return Verdict::Pass(Pass::MalformedIp);
+        return pass(Pass::MalformedIp);
     };
     let arriving = Tuple {
         source: network.source,
@@ -138,129 +182,82 @@ fn handle<F: Family, P: Packet, T: Tables>(
         protocol: network.protocol,
     };
     let segment = transport::read(packet, &network, ports);
-
     let whole = network.fragment == Fragment::Whole;
-    if let (Some(segment), true) = (segment, whole)
-        && let Some(flow) = flow::find::<F, T>(tables, context, &arriving, &segment)
+    if let Some(segment) = segment
+        && whole
+        && follow::<F, T>(tables, scratch, context, &segment, &arriving)
     {
-        match known::<F, P, T>(packet, tables, context, &network, &arriving, &flow) {
-            Known::Done(verdict) => return verdict,
-            Known::Released => {}
-        }
+        let verdict = forward::<F, P, T>(packet, tables, context, &network, &F::draft(scratch).client);
+        return Step::Done(verdict);
     }
     let key = ApplicationKey {
         address: network.destination.into(),
         port: ports.destination,
         protocol: network.protocol,
-        parity: context.settings.parity(),
+        parity: context.parity,
     };
     let Some(application) = tables.application(&key) else {
-        return Verdict::Pass(Pass::NotOurs);
+        return pass(Pass::NotOurs);
     };
     let Some(segment) = segment else {
-        return Verdict::Drop(DropReason::Malformed);
+        return drop(DropReason::Malformed);
     };
     if !whole {
-        return Verdict::Drop(DropReason::Fragment);
+        return drop(DropReason::Fragment);
     }
-    open::<F, P, T>(
-        packet,
-        tables,
-        scratch,
-        context,
-        &network,
-        &segment,
-        &arriving,
-        &application,
-    )
+    let Context {
+        link,
+        ifindex,
+        now,
+        parity,
+        ..
+    } = *context;
+    scratch.opening = Opening {
+        application,
+        link,
+        ifindex,
+        now,
+        parity,
+    };
+    F::draft(scratch).subject = Subject {
+        arriving,
+        network,
+        segment,
+    };
+    Step::Next
 }
 
-/// What became of a packet of a known flow.
-enum Known {
-    Done(Verdict),
-    /// Its flow was let go; the packet opens a new one.
-    Released,
-}
-
+/// Brings a known flow up to date with its packet and copies its entry to the draft; false when there is no flow, or
+/// none any more.
 #[inline(always)]
-fn known<F: Family, P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    context: &Context,
-    network: &Network<F::Address>,
-    arriving: &Tuple<F::Address>,
-    flow: &F::Flow,
-) -> Known {
-    let core = F::core(flow);
-    // A datagram has no connection to break: it follows its origin's health at once.
-    if network.protocol == Protocol::UDP && core.side == FlowSide::CLIENT {
-        let role = if core.last_resort == 0 {
-            Role::Steered
-        } else {
-            Role::LastResort
-        };
-        let serves = match tables.origin(core.origin) {
-            Some(origin) => role.accepts(origin.state),
-            None => false,
-        };
-        if !serves {
-            flow::forget::<F, T>(tables, arriving, flow);
-            return Known::Released;
-        }
-    }
-    Known::Done(forward::<F, P, T>(packet, tables, context, network, flow, 0))
-}
-
-#[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "what one packet's stages know; inlined, so nothing is passed"
-)]
-fn open<F: Family, P: Packet, T: Tables>(
-    packet: &mut P,
+fn follow<F: Family, T: Tables>(
     tables: &T,
     scratch: &mut Scratch,
     context: &Context,
-    network: &Network<F::Address>,
     segment: &Segment,
     arriving: &Tuple<F::Address>,
-    application: &Application,
-) -> Verdict {
-    let tcp = network.protocol == Protocol::TCP;
-    if tcp && !segment.flags.opens() {
-        // A reset is never answered, nor is a source that cannot be one.
-        if segment.flags.has(TcpFlags::RST) || !reply::may_answer(arriving) {
-            return Verdict::Drop(DropReason::UnknownFlow);
-        }
-        return answer(
-            reply::reset::<F, P>(packet, &context.link, network, segment),
-            Reply::ResetUnknownFlow,
-        );
+) -> bool {
+    let draft = F::draft(scratch);
+    let fate = F::visit(tables, &F::key(arriving), |flow| {
+        let fate = flow::renew(context, segment, F::core_mut(flow));
+        draft.client = *flow;
+        fate
+    });
+    let fate = match fate {
+        None => return false,
+        Some(_) if flow::released(tables, segment.protocol, F::core(&draft.client)) => Fate::End,
+        Some(fate) => fate,
+    };
+    let alive = match fate {
+        Fate::Keep => true,
+        Fate::Renew => flow::renew_twin::<F, T>(tables, context.now, arriving, &draft.client) == Twin::Ours,
+        Fate::End => false,
+    };
+    if !alive {
+        // Either it has ended, or its answers would go to another client by now.
+        flow::forget::<F, T>(tables, arriving, &draft.client);
     }
-    if network.ttl <= 1 {
-        return Verdict::Drop(DropReason::TtlExpired);
-    }
-    match connect::connect::<F, T>(tables, scratch, context, application, arriving) {
-        Ok(flow) => forward::<F, P, T>(packet, tables, context, network, &flow, 1),
-        Err(Refusal::Drop(reason)) => Verdict::Drop(reason),
-        Err(Refusal::NoOrigin) if !reply::may_answer(arriving) => Verdict::Drop(DropReason::UnknownFlow),
-        Err(Refusal::NoOrigin) if tcp => answer(
-            reply::reset::<F, P>(packet, &context.link, network, segment),
-            Reply::ResetNoOrigin,
-        ),
-        Err(Refusal::NoOrigin) => answer(
-            reply::unreachable::<F, P>(packet, &context.link, network),
-            Reply::UnreachableNoOrigin,
-        ),
-    }
-}
-
-#[inline(always)]
-fn answer(written: Option<()>, reply: Reply) -> Verdict {
-    match written {
-        Some(()) => Verdict::Reply(reply),
-        None => Verdict::Drop(DropReason::Resize),
-    }
+    alive
 }
 
 /// Rewrites a packet by its flow's entry and sends it on.
@@ -271,7 +268,6 @@ fn forward<F: Family, P: Packet, T: Tables>(
     context: &Context,
     network: &Network<F::Address>,
     flow: &F::Flow,
-    new_flows: u64,
 ) -> Verdict {
     let core = F::core(flow);
     if network.ttl <= 1 {
@@ -293,16 +289,14 @@ fn forward<F: Family, P: Packet, T: Tables>(
             Some(_) | None => return Verdict::Drop(DropReason::NoNextHop),
         }
     };
-    let bytes = packet.length() as u64;
     let leaving = F::leaving(flow, network.protocol);
-    let written = transport::rewrite::<F, P>(packet, context, network, core, &leaving)
+    let written = transport::rewrite::<F, P>(packet, context.settings, network, core, &leaving)
         .and_then(|()| {
             F::rewrite(
                 packet,
                 context.link.network,
                 network.ttl,
-                leaving.source,
-                leaving.destination,
+                &leaving,
                 core.header_delta,
             )
         })
@@ -310,14 +304,80 @@ fn forward<F: Family, P: Packet, T: Tables>(
     if written.is_none() {
         return Verdict::Drop(DropReason::PartialChecksum);
     }
-    tables.count_traffic(
+    let bytes = (network.transport + network.transport_len) as u64;
+    tables.count_packet(
         core.application,
         core.origin,
         Sample {
             side: core.side,
             bytes,
-            new_flows,
         },
     );
-    Verdict::Forward { ifindex }
+    Verdict::Forward(exit(context.settings, context.ifindex, ifindex))
+}
+
+/// How a frame that came in by interface `from` leaves through interface `to`.
+#[inline(always)]
+fn exit(settings: &Settings, from: u32, to: u32) -> Exit {
+    if to == from && !settings.flags.has(SettingsFlags::NO_XDP_TX) {
+        Exit::Transmit
+    } else {
+        Exit::Redirect { ifindex: to }
+    }
+}
+
+/// The second stage: a packet for an application, of no known flow. [`Step::Next`]: its flow is open, and the first
+/// stage forwards it.
+#[inline(always)]
+pub fn open<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Step {
+    match scratch.opening.link.ether_type {
+        ETHERTYPE_IPV4 => admit::<V4, P, T>(packet, tables, scratch),
+        ETHERTYPE_IPV6 => admit::<V6, P, T>(packet, tables, scratch),
+        _ => drop(DropReason::Internal),
+    }
+}
+
+#[inline(always)]
+fn admit<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Step {
+    let Some(settings) = tables.settings() else {
+        return drop(DropReason::Internal);
+    };
+    let tcp = F::draft(scratch).subject.arriving.protocol == Protocol::TCP;
+    let unknown = tcp && !F::draft(scratch).subject.segment.flags.opens();
+    if !unknown {
+        if F::draft(scratch).subject.network.ttl <= 1 {
+            return drop(DropReason::TtlExpired);
+        }
+        match connect::connect::<F, T>(tables, settings, scratch) {
+            Ok(()) => return Step::Next,
+            Err(Refusal::Drop(reason)) => return drop(reason),
+            Err(Refusal::NoOrigin) => {}
+        }
+    }
+    let opening = scratch.opening;
+    let subject = &F::draft(scratch).subject;
+    // A reset is never answered, nor is a source that cannot be one.
+    if subject.segment.flags.has(TcpFlags::RST) || !reply::may_answer(&subject.arriving) {
+        return drop(DropReason::UnknownFlow);
+    }
+    let (written, reply) = if tcp {
+        let reply = if unknown {
+            Reply::ResetUnknownFlow
+        } else {
+            Reply::ResetNoOrigin
+        };
+        (reply::reset::<F, P>(packet, &opening.link, subject), reply)
+    } else {
+        (
+            reply::unreachable::<F, P>(packet, &opening.link, subject),
+            Reply::UnreachableNoOrigin,
+        )
+    };
+    match written {
+        Some(()) => Step::Done(Verdict::Reply(
+            reply,
+            exit(settings, opening.ifindex, opening.ifindex),
+        )),
+        None => drop(DropReason::Resize),
+    }
 }

@@ -24,7 +24,7 @@ const ETHERTYPE_VLAN: u16 = 0x8100_u16.to_be();
 const ETHERTYPE_QINQ: u16 = 0x88a8_u16.to_be();
 
 /// Tags that are looked through: 802.1Q, and one service tag before it (802.1ad).
-const MAX_TAGS: usize = 2;
+pub(super) const MAX_TAGS: usize = 2;
 /// IPv6 extension headers that are looked through.
 const MAX_EXTENSIONS: usize = 8;
 
@@ -38,7 +38,7 @@ pub(super) struct Ethernet {
 }
 
 /// The link layer of a frame.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Link {
     /// Link addresses as the frame arrived.
     pub destination: Mac,
@@ -50,7 +50,7 @@ pub struct Link {
 }
 
 /// The network layer of a frame, and where its payload stands.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Network<A> {
     pub source: A,
     pub destination: A,
@@ -65,9 +65,10 @@ pub struct Network<A> {
 }
 
 /// Which part of a datagram a packet is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Fragment {
     /// All of it.
+    #[default]
     Whole,
     /// The first part: has the transport header.
     First,
@@ -76,7 +77,7 @@ pub enum Fragment {
 }
 
 /// The ports, which TCP and UDP have at the same place.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Ports {
     pub source: Port,
@@ -108,7 +109,7 @@ pub fn link<P: Packet>(packet: &P) -> Result<Link, Pass> {
         destination: ethernet.destination,
         source: ethernet.source,
         ether_type,
-        network,
+        network: packet.opaque(network),
     })
 }
 
@@ -182,7 +183,7 @@ pub fn ipv4<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip4>, Pass> {
     if header.version_ihl >> 4 != 4
         || header_len < IPV4_LEN
         || total < header_len
-        || packet.length() < at + total
+        || !packet.holds(at + total)
     {
         return Err(Pass::MalformedIp);
     }
@@ -197,8 +198,8 @@ pub fn ipv4<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip4>, Pass> {
             (_, _) => Fragment::Later,
         },
         ttl: header.ttl,
-        transport: at + header_len,
-        transport_len: total - header_len,
+        transport: packet.opaque(at + header_len),
+        transport_len: packet.opaque(total - header_len),
     })
 }
 
@@ -248,7 +249,7 @@ pub fn ipv6<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip6>, Pass> {
         return Err(Pass::MalformedIp);
     };
     let total = IPV6_LEN + u16::from_be(header.payload_length) as usize;
-    if u32::from_be(header.version_class_label) >> 28 != 6 || packet.length() < at + total {
+    if u32::from_be(header.version_class_label) >> 28 != 6 || !packet.holds(at + total) {
         return Err(Pass::MalformedIp);
     }
     let mut next = header.next_header;
@@ -293,7 +294,7 @@ pub fn ipv6<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip6>, Pass> {
         protocol: Protocol(next),
         fragment,
         ttl: header.hop_limit,
-        transport: at + offset,
-        transport_len: total - offset,
+        transport: packet.opaque(at + offset),
+        transport_len: packet.opaque(total - offset),
     })
 }

@@ -2,9 +2,10 @@
 
 use super::checksum;
 use super::family::{Family, Tuple};
-use super::parse::{Ethernet, Link, Network, TCP_LEN};
+use super::parse::{ETHERNET_LEN, Ethernet, Link, MAX_TAGS, TCP_LEN, VLAN_LEN};
+use super::scratch::Subject;
 use super::track::TcpFlags;
-use super::transport::{self, Segment};
+use super::transport;
 use crate::abi::Protocol;
 use crate::packet::Packet;
 use bytemuck::{Pod, Zeroable};
@@ -29,12 +30,11 @@ struct Tcp {
 pub fn reset<F: Family, P: Packet>(
     packet: &mut P,
     link: &Link,
-    network: &Network<F::Address>,
-    segment: &Segment,
+    Subject { network, segment, .. }: &Subject<F::Address>,
 ) -> Option<()> {
     let sequence: u32 = packet.read(network.transport + 4)?;
     let acknowledgment: u32 = packet.read(network.transport + 8)?;
-    let occupied = (network.transport_len - segment.header_len) as u32
+    let occupied = network.transport_len.wrapping_sub(segment.header_len) as u32
         + u32::from(segment.flags.has(TcpFlags::SYN))
         + u32::from(segment.flags.has(TcpFlags::FIN));
     let (sequence, acknowledgment, flags) = if segment.flags.has(TcpFlags::ACK) {
@@ -114,9 +114,12 @@ const MAX_QUOTE: usize = 512;
 pub fn unreachable<F: Family, P: Packet>(
     packet: &mut P,
     link: &Link,
-    network: &Network<F::Address>,
+    Subject { network, .. }: &Subject<F::Address>,
 ) -> Option<()> {
-    let quoted = network.transport - link.network + network.transport_len;
+    let quoted = network
+        .transport
+        .wrapping_sub(link.network)
+        .wrapping_add(network.transport_len);
     let quoted = if quoted > MAX_QUOTE { MAX_QUOTE } else { quoted };
     let grown = F::HEADER_LEN + ICMP_LEN;
     packet.truncate(link.network + quoted)?;
@@ -130,11 +133,14 @@ pub fn unreachable<F: Family, P: Packet>(
             ..ethernet
         },
     )?;
-    let mut at = size_of::<Ethernet>();
-    while at < link.network {
-        let tag: u32 = packet.read(grown + at)?;
-        packet.write(at, tag)?;
-        at += size_of::<u32>();
+    let mut tag = 0;
+    while tag < MAX_TAGS {
+        let at = ETHERNET_LEN + tag * VLAN_LEN;
+        if at < link.network {
+            let tag: u32 = packet.read(grown + at)?;
+            packet.write(at, tag)?;
+        }
+        tag += 1;
     }
     let length = (ICMP_LEN + quoted) as u16;
     let icmp = link.network + F::HEADER_LEN;

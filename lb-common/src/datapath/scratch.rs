@@ -1,21 +1,47 @@
 //! Working memory of one packet, too large for the kernel's 512-byte stack: a per-CPU map value in XDP.
 
-use crate::abi::{Flow4, Flow6, FlowKey4, FlowKey6};
+use super::family::Tuple;
+use super::parse::{Link, Network};
+use super::transport::Segment;
+use crate::abi::{Application, Flow4, Flow6, FlowKey4, FlowKey6, Ip4, Ip6, Parity};
 
 /// The working memory.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Scratch {
-    pub v4: Draft<FlowKey4, Flow4>,
-    pub v6: Draft<FlowKey6, Flow6>,
+    pub v4: Draft<Ip4, FlowKey4, Flow4>,
+    pub v6: Draft<Ip6, FlowKey6, Flow6>,
+    pub opening: Opening,
 }
 
-/// A new flow's two entries while they are made.
+/// A packet, and its flow's two entries while they are made.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
-pub struct Draft<K, F> {
+pub struct Draft<A, K, F> {
+    pub subject: Subject<A>,
+    pub leaving: Tuple<A>,
     pub client_key: K,
     pub client: F,
     pub origin_key: K,
     pub origin: F,
+}
+
+/// What the first stage has read of a packet that may open a flow.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Subject<A> {
+    pub arriving: Tuple<A>,
+    pub network: Network<A>,
+    pub segment: Segment,
+}
+
+/// What a new flow is opened for.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Opening {
+    pub application: Application,
+    pub link: Link,
+    pub ifindex: u32,
+    pub now: u32,
+    pub parity: Parity,
 }

@@ -8,9 +8,7 @@
 
 use super::family::Family;
 use super::tables::Tables;
-use crate::abi::{
-    Application, HopId, Origin, OriginId, OriginState, Parity, PoolFlags, PoolId, Steering, TableKind,
-};
+use crate::abi::{Application, HopId, OriginId, OriginState, Parity, PoolFlags, PoolId, Steering, TableKind};
 use crate::hash;
 
 /// Pools that one packet tries before the fallback pool. Userspace lists usable pools only, so the second try is rare.
@@ -22,8 +20,6 @@ const MAX_ORIGINS: u32 = 8;
 #[derive(Clone, Copy)]
 pub struct Choice {
     pub id: OriginId,
-    pub origin: Origin,
-    pub ifindex: u32,
     pub role: Role,
 }
 
@@ -136,12 +132,7 @@ fn pick<F: Family, T: Tables>(
         if hop.resolved == 0 {
             continue;
         }
-        return Some(Choice {
-            id,
-            origin,
-            ifindex: hop.ifindex,
-            role,
-        });
+        return Some(Choice { id, role });
     }
     None
 }

@@ -7,8 +7,10 @@ use crate::abi::{
 
 /// Access to the tables. Closures instead of references: no borrow of map memory escapes.
 pub trait Tables {
-    /// The settings; one call is one consistent generation.
-    fn settings(&self) -> Option<Settings>;
+    /// The settings. Other CPUs may see userspace change them one after the other.
+    fn settings(&self) -> Option<&Settings>;
+    /// The number of the live generation, read once a packet; 0: none.
+    fn generation(&self) -> u32;
     fn application(&self, key: &ApplicationKey) -> Option<Application>;
     fn pool(&self, row: PoolRow) -> Option<Pool>;
     fn slot(&self, index: u32) -> Option<Slot>;
@@ -35,7 +37,9 @@ pub trait Tables {
     /// Counts a verdict.
     fn count(&self, row: u32);
     /// Counts a forwarded packet.
-    fn count_traffic(&self, application: u32, origin: OriginId, sample: Sample);
+    fn count_packet(&self, application: u32, origin: OriginId, sample: Sample);
+    /// Counts a flow that was opened.
+    fn count_flow(&self, application: u32, origin: OriginId);
 }
 
 /// Why an entry was not added.
@@ -49,8 +53,6 @@ pub enum InsertError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sample {
     pub side: FlowSide,
-    /// Length of the Ethernet frame in bytes.
+    /// Length of the Ethernet frame in bytes, without its padding.
     pub bytes: u64,
-    /// 1 when the packet opened a flow, else 0.
-    pub new_flows: u64,
 }

@@ -3,7 +3,7 @@
 use crate::abi::{FlowCore, FlowSide, Protocol, Settings, TcpState};
 
 /// The flags byte of a TCP header (RFC 9293 section 3.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TcpFlags(pub u8);
 
 impl TcpFlags {

@@ -1,11 +1,10 @@
 //! TCP and UDP headers: reading what the pipeline needs, and rewriting ports and checksum.
 
-use super::Context;
 use super::checksum;
 use super::family::{Family, Tuple};
 use super::parse::{Network, Ports, TCP_LEN, UDP_LEN};
 use super::track::TcpFlags;
-use crate::abi::{FlowCore, Protocol, SettingsFlags};
+use crate::abi::{FlowCore, Protocol, Settings, SettingsFlags};
 use crate::packet::Packet;
 use core::mem::offset_of;
 use network_types::tcp::TcpHdr;
@@ -17,7 +16,7 @@ const TCP_FLAGS: usize = 13;
 const TCP_DATA_OFFSET: usize = 12;
 
 /// What the pipeline needs of a transport header.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Segment {
     pub protocol: Protocol,
     pub ports: Ports,
@@ -70,7 +69,7 @@ pub fn pseudo_header<F: Family>(
 #[inline(always)]
 pub fn rewrite<F: Family, P: Packet>(
     packet: &mut P,
-    context: &Context,
+    settings: &Settings,
     network: &Network<F::Address>,
     core: &FlowCore,
     leaving: &Tuple<F::Address>,
@@ -98,8 +97,7 @@ pub fn rewrite<F: Family, P: Packet>(
         network.protocol,
         network.transport_len,
     );
-    let partial =
-        context.settings.flags.has(SettingsFlags::PARTIAL_CHECKSUMS) && field == checksum::fold(arrived);
+    let partial = settings.flags.has(SettingsFlags::PARTIAL_CHECKSUMS) && field == checksum::fold(arrived);
     let field = if partial {
         packet.write(at, 0u16)?;
         let sum = packet.sum(network.transport, network.transport_len)?;

@@ -6,13 +6,22 @@
 pub enum Verdict {
     /// The kernel handles it, untouched.
     Pass(Pass),
-    /// It was rewritten and leaves through interface `ifindex`. Counted in the traffic rows of its application and
-    /// origin, not in the verdict rows.
-    Forward { ifindex: u32 },
-    /// It was turned into an answer and leaves through the interface it came in by.
-    Reply(Reply),
+    /// It was rewritten and goes on. Counted in the traffic rows of its application and origin, not in the verdict
+    /// rows.
+    Forward(Exit),
+    /// It was turned into an answer and goes back.
+    Reply(Reply, Exit),
     /// It ends here.
     Drop(DropReason),
+}
+
+/// How a frame leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// Out of the interface it came in by (XDP_TX).
+    Transmit,
+    /// Out of interface `ifindex` (XDP_REDIRECT).
+    Redirect { ifindex: u32 },
 }
 
 macro_rules! reasons {
@@ -105,8 +114,8 @@ impl Verdict {
     pub const fn row(self) -> Option<u32> {
         match self {
             Self::Pass(reason) => Some(reason.row()),
-            Self::Forward { .. } => None,
-            Self::Reply(reason) => Some(reason.row()),
+            Self::Forward(_) => None,
+            Self::Reply(reason, _) => Some(reason.row()),
             Self::Drop(reason) => Some(reason.row()),
         }
     }

@@ -11,8 +11,8 @@ pub struct Frame(pub Vec<u8>);
 const HEADROOM: usize = 256 - 40;
 
 impl Packet for Frame {
-    fn length(&self) -> usize {
-        self.0.len()
+    fn holds(&self, length: usize) -> bool {
+        self.0.len() >= length
     }
 
     fn read<T: Pod>(&self, at: usize) -> Option<T> {

@@ -34,7 +34,6 @@ pub fn add(row: &mut Traffic, sample: Sample) {
         row.packets_out += 1;
         row.bytes_out += sample.bytes;
     }
-    row.new_flows += sample.new_flows;
 }
 
 fn insert<K: Ord + Copy, V: Copy>(
@@ -51,8 +50,12 @@ fn insert<K: Ord + Copy, V: Copy>(
 }
 
 impl Tables for MemoryTables {
-    fn settings(&self) -> Option<Settings> {
-        Some(self.settings)
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+
+    fn generation(&self) -> u32 {
+        self.settings.generation
     }
 
     fn application(&self, key: &ApplicationKey) -> Option<Application> {
@@ -107,7 +110,7 @@ impl Tables for MemoryTables {
         *self.verdicts.borrow_mut().entry(row).or_default() += 1;
     }
 
-    fn count_traffic(&self, application: u32, origin: OriginId, sample: Sample) {
+    fn count_packet(&self, application: u32, origin: OriginId, sample: Sample) {
         add(
             self.application_traffic
                 .borrow_mut()
@@ -119,5 +122,18 @@ impl Tables for MemoryTables {
             self.origin_traffic.borrow_mut().entry(origin.0).or_default(),
             sample,
         );
+    }
+
+    fn count_flow(&self, application: u32, origin: OriginId) {
+        self.application_traffic
+            .borrow_mut()
+            .entry(application)
+            .or_default()
+            .new_flows += 1;
+        self.origin_traffic
+            .borrow_mut()
+            .entry(origin.0)
+            .or_default()
+            .new_flows += 1;
     }
 }

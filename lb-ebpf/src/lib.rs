@@ -1,1 +1,0 @@
-//! Empty on purpose: lets cargo see this crate as a dependency.
