@@ -172,7 +172,10 @@ mod tests {
         let task = tokio::spawn(async move { attempt_with_steps(&request, &probes).await });
         let (observation, steps) = task.await.unwrap();
         assert_eq!(observation, Err(FailureReason::ConnectionFailed));
-        assert!(matches!(&steps[..], [step] if step.what.starts_with("connect 127.0.0.1:")), "{steps:?}");
+        assert!(
+            matches!(&steps[..], [step] if step.what.starts_with("connect 127.0.0.1:")),
+            "{steps:?}"
+        );
     }
 
     #[test]
