@@ -81,6 +81,23 @@ pub fn all() -> anyhow::Result<Vec<Interface>> {
     Ok(interfaces)
 }
 
+/// The names of the VLAN interfaces on top of the interface with that index.
+///
+/// # Errors
+/// When netlink fails.
+pub(super) fn vlans_on(index: u32) -> anyhow::Result<Vec<String>> {
+    let mut netlink = Netlink::open().context("open a netlink socket")?;
+    let links = netlink
+        .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
+        .context("list network interfaces")?;
+    let links = links.iter().filter_map(|entry| match entry {
+        RouteNetlinkMessage::NewLink(message) => Some(Link::read(message)),
+        _ => None,
+    });
+    let vlans = links.filter(|link| link.parent == Some(index) && link.kind.as_deref() == Some("vlan"));
+    Ok(vlans.map(|link| link.name).collect())
+}
+
 /// Whether frames *from* this interface may come without a finished checksum (`CHECKSUM_PARTIAL`), because they
 /// have never been on a wire: XDP sees the sum of the pseudo header in the place of the checksum then, and must not
 /// trust it.

@@ -9,6 +9,7 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use std::io;
 
 /// The kernel fills up to 32 KiB of a dump into one datagram.
@@ -16,6 +17,7 @@ const DATAGRAM: usize = 64 * 1024;
 /// `NLM_F_DUMP_INTR`: the table has changed while it was dumped.
 const DUMP_INTERRUPTED: u16 = 0x10;
 const DUMP_ATTEMPTS: usize = 5;
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 /// A netlink socket for requests.
 pub(super) struct Netlink {
@@ -127,7 +129,8 @@ pub(super) fn subscribe(groups: &[MulticastGroup]) -> io::Result<Socket> {
         socket.add_membership(group as u32)?;
     }
     // A burst, such as a whole table of routes, should not overflow it; if one does, everything is read again.
-    let _ = socket.set_rx_buf_sz(1024 * 1024_i32);
+    // Beyond the sysctl net.core.rmem_max with CAP_NET_ADMIN, which lb has.
+    let _ = set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER);
     socket.set_non_blocking(true)?;
     Ok(socket)
 }

@@ -6,6 +6,7 @@
 
 use super::netlink::{Netlink, notifications, subscribe};
 use super::routing::{Hop, Neighbour, Route, Tables, family, route_request};
+use super::sys;
 use anyhow::Context as _;
 use lb_core::engine::Path;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -22,7 +23,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -177,7 +177,7 @@ impl Watch {
         mut orders: mpsc::UnboundedReceiver<Command>,
         paths: mpsc::Sender<BTreeMap<IpAddr, Path>>,
     ) {
-        let changes = match AsyncFd::new(changes) {
+        let changes = match sys::register(changes) {
             Ok(changes) => changes,
             Err(error) => return tracing::error!(%error, "changes of routes cannot be watched"),
         };

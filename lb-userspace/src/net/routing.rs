@@ -29,6 +29,8 @@ pub(super) struct Link {
     /// Switched on, and the carrier is there.
     pub(super) up: bool,
     pub(super) loopback: bool,
+    /// The interface that a virtual one is made of.
+    pub(super) parent: Option<u32>,
 }
 
 impl Link {
@@ -43,6 +45,7 @@ impl Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Link(parent) => link.parent = Some(*parent),
                 LinkAttribute::Address(mac) if message.header.link_layer_type == LinkLayerType::Ether => {
                     link.mac = mac.as_slice().try_into().ok();
                 }

@@ -1,13 +1,14 @@
 //! Calls of the kernel that no crate in use wraps: the only unsafe code of `net` and `probe`.
 
-use rustix::fd::{AsFd, AsRawFd as _};
+use rustix::fd::{AsFd, AsRawFd};
 use std::io;
 use std::mem;
+use tokio::io::unix::AsyncFd;
 
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GFLAGS: u32 = 0x25;
-/// `ETH_FLAG_LRO`: large receive offload merges packets before XDP would see them.
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const ETH_FLAG_LRO: u32 = 1 << 15;
 
 /// Makes a socket report every ICMP error about what it has sent, also the soft ones such as "host unreachable"
@@ -39,6 +40,21 @@ pub(crate) fn report_icmp_errors(socket: &impl AsFd, v6: bool) -> io::Result<()>
     }
 }
 
+/// Sockets that own one descriptor from their making to their end.
+pub(crate) trait Owner: AsRawFd {}
+impl Owner for socket2::Socket {}
+impl Owner for rtnetlink::sys::Socket {}
+
+/// Hands a socket that does not block to the runtime of the calling task.
+///
+/// # Errors
+/// When epoll refuses.
+pub(crate) fn register<T: Owner>(socket: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: an `Owner` keeps its descriptor open as long as it lives, and it is moved into the `AsyncFd`, where
+    // nobody in this crate replaces it.
+    Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
 /// The name of an interface's driver (`ethtool -i`).
 ///
 /// # Errors
@@ -53,17 +69,30 @@ pub(crate) fn driver(interface: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 
-/// Whether large receive offload is on (`ethtool -k`).
+/// Offloads that change what XDP sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Offloads {
+    /// Large receive offload merges packets before XDP would see them.
+    pub(crate) lro: bool,
+    /// The VLAN tag is taken out of the frame before XDP sees it.
+    pub(crate) rx_vlan: bool,
+}
+
+/// The offloads of an interface (`ethtool -k`).
 ///
 /// # Errors
 /// `EOPNOTSUPP` for interfaces without ethtool support, `ENODEV` when there is no such interface.
-pub(crate) fn large_receive_offload(interface: &str) -> io::Result<bool> {
+pub(crate) fn offloads(interface: &str) -> io::Result<Offloads> {
     // struct ethtool_value: the command and the value.
     let mut value = [0; 8];
     value[..4].copy_from_slice(&ETHTOOL_GFLAGS.to_ne_bytes());
     ethtool(interface, &mut value)?;
     let [_, _, _, _, flags @ ..] = value;
-    Ok(u32::from_ne_bytes(flags) & ETH_FLAG_LRO != 0)
+    let flags = u32::from_ne_bytes(flags);
+    Ok(Offloads {
+        lro: flags & ETH_FLAG_LRO != 0,
+        rx_vlan: flags & ETH_FLAG_RXVLAN != 0,
+    })
 }
 
 /// One ethtool command. `data` starts with the command and is as long as the command's structure.

@@ -12,7 +12,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 const HEADER: usize = 8;
@@ -66,7 +65,7 @@ async fn ping(to: IpAddr, nonce: [u8; NONCE]) -> Observation {
     sys::report_icmp_errors(&socket, to.is_ipv6()).map_err(failure)?;
     socket.set_nonblocking(true).map_err(failure)?;
     socket.connect(&SocketAddr::new(to, 0).into()).map_err(failure)?;
-    let socket = AsyncFd::new(socket).map_err(failure)?;
+    let socket = sys::register(socket).map_err(failure)?;
 
     let request = encode(echo.request, nonce);
     let started = Instant::now();
