@@ -10,4 +10,4 @@ pub mod ports;
 mod routing;
 pub(crate) mod sys;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -91,6 +91,7 @@ impl PathWatcher {
             dirty: None,
             refreshed: now,
             pace: DEBOUNCE,
+            warned_full: false,
         };
         std::thread::Builder::new()
             .name("lb-paths".to_owned())
@@ -168,6 +169,8 @@ struct Watch {
     refreshed: Instant,
     /// How long changes are collected: longer when reading the tables takes long.
     pace: Duration,
+    /// Whether the operator has been told that the neighbour table is full.
+    warned_full: bool,
 }
 
 impl Watch {
@@ -361,9 +364,18 @@ impl Watch {
             }
             Err(error) => {
                 tracing::debug!(%error, neighbour = %hop.1, "the kernel does not resolve a neighbour");
-                // It exists by now, or exists no more.
-                if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOENT)) {
-                    self.mark(Dirty::Everything);
+                match error.raw_os_error() {
+                    // It exists by now, or exists no more.
+                    Some(libc::EEXIST | libc::ENOENT) => self.mark(Dirty::Everything),
+                    Some(libc::ENOBUFS) if !self.warned_full => {
+                        self.warned_full = true;
+                        let family = if hop.1.is_ipv4() { "ipv4" } else { "ipv6" };
+                        tracing::warn!(
+                            "the kernel's neighbour table is full, so that some addresses stay unreachable: raise \
+                             the sysctl net.{family}.neigh.default.gc_thresh3"
+                        );
+                    }
+                    _ => {}
                 }
             }
         }

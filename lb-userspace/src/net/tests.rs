@@ -24,14 +24,14 @@ const PEER: [u8; 6] = [2, 0, 0, 0, 0x77, 2];
 const OTHER: [u8; 6] = [2, 0, 0, 0, 0x77, 3];
 
 /// Two namespaces: the node with `eth0`, where lb is attached, and `eth1`, where it is not; and the network beside it.
-struct Network {
+pub(crate) struct Network {
     node: String,
     peer: String,
 }
 
 impl Network {
     /// `None` without root.
-    fn new(test: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             assert!(
                 std::env::var_os("CI").is_none_or(|ci| ci != "true"),
@@ -75,12 +75,17 @@ impl Network {
         Some(network)
     }
 
-    fn node(&self, command: &str) {
+    pub(crate) fn node(&self, command: &str) {
         ip(&format!("-n {} {command}", self.node));
     }
 
-    fn peer(&self, command: &str) {
+    pub(crate) fn peer(&self, command: &str) {
         ip(&format!("-n {} {command}", self.peer));
+    }
+
+    /// Sets a sysctl under `net` of the peer.
+    pub(crate) fn set_peer(&self, sysctl: &str, value: &str) {
+        set(&self.peer, sysctl, value);
     }
 
     /// Waits until both sides answer: a link that has just come up loses the first packets, and the kernel repeats
@@ -103,7 +108,7 @@ impl Network {
     }
 
     /// Runs the test in a thread and a runtime inside the node's namespace.
-    fn run(self, test: impl AsyncFnOnce(&Self) + Send) {
+    pub(crate) fn run(self, test: impl AsyncFnOnce(&Self) + Send) {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 let namespace = File::open(format!("/run/netns/{}", self.node)).unwrap();

@@ -35,7 +35,8 @@ enum Exchange {
 pub(super) async fn attempt(
     request: &ProbeRequest,
     probe: &Probe,
-    tls: Option<&tls::Client>,
+    https: bool,
+    tls: &tls::Client,
     attempt: &mut Attempt,
 ) -> Observation {
     let origin = SocketAddr::new(request.address, request.port);
@@ -43,12 +44,7 @@ pub(super) async fn attempt(
         .headers
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case("host"));
-    let mut target = Target::first(
-        origin,
-        tls.is_some(),
-        host.map(|(_, value)| value.as_str()),
-        &probe.path,
-    );
+    let mut target = Target::first(origin, https, host.map(|(_, value)| value.as_str()), &probe.path);
     let mut method = Method::from_bytes(probe.method.as_bytes())
         .map_err(|_| FailureReason::Other(format!("{:?} is not an HTTP method", probe.method)))?;
     let mut redirects = 0;
@@ -57,10 +53,7 @@ pub(super) async fn attempt(
             Exchange::Judged(observation) => return observation,
             Exchange::Redirected { to, code, judged } => {
                 redirects += 1;
-                let Some(next) = target
-                    .redirect(&to)
-                    .filter(|next| may_follow(next, tls, redirects))
-                else {
+                let Some(next) = target.redirect(&to).filter(|_| redirects <= MAX_REDIRECTS) else {
                     return judged;
                 };
                 method = method_after(code, method);
@@ -68,11 +61,6 @@ pub(super) async fn attempt(
             }
         }
     }
-}
-
-/// An `http` monitor has no word on certificates, so it does not follow a redirect to `https`.
-fn may_follow(next: &Target, tls: Option<&tls::Client>, redirects: usize) -> bool {
-    redirects <= MAX_REDIRECTS && (!next.tls || tls.is_some())
 }
 
 /// RFC 9110 sections 15.4.2 to 15.4.4.
@@ -88,20 +76,18 @@ async fn exchange(
     target: &Target,
     method: &Method,
     probe: &Probe,
-    tls: Option<&tls::Client>,
+    tls: &tls::Client,
     attempt: &mut Attempt,
 ) -> Result<Exchange, FailureReason> {
     let message = message(target, method, probe)?;
     let stream = tcp::connect(target.connect, attempt).await?;
-    match tls.filter(|_| target.tls) {
-        None => converse(stream, message, probe, attempt).await,
-        Some(client) => {
-            let handshake = client.handshake(target.host_name(), stream);
-            let what = format!("TLS handshake for {}", target.host_name());
-            let stream = attempt.step(what, FailureReason::HttpTimeout, handshake).await?;
-            converse(stream, message, probe, attempt).await
-        }
+    if !target.tls {
+        return converse(stream, message, probe, attempt).await;
     }
+    let what = format!("TLS handshake for {}", target.host_name());
+    let handshake = tls.handshake(target.host_name(), stream);
+    let stream = attempt.step(what, FailureReason::HttpTimeout, handshake).await?;
+    converse(stream, message, probe, attempt).await
 }
 
 /// The request. Headers of the monitor replace those that lb would send.

@@ -83,13 +83,16 @@ pub async fn attempt_with_steps(request: &ProbeRequest, context: &Probes) -> (Ob
     let mut attempt = Attempt::start(request.monitor.timeout);
     let observation = match &request.monitor.kind {
         MonitorKind::Tcp => tcp::attempt(request, &mut attempt).await,
-        MonitorKind::Http(probe) => http::attempt(request, probe, None, &mut attempt).await,
+        MonitorKind::Http(probe) => {
+            // Certificates matter only behind a redirect to https.
+            http::attempt(request, probe, false, context.tls.client(false), &mut attempt).await
+        }
         MonitorKind::Https {
             probe,
             allow_insecure,
         } => {
             let tls = context.tls.client(*allow_insecure);
-            http::attempt(request, probe, Some(tls), &mut attempt).await
+            http::attempt(request, probe, true, tls, &mut attempt).await
         }
         MonitorKind::IcmpPing => icmp::attempt(request, context.random, &mut attempt).await,
     };
@@ -142,7 +145,8 @@ fn socket_failure(error: &io::Error) -> FailureReason {
         Some(libc::ECONNREFUSED) => FailureReason::ConnectionFailed,
         Some(libc::ETIMEDOUT) => FailureReason::TcpTimeout,
         Some(libc::ECONNRESET | libc::EPIPE) => FailureReason::ConnectionReset,
-        Some(libc::EHOSTUNREACH) => FailureReason::NoRouteToHost,
+        // EACCES: a router (ICMPv6 code 1) or a route of this node prohibits it. A local firewall says EPERM.
+        Some(libc::EHOSTUNREACH | libc::EACCES) => FailureReason::NoRouteToHost,
         Some(libc::ENETUNREACH) => FailureReason::NetworkUnreachable,
         _ => FailureReason::Other(error.to_string()),
     }
@@ -164,6 +168,7 @@ fn concurrent_attempts(open_files: Option<u64>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::tests::Network;
 
     #[tokio::test]
     async fn an_attempt_may_run_in_a_task_of_its_own_and_tells_its_steps() {
@@ -176,6 +181,65 @@ mod tests {
             matches!(&steps[..], [step] if step.what.starts_with("connect 127.0.0.1:")),
             "{steps:?}"
         );
+    }
+
+    #[test]
+    fn what_routers_and_routes_say_is_reported() {
+        let Some(network) = Network::new("probe") else {
+            return;
+        };
+        network.run(async |network| {
+            network.set_peer("ipv4/ip_forward", "1");
+            network.set_peer("ipv6/conf/all/forwarding", "1");
+            // Routers answer a sender only so often; four errors in a row are always allowed.
+            network.set_peer("ipv4/icmp_ratelimit", "0");
+            network.set_peer("ipv6/icmp/ratelimit", "0");
+            for (kind, v4, v6) in [
+                ("unreachable", "198.51.100.0/25", "2001:db8:1::/48"),
+                ("prohibit", "198.51.100.128/25", "2001:db8:2::/48"),
+            ] {
+                network.peer(&format!("route add {kind} {v4}"));
+                network.peer(&format!("-6 route add {kind} {v6}"));
+            }
+            for command in [
+                "route add 198.51.100.0/24 via 10.77.0.2",
+                "-6 route add 2001:db8::/32 via fd77::2",
+                "route add unreachable 192.0.2.2/32",
+                "route add prohibit 192.0.2.3/32",
+            ] {
+                network.node(command);
+            }
+            let gone = Err(FailureReason::NoRouteToHost);
+            for (address, expected) in [
+                ("198.51.100.1", gone.clone()),
+                ("198.51.100.129", gone.clone()),
+                ("192.0.2.2", gone.clone()),
+                ("192.0.2.3", gone.clone()),
+                // Linux has no other word for an unreachable route of IPv6 than "no route" (ip6_pkt_discard).
+                ("2001:db8:1::1", Err(FailureReason::NetworkUnreachable)),
+                ("2001:db8:2::1", gone),
+                ("192.0.2.1", Err(FailureReason::NetworkUnreachable)),
+                ("2001:db9::1", Err(FailureReason::NetworkUnreachable)),
+                ("10.77.0.200", Err(FailureReason::PingTimeout)),
+            ] {
+                let to = std::net::SocketAddr::new(address.parse().unwrap(), 9);
+                let pinged = testing::ping(to.ip()).await;
+                assert_eq!(pinged, expected, "ping {address}");
+                // On a veth pair a router's answer is there before connect() has returned, and the kernel then
+                // keeps it back (sk_err_soft) until the SYN is repeated: a second, longer than this timeout.
+                if address.starts_with("192.0.2") || address.starts_with("2001:db9") {
+                    assert_eq!(
+                        testing::probe(MonitorKind::Tcp, to).await,
+                        expected,
+                        "connect to {address}"
+                    );
+                }
+            }
+            // A new network namespace forbids ICMP datagram sockets, so that these are raw ones.
+            for address in ["10.77.0.2", "fd77::2"] {
+                testing::ping(address.parse().unwrap()).await.unwrap();
+            }
+        });
     }
 
     #[test]
