@@ -90,7 +90,7 @@ impl PathWatcher {
             pending: None,
             dirty: None,
             refreshed: now,
-            pace: DEBOUNCE,
+            rested: now,
             warned_full: false,
         };
         std::thread::Builder::new()
@@ -167,8 +167,8 @@ struct Watch {
     /// What has to be done, and when.
     dirty: Option<(Dirty, Instant)>,
     refreshed: Instant,
-    /// How long changes are collected: longer when reading the tables takes long.
-    pace: Duration,
+    /// Not before this is anything computed again, so that a storm of changes does not take a whole core.
+    rested: Instant,
     /// Whether the operator has been told that the neighbour table is full.
     warned_full: bool,
 }
@@ -246,7 +246,8 @@ impl Watch {
     }
 
     fn mark(&mut self, dirty: Dirty) {
-        let (was, due) = self.dirty.unwrap_or((dirty, Instant::now() + self.pace));
+        let due = self.rested.max(Instant::now() + DEBOUNCE);
+        let (was, due) = self.dirty.unwrap_or((dirty, due));
         self.dirty = Some((was.max(dirty), due));
     }
 
@@ -272,8 +273,8 @@ impl Watch {
             self.sent = Some(paths.clone());
             self.pending = Some(paths);
         }
-        // At most a fifth of one core, however fast the routes change.
-        self.pace = DEBOUNCE.max(started.elapsed() * 4);
+        // A third of one core at most, however fast the routes change; the first change after a quiet time does not wait.
+        self.rested = Instant::now() + started.elapsed() * 2;
     }
 
     /// Reads all tables, and asks for the route of every address.
