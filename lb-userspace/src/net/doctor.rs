@@ -28,7 +28,7 @@ const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
-/// Drivers that run XDP programs themselves (`ndo_bpf`) and can send to another interface (`ndo_xdp_xmit`).
+/// Drivers that run XDP programs themselves (`ndo_bpf`), as `ethtool -i` calls them.
 const NATIVE_DRIVERS: &[&str] = &[
     "am65-cpsw-nuss",
     "atlantic",

@@ -49,7 +49,9 @@ pub(super) async fn attempt(
         .map_err(|_| FailureReason::Other(format!("{:?} is not an HTTP method", probe.method)))?;
     let mut redirects = 0;
     loop {
-        match exchange(&target, &method, probe, tls, attempt).await? {
+        let trusted = target.connect.ip() == origin.ip() && target.tls >= https;
+        let message = message(&target, &method, probe, trusted)?;
+        match exchange(&target, message, probe, tls, attempt).await? {
             Exchange::Judged(observation) => return observation,
             Exchange::Redirected { to, code, judged } => {
                 redirects += 1;
@@ -74,12 +76,11 @@ fn method_after(code: StatusCode, method: Method) -> Method {
 
 async fn exchange(
     target: &Target,
-    method: &Method,
+    message: Request<Empty<Bytes>>,
     probe: &Probe,
     tls: &tls::Client,
     attempt: &mut Attempt,
 ) -> Result<Exchange, FailureReason> {
-    let message = message(target, method, probe)?;
     let stream = tcp::connect(target.connect, attempt).await?;
     if !target.tls {
         return converse(stream, message, probe, attempt).await;
@@ -90,8 +91,14 @@ async fn exchange(
     converse(stream, message, probe, attempt).await
 }
 
-/// The request. Headers of the monitor replace those that lb would send.
-fn message(target: &Target, method: &Method, probe: &Probe) -> Result<Request<Empty<Bytes>>, FailureReason> {
+/// The request. Headers of the monitor replace those that lb would send; its credentials go to nobody but the origin,
+/// and not in clear text when the monitor speaks TLS.
+fn message(
+    target: &Target,
+    method: &Method,
+    probe: &Probe,
+    trusted: bool,
+) -> Result<Request<Empty<Bytes>>, FailureReason> {
     let own = [
         (header::HOST, target.host.as_str()),
         (header::USER_AGENT, USER_AGENT),
@@ -106,7 +113,8 @@ fn message(target: &Target, method: &Method, probe: &Probe) -> Result<Request<Em
         }
     }
     for (name, value) in &probe.headers {
-        if !name.eq_ignore_ascii_case("host") {
+        let secret = header::AUTHORIZATION == name.as_str() || header::COOKIE == name.as_str();
+        if !name.eq_ignore_ascii_case("host") && (trusted || !secret) {
             builder = builder.header(name, value);
         }
     }
@@ -418,6 +426,32 @@ mod tests {
             let observation = probe(MonitorKind::Http(asked), address).await;
             assert_eq!(observation.map(|_| ()), expected, "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn credentials_do_not_follow_a_redirect_to_another_host() {
+        let elsewhere = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let to = elsewhere.local_addr().unwrap();
+        let answer = format!("HTTP/1.1 302 Found\r\nLocation: http://{to}/\r\n\r\n");
+        let (address, mut heads) = server(vec![(NOW, answer.into_bytes())]).await;
+        let headers = [("Authorization", "secret"), ("X-Key", "1")];
+        let headers = headers
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec();
+        let asked = Probe {
+            headers,
+            follow_redirects: true,
+            ..get()
+        };
+        let (observation, head) = tokio::join!(probe(MonitorKind::Http(asked), address), async {
+            let (mut stream, _) = elsewhere.accept().await.unwrap();
+            let head = testing::read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            head
+        });
+        observation.unwrap();
+        assert!(heads.recv().await.unwrap().contains("authorization: secret"));
+        assert!(head.contains("x-key: 1") && !head.contains("secret"), "{head}");
     }
 
     #[tokio::test]
