@@ -1,1 +1,272 @@
-//! (being written)
+//! Health probes: one attempt, its time or the reason why it failed.
+//!
+//! This is I/O and nothing else. When to probe, how often to try again and what a failure means for an origin are
+//! decided by [`lb_core`]; nothing here remembers anything from one attempt to the next, and nothing here resolves
+//! names.
+
+mod body;
+mod http;
+mod icmp;
+mod redirect;
+mod tcp;
+#[cfg(test)]
+mod testing;
+mod tls;
+
+use anyhow::Context as _;
+use lb_core::engine::ProbeRequest;
+use lb_core::health::{FailureReason, Observation};
+use lb_core::model::MonitorKind;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// File descriptors that are left to the rest of the daemon: maps, links, API clients, logs.
+const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// What all attempts share: TLS roots, randomness, and the number of attempts that may run at the same time.
+pub struct Probes {
+    tls: tls::Clients,
+    random: &'static dyn rustls::crypto::SecureRandom,
+    permits: Arc<Semaphore>,
+}
+
+/// One step of an attempt, for `lb monitor test`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// What was done, such as `connect 192.0.2.1:80`.
+    pub what: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Probes {
+    /// Loads the system's trusted certificates (else Mozilla's list, compiled in) once for all attempts.
+    ///
+    /// # Errors
+    /// When the TLS library refuses its own defaults, or the limit on open files cannot be read.
+    pub fn new() -> anyhow::Result<Self> {
+        Self::with_roots(tls::roots())
+    }
+
+    pub(crate) fn with_roots(roots: rustls::RootCertStore) -> anyhow::Result<Self> {
+        Ok(Self {
+            tls: tls::Clients::new(roots).context("prepare TLS for HTTPS monitors")?,
+            random: rustls::crypto::ring::default_provider().secure_random,
+            permits: Arc::new(Semaphore::new(concurrent_attempts(open_files_limit()))),
+        })
+    }
+
+    /// How many attempts may run at the same time without running out of file descriptors. The caller acquires one
+    /// permit an attempt, before it calls [`attempt`]: the time in the queue is not part of the timeout.
+    #[must_use]
+    pub fn permits(&self) -> &Arc<Semaphore> {
+        &self.permits
+    }
+}
+
+/// Makes one attempt, which takes `monitor.timeout` at most.
+///
+/// The time in the answer is the time to establish the connection for `tcp`, the time to the head of the deciding
+/// answer for `http` and `https`, and the round trip for `icmp_ping`.
+///
+/// # Errors
+/// Why the attempt failed.
+pub async fn attempt(request: &ProbeRequest, context: &Probes) -> Observation {
+    attempt_with_steps(request, context).await.0
+}
+
+/// Like [`attempt`], and tells what was done.
+pub async fn attempt_with_steps(request: &ProbeRequest, context: &Probes) -> (Observation, Vec<Step>) {
+    let mut attempt = Attempt::start(request.monitor.timeout);
+    let observation = match &request.monitor.kind {
+        MonitorKind::Tcp => tcp::attempt(request, &mut attempt).await,
+        MonitorKind::Http(probe) => {
+            // Certificates matter only behind a redirect to https.
+            http::attempt(request, probe, false, context.tls.client(false), &mut attempt).await
+        }
+        MonitorKind::Https {
+            probe,
+            allow_insecure,
+        } => {
+            let tls = context.tls.client(*allow_insecure);
+            http::attempt(request, probe, true, tls, &mut attempt).await
+        }
+        MonitorKind::IcmpPing => icmp::attempt(request, context.random, &mut attempt).await,
+    };
+    (observation, attempt.steps)
+}
+
+/// The clock of one attempt and what it has done so far.
+struct Attempt {
+    started: Instant,
+    deadline: Instant,
+    steps: Vec<Step>,
+}
+
+impl Attempt {
+    fn start(timeout: Duration) -> Self {
+        let started = Instant::now();
+        Self {
+            started,
+            deadline: started + timeout,
+            steps: Vec::new(),
+        }
+    }
+
+    /// Runs one step until the deadline of the attempt.
+    async fn step<T>(
+        &mut self,
+        what: String,
+        late: FailureReason,
+        step: impl Future<Output = Result<T, FailureReason>>,
+    ) -> Result<T, FailureReason> {
+        let started = Instant::now();
+        let outcome = tokio::time::timeout_at(self.deadline, step)
+            .await
+            .unwrap_or(Err(late));
+        self.steps.push(Step {
+            what,
+            took: started.elapsed(),
+        });
+        outcome
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// The reason for an error of a socket.
+fn socket_failure(error: &io::Error) -> FailureReason {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => FailureReason::ConnectionFailed,
+        Some(libc::ETIMEDOUT) => FailureReason::TcpTimeout,
+        Some(libc::ECONNRESET | libc::EPIPE) => FailureReason::ConnectionReset,
+        // EACCES: a router (ICMPv6 code 1) or a route of this node prohibits it. A local firewall says EPERM.
+        Some(libc::EHOSTUNREACH | libc::EACCES) => FailureReason::NoRouteToHost,
+        Some(libc::ENETUNREACH) => FailureReason::NetworkUnreachable,
+        _ => FailureReason::Other(error.to_string()),
+    }
+}
+
+/// The soft limit on open files; `None`: there is none.
+fn open_files_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// An attempt holds one socket, and one more for a moment when it follows a redirect.
+fn concurrent_attempts(open_files: Option<u64>) -> usize {
+    let free = open_files
+        .unwrap_or(u64::MAX)
+        .saturating_sub(RESERVED_DESCRIPTORS);
+    usize::try_from(free / 2).unwrap_or(usize::MAX).clamp(16, 16_384)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::tests::Network;
+
+    #[tokio::test]
+    async fn an_attempt_may_run_in_a_task_of_its_own_and_tells_its_steps() {
+        let probes = Arc::new(Probes::new().unwrap());
+        let request = testing::request(MonitorKind::Tcp, testing::closed_port());
+        let task = tokio::spawn(async move { attempt_with_steps(&request, &probes).await });
+        let (observation, steps) = task.await.unwrap();
+        assert_eq!(observation, Err(FailureReason::ConnectionFailed));
+        assert!(
+            matches!(&steps[..], [step] if step.what.starts_with("connect 127.0.0.1:")),
+            "{steps:?}"
+        );
+    }
+
+    #[test]
+    fn what_routers_and_routes_say_is_reported() {
+        let Some(network) = Network::new("probe") else {
+            return;
+        };
+        network.run(async |network| {
+            network.set_peer("ipv4/ip_forward", "1");
+            network.set_peer("ipv6/conf/all/forwarding", "1");
+            // Routers answer a sender only so often; four errors in a row are always allowed.
+            network.set_peer("ipv4/icmp_ratelimit", "0");
+            network.set_peer("ipv6/icmp/ratelimit", "0");
+            for (kind, v4, v6) in [
+                ("unreachable", "198.51.100.0/25", "2001:db8:1::/48"),
+                ("prohibit", "198.51.100.128/25", "2001:db8:2::/48"),
+            ] {
+                network.peer(&format!("route add {kind} {v4}"));
+                network.peer(&format!("-6 route add {kind} {v6}"));
+            }
+            for command in [
+                "route add 198.51.100.0/24 via 10.77.0.2",
+                "-6 route add 2001:db8::/32 via fd77::2",
+                "route add unreachable 192.0.2.2/32",
+                "route add prohibit 192.0.2.3/32",
+            ] {
+                network.node(command);
+            }
+            let gone = Err(FailureReason::NoRouteToHost);
+            for (address, expected) in [
+                ("198.51.100.1", gone.clone()),
+                ("198.51.100.129", gone.clone()),
+                ("192.0.2.2", gone.clone()),
+                ("192.0.2.3", gone.clone()),
+                // Linux has no other word for an unreachable route of IPv6 than "no route" (ip6_pkt_discard).
+                ("2001:db8:1::1", Err(FailureReason::NetworkUnreachable)),
+                ("2001:db8:2::1", gone),
+                ("192.0.2.1", Err(FailureReason::NetworkUnreachable)),
+                ("2001:db9::1", Err(FailureReason::NetworkUnreachable)),
+                ("10.77.0.200", Err(FailureReason::PingTimeout)),
+            ] {
+                let to = std::net::SocketAddr::new(address.parse().unwrap(), 9);
+                let pinged = testing::ping(to.ip()).await;
+                assert_eq!(pinged, expected, "ping {address}");
+                // On a veth pair a router's answer is there before connect() has returned, and the kernel then
+                // keeps it back (sk_err_soft) until the SYN is repeated: a second, longer than this timeout.
+                if address.starts_with("192.0.2") || address.starts_with("2001:db9") {
+                    assert_eq!(
+                        testing::probe(MonitorKind::Tcp, to).await,
+                        expected,
+                        "connect to {address}"
+                    );
+                }
+            }
+            // A new network namespace forbids ICMP datagram sockets, so that these are raw ones.
+            for address in ["10.77.0.2", "fd77::2"] {
+                testing::ping(address.parse().unwrap()).await.unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn attempts_are_bounded_by_the_open_files_of_the_process() {
+        for (limit, attempts) in [
+            (None, 16_384),
+            (Some(64), 16),
+            (Some(1024), 384),
+            (Some(1 << 20), 16_384),
+            (Some(8192), 3968),
+        ] {
+            assert_eq!(concurrent_attempts(limit), attempts, "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn errors_of_sockets_have_cloudflares_reasons() {
+        for (error, reason) in [
+            (libc::ECONNREFUSED, FailureReason::ConnectionFailed),
+            (libc::ETIMEDOUT, FailureReason::TcpTimeout),
+            (libc::ECONNRESET, FailureReason::ConnectionReset),
+            (libc::EHOSTUNREACH, FailureReason::NoRouteToHost),
+            (libc::ENETUNREACH, FailureReason::NetworkUnreachable),
+        ] {
+            assert_eq!(socket_failure(&io::Error::from_raw_os_error(error)), reason);
+        }
+        let other = socket_failure(&io::Error::from_raw_os_error(libc::EMFILE));
+        assert!(matches!(other, FailureReason::Other(text) if text.contains("open files")));
+    }
+}

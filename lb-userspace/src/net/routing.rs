@@ -1,0 +1,533 @@
+//! From routes, links, addresses and neighbours to the [`Path`] of an address: the part of [`super::paths`] that
+//! needs no kernel.
+
+use lb_core::engine::Path;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType, RouteVia,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+
+/// An interface as rtnetlink tells it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Link {
+    pub(super) name: String,
+    /// `None`: not Ethernet.
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) mtu: u32,
+    /// `veth`, `bridge`, ...; `None`: a device of its own.
+    pub(super) kind: Option<String>,
+    /// Switched on, and the carrier is there.
+    pub(super) up: bool,
+    pub(super) loopback: bool,
+    /// The interface that a virtual one is made of.
+    pub(super) parent: Option<u32>,
+}
+
+impl Link {
+    pub(super) fn read(message: &LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let mut link = Self {
+            up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+            loopback: flags.contains(LinkFlags::Loopback),
+            ..Self::default()
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Link(parent) => link.parent = Some(*parent),
+                LinkAttribute::Address(mac) if message.header.link_layer_type == LinkLayerType::Ether => {
+                    link.mac = mac.as_slice().try_into().ok();
+                }
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(InfoKind::Other(kind)) => Some(kind.clone()),
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// What the kernel knows of a neighbour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Neighbour {
+    /// `None`: not resolved.
+    pub(super) mac: Option<[u8; 6]>,
+    /// Somebody has set it by hand, or it needs no resolution: it is never touched.
+    pub(super) fixed: bool,
+    /// The kernel keeps it resolved (`NTF_EXT_MANAGED`).
+    pub(super) managed: bool,
+    /// Who has made it (`NDA_PROTOCOL`).
+    pub(super) protocol: u8,
+}
+
+/// Which neighbour: the interface and the address.
+pub(super) type Hop = (u32, IpAddr);
+
+impl Neighbour {
+    pub(super) fn read(message: &NeighbourMessage) -> Option<(Hop, Self)> {
+        let state = message.header.state;
+        let resolved = matches!(
+            state,
+            NeighbourState::Reachable
+                | NeighbourState::Stale
+                | NeighbourState::Delay
+                | NeighbourState::Probe
+                | NeighbourState::Permanent
+                | NeighbourState::Noarp
+        );
+        let mut neighbour = Self {
+            mac: None,
+            fixed: matches!(state, NeighbourState::Permanent | NeighbourState::Noarp),
+            managed: false,
+            protocol: 0,
+        };
+        let mut address = None;
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some((*v4).into()),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some((*v6).into()),
+                NeighbourAttribute::LinkLayerAddress(mac) if resolved => {
+                    neighbour.mac = mac.as_slice().try_into().ok();
+                }
+                NeighbourAttribute::ExtFlags(flags) => {
+                    neighbour.managed = flags.contains(NeighbourExtFlags::Managed);
+                }
+                NeighbourAttribute::Protocol(protocol) => neighbour.protocol = u8::from(*protocol),
+                _ => {}
+            }
+        }
+        Some(((message.header.ifindex, address?), neighbour))
+    }
+}
+
+/// What the kernel's routing decision for an address is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Route {
+    Via {
+        ifindex: u32,
+        /// `None`: the address is on the link.
+        gateway: Option<IpAddr>,
+        /// The source address that the node itself would use.
+        preferred: Option<IpAddr>,
+        /// Smaller than the interface's: set on the route, or learned by path MTU discovery.
+        mtu: Option<u32>,
+    },
+    Unusable(String),
+}
+
+impl Route {
+    /// Reads the answer to `RTM_GETROUTE`.
+    pub(super) fn read(to: IpAddr, answer: io::Result<RouteNetlinkMessage>) -> Self {
+        match answer {
+            Ok(RouteNetlinkMessage::NewRoute(message)) => Self::read_route(to, &message),
+            Ok(_) => Self::Unusable(format!("the kernel does not tell a route to {to}")),
+            Err(error) => Self::Unusable(refusal(to, &error)),
+        }
+    }
+
+    fn read_route(to: IpAddr, message: &RouteMessage) -> Self {
+        let why = match message.header.kind {
+            RouteType::Unicast => None,
+            RouteType::Local => Some(format!("{to} is this node's own address")),
+            RouteType::Broadcast | RouteType::Anycast => {
+                Some(format!("{to} is a broadcast or anycast address"))
+            }
+            RouteType::Multicast => Some(format!("{to} is a multicast address")),
+            RouteType::BlackHole => Some(refusal(to, &io::Error::from_raw_os_error(libc::EINVAL))),
+            RouteType::Prohibit => Some(refusal(to, &io::Error::from_raw_os_error(libc::EACCES))),
+            RouteType::Unreachable => Some(refusal(to, &io::Error::from_raw_os_error(libc::EHOSTUNREACH))),
+            _ => Some(format!("the route to {to} is of a kind that lb does not know")),
+        };
+        if let Some(why) = why {
+            return Self::Unusable(why);
+        }
+        let (mut out, mut gateway, mut preferred, mut mtu) = (None, None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Oif(ifindex) => out = Some(*ifindex),
+                RouteAttribute::Gateway(address) => gateway = ip(address),
+                // An IPv4 route with an IPv6 next hop (RFC 5549): the neighbour is looked up in the IPv6 table.
+                RouteAttribute::Via(RouteVia::Inet(v4)) => gateway = Some((*v4).into()),
+                RouteAttribute::Via(RouteVia::Inet6(v6)) => gateway = Some((*v6).into()),
+                RouteAttribute::PrefSource(address) => preferred = ip(address),
+                RouteAttribute::Metrics(metrics) => {
+                    mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+                        _ => None,
+                    });
+                }
+                RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => {
+                    return Self::Unusable(format!(
+                        "the route to {to} adds an encapsulation, which lb cannot do"
+                    ));
+                }
+                _ => {}
+            }
+        }
+        match out {
+            Some(ifindex) => Self::Via {
+                ifindex,
+                gateway,
+                preferred,
+                mtu,
+            },
+            None => Self::Unusable(format!("the route to {to} names no interface")),
+        }
+    }
+
+    /// The neighbour that packets are sent to.
+    pub(super) fn hop(&self, to: IpAddr) -> Option<Hop> {
+        match self {
+            Self::Via { ifindex, gateway, .. } => Some((*ifindex, gateway.unwrap_or(to))),
+            Self::Unusable(_) => None,
+        }
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
+}
+
+/// The kernel reports routes that lead nowhere as errors of the lookup (`fib_props` in net/ipv4/fib_semantics.c).
+fn refusal(to: IpAddr, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENETUNREACH) => format!("there is no route to {to}"),
+        Some(libc::EHOSTUNREACH) => format!("the route to {to} says that it is unreachable"),
+        Some(libc::EINVAL) => format!("the route to {to} is a blackhole"),
+        Some(libc::EACCES) => format!("the route to {to} is prohibited"),
+        _ => format!("the kernel does not tell a route to {to}: {error}"),
+    }
+}
+
+/// The kernel's tables, as far as paths depend on them.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub(super) links: BTreeMap<u32, Link>,
+    /// Addresses of each interface that packets may be sent from.
+    pub(super) addresses: BTreeMap<u32, Vec<IpAddr>>,
+    pub(super) neighbours: BTreeMap<Hop, Neighbour>,
+}
+
+impl Tables {
+    /// Takes one entry of a dump or one notification.
+    pub(super) fn learn(&mut self, message: &RouteNetlinkMessage) {
+        match message {
+            RouteNetlinkMessage::NewLink(link) => {
+                self.links.insert(link.header.index, Link::read(link));
+            }
+            RouteNetlinkMessage::NewAddress(address) => {
+                if let Some(ip) = source(address) {
+                    self.addresses.entry(address.header.index).or_default().push(ip);
+                }
+            }
+            RouteNetlinkMessage::NewNeighbour(neighbour) => {
+                if let Some((hop, neighbour)) = Neighbour::read(neighbour) {
+                    self.neighbours.insert(hop, neighbour);
+                }
+            }
+            RouteNetlinkMessage::DelNeighbour(neighbour) => {
+                if let Some((hop, _)) = Neighbour::read(neighbour) {
+                    self.neighbours.remove(&hop);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The MAC address of a neighbour.
+    pub(super) fn mac(&self, hop: Hop) -> Option<[u8; 6]> {
+        self.neighbours.get(&hop).and_then(|neighbour| neighbour.mac)
+    }
+
+    /// How packets get to an address by the given route.
+    pub(super) fn path(&self, to: IpAddr, route: &Route, attached: &BTreeSet<u32>) -> Path {
+        let (ifindex, preferred, mtu) = match route {
+            Route::Unusable(why) => return Path::Unusable(why.clone()),
+            Route::Via {
+                ifindex,
+                preferred,
+                mtu,
+                ..
+            } => (*ifindex, *preferred, *mtu),
+        };
+        let Some(link) = self.links.get(&ifindex) else {
+            return Path::Unusable(format!("{to} is routed to an interface that is gone"));
+        };
+        let name = &link.name;
+        if link.loopback {
+            return Path::Unusable(format!("{to} is routed to {name}: it is on this node itself"));
+        }
+        if !attached.contains(&ifindex) {
+            return Path::Unusable(format!(
+                "{to} is routed through {name}, where lb is not attached, so that its answers would not come back \
+                 through lb: add \"{name}\" to datapath.interfaces"
+            ));
+        }
+        if !link.up {
+            return Path::Unusable(format!("{to} is routed through {name}, which is down"));
+        }
+        let (Some(mac), Some(hop)) = (link.mac, route.hop(to)) else {
+            return Path::Unusable(format!(
+                "{to} is routed through {name}, which is not an Ethernet interface"
+            ));
+        };
+        let mut sources: Vec<IpAddr> = preferred.into_iter().collect();
+        for &address in self.addresses.get(&ifindex).into_iter().flatten() {
+            if address.is_ipv4() == to.is_ipv4() && !sources.contains(&address) {
+                sources.push(address);
+            }
+        }
+        let mtu = mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
+        Path::Via {
+            ifindex,
+            next_hop: hop.1,
+            neighbour: self.mac(hop).map(Into::into),
+            interface_mac: mac.into(),
+            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+            sources,
+        }
+    }
+}
+
+/// The address, when it is one that packets may be sent from: of global scope, and not (any more) in doubt.
+pub(super) fn source(message: &AddressMessage) -> Option<IpAddr> {
+    let doubtful = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+    let old = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed | AddressHeaderFlags::Deprecated;
+    let flags = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let doubt = flags.map_or(message.header.flags.intersects(old), |flags| {
+        flags.intersects(doubtful)
+    });
+    if doubt || message.header.scope != AddressScope::Universe {
+        return None;
+    }
+    own_address(message)
+}
+
+/// `IFA_LOCAL` is the own address and `IFA_ADDRESS` the peer's on point-to-point links; else there may be only
+/// `IFA_ADDRESS`.
+pub(super) fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
+}
+
+/// `RTM_GETROUTE` for one address.
+pub(super) fn route_request(to: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(to);
+    message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
+    message.header.protocol = RouteProtocol::Unspec;
+    message.attributes.push(RouteAttribute::Destination(to.into()));
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+pub(super) fn family(address: IpAddr) -> netlink_packet_route::AddressFamily {
+    match address {
+        IpAddr::V4(_) => netlink_packet_route::AddressFamily::Inet,
+        IpAddr::V6(_) => netlink_packet_route::AddressFamily::Inet6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn tables() -> Tables {
+        let link = |name: &str, up, mac| Link {
+            name: name.to_owned(),
+            mac,
+            mtu: 1500,
+            up,
+            ..Link::default()
+        };
+        let loopback = Link {
+            loopback: true,
+            ..link("lo", true, None)
+        };
+        let neighbour = Neighbour {
+            mac: Some([2, 0, 0, 0, 0, 9]),
+            fixed: false,
+            managed: false,
+            protocol: 0,
+        };
+        Tables {
+            links: BTreeMap::from([
+                (1, loopback),
+                (2, link("eth0", true, Some(MAC))),
+                (3, link("eth1", true, Some(MAC))),
+                (4, link("eth2", false, Some(MAC))),
+                (5, link("wg0", true, None)),
+            ]),
+            addresses: BTreeMap::from([(2, ["192.0.2.1", "2001:db8::1", "192.0.2.2"].map(parse).to_vec())]),
+            neighbours: BTreeMap::from([((2, parse("192.0.2.9")), neighbour)]),
+        }
+    }
+
+    fn parse(address: &str) -> IpAddr {
+        address.parse().unwrap()
+    }
+
+    fn via(ifindex: u32, gateway: Option<&str>) -> Route {
+        let preferred = Some(parse("192.0.2.2"));
+        Route::Via {
+            ifindex,
+            gateway: gateway.map(parse),
+            preferred,
+            mtu: None,
+        }
+    }
+
+    fn path(to: &str, route: &Route) -> Path {
+        tables().path(parse(to), route, &BTreeSet::from([1, 2, 4, 5]))
+    }
+
+    #[test]
+    fn a_path_names_the_next_hop_and_the_preferred_source_first() {
+        for (to, gateway, next_hop, neighbour) in [
+            (
+                "198.51.100.1",
+                Some("192.0.2.9"),
+                "192.0.2.9",
+                Some([2, 0, 0, 0, 0, 9]),
+            ),
+            ("192.0.2.9", None, "192.0.2.9", Some([2, 0, 0, 0, 0, 9])),
+            ("192.0.2.8", None, "192.0.2.8", None),
+            ("192.0.2.8", Some("fe80::1"), "fe80::1", None),
+        ] {
+            let expected = Path::Via {
+                ifindex: 2,
+                next_hop: parse(next_hop),
+                neighbour: neighbour.map(Into::into),
+                interface_mac: MAC.into(),
+                mtu: 1500,
+                sources: ["192.0.2.2", "192.0.2.1"].map(parse).to_vec(),
+            };
+            assert_eq!(path(to, &via(2, gateway)), expected, "{to}");
+        }
+    }
+
+    #[test]
+    fn the_smaller_mtu_counts() {
+        for (route, expected) in [(None, 1500), (Some(1400), 1400), (Some(9000), 1500)] {
+            let route = Route::Via {
+                ifindex: 2,
+                gateway: None,
+                preferred: None,
+                mtu: route,
+            };
+            assert!(matches!(path("192.0.2.9", &route), Path::Via { mtu, .. } if mtu == expected));
+        }
+    }
+
+    #[test]
+    fn what_lb_cannot_send_through_is_said_to_the_operator() {
+        for (ifindex, words) in [
+            (1, "this node itself"),
+            (3, "add \"eth1\" to datapath.interfaces"),
+            (4, "eth2, which is down"),
+            (5, "not an Ethernet interface"),
+            (9, "gone"),
+        ] {
+            let path = path("192.0.2.9", &via(ifindex, None));
+            assert!(
+                matches!(&path, Path::Unusable(why) if why.contains(words)),
+                "{path:?}"
+            );
+        }
+        for (error, words) in [
+            (libc::ENETUNREACH, "no route"),
+            (libc::EINVAL, "blackhole"),
+            (libc::EACCES, "prohibited"),
+        ] {
+            let route = Route::read(parse("192.0.2.9"), Err(io::Error::from_raw_os_error(error)));
+            assert!(
+                matches!(&route, Route::Unusable(why) if why.contains(words)),
+                "{route:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn routes_to_the_node_itself_are_unusable() {
+        let mut message = RouteMessage::default();
+        for (kind, words) in [
+            (RouteType::Local, "own address"),
+            (RouteType::Broadcast, "broadcast"),
+            (RouteType::Multicast, "multicast"),
+            (RouteType::Unicast, "names no interface"),
+        ] {
+            message.header.kind = kind;
+            let answer = Ok(RouteNetlinkMessage::NewRoute(message.clone()));
+            let route = Route::read(parse("192.0.2.1"), answer);
+            assert!(
+                matches!(&route, Route::Unusable(why) if why.contains(words)),
+                "{route:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_neighbour_counts_as_resolved_while_the_kernel_would_use_it() {
+        for (state, resolved, fixed) in [
+            (NeighbourState::Reachable, true, false),
+            (NeighbourState::Stale, true, false),
+            (NeighbourState::Delay, true, false),
+            (NeighbourState::Probe, true, false),
+            (NeighbourState::Permanent, true, true),
+            (NeighbourState::Noarp, true, true),
+            (NeighbourState::Incomplete, false, false),
+            (NeighbourState::Failed, false, false),
+            (NeighbourState::None, false, false),
+        ] {
+            let mut message = NeighbourMessage::default();
+            message.header.ifindex = 2;
+            message.header.state = state;
+            let destination = NeighbourAddress::Inet("192.0.2.9".parse().unwrap());
+            message.attributes = vec![
+                NeighbourAttribute::Destination(destination),
+                NeighbourAttribute::LinkLayerAddress(MAC.to_vec()),
+                NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed),
+            ];
+            let (hop, neighbour) = Neighbour::read(&message).unwrap();
+            assert_eq!(hop, (2, parse("192.0.2.9")));
+            assert_eq!(
+                (neighbour.mac.is_some(), neighbour.fixed),
+                (resolved, fixed),
+                "{state:?}"
+            );
+            assert!(neighbour.managed);
+        }
+    }
+}
