@@ -17,6 +17,7 @@ mod reader;
 mod tests;
 
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity, Source};
+pub use node::check_interface;
 
 use lb_core::model::Config;
 use reader::{Located, Place, Sink, Table, Value};

@@ -1,0 +1,19 @@
+//! `lb completions`.
+
+use super::{Failure, output};
+use clap::Args;
+use clap_complete::Shell;
+
+/// Print completions for a shell, such as: lb completions bash > /etc/bash_completion.d/lb
+#[derive(Args, Debug)]
+pub(super) struct Completions {
+    shell: Shell,
+}
+
+impl Completions {
+    pub fn run(self, mut command: clap::Command) -> Result<(), Failure> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command, "lb", &mut script);
+        output::print_bytes(&script)
+    }
+}
