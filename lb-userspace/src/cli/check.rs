@@ -6,7 +6,7 @@ use crate::wire::CheckReport;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// Validate a configuration file: every error with its place; exit code 3 when there is one
+/// Validate a configuration file: every error with its place; exit code 3
 #[derive(Args, Debug)]
 pub(super) struct Check {
     #[command(flatten)]

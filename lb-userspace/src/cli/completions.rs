@@ -4,8 +4,9 @@ use super::{Failure, output};
 use clap::Args;
 use clap_complete::Shell;
 
-/// Print completions for a shell, such as: lb completions bash > /etc/bash_completion.d/lb
+/// Print completions for a shell
 #[derive(Args, Debug)]
+#[command(after_help = "Example: lb completions bash > /etc/bash_completion.d/lb")]
 pub(super) struct Completions {
     shell: Shell,
 }

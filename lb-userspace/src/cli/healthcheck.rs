@@ -2,11 +2,12 @@
 
 use super::{Exit, Failure, Global, global, output};
 use crate::client::Query;
+use crate::wire::ErrorBody;
 use clap::Args;
 use hyper::Method;
 use serde::Serialize;
 
-/// Ask the daemon whether it is ready, for container and service managers; exit code 8 when it is not
+/// Ask the daemon whether it is ready, exit code 8 when it is not
 #[derive(Args, Debug)]
 pub(super) struct Healthcheck {}
 
@@ -36,7 +37,7 @@ impl Healthcheck {
         let (status, body) = global::wait(exchange)?;
         let message = match status.is_success() {
             true => "ready".to_owned(),
-            false => format!("not ready: {}", String::from_utf8_lossy(&body).trim()),
+            false => format!("not ready: {}", words(&body)),
         };
         if global.json {
             output::print_json(&Answer {
@@ -51,5 +52,13 @@ impl Healthcheck {
         } else {
             Err(Failure::silent(Exit::Degraded))
         }
+    }
+}
+
+/// Why the daemon is not ready: plain text of its own, or a refusal.
+fn words(body: &[u8]) -> String {
+    match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(ErrorBody { error }) => error.message,
+        Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
     }
 }

@@ -7,7 +7,7 @@ use crate::daemon;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Attach without a daemon: load, pin, compile the tables once and exit; forwarding goes on
+/// Attach without a daemon: pin, fill the tables once and exit; forwarding goes on
 ///
 /// There are no monitors: every enabled origin counts as up. `lb run` takes it over later.
 #[derive(Args, Debug)]
@@ -34,7 +34,8 @@ pub(super) struct Detach {
     #[arg(value_name = "IF", value_parser = interface)]
     interface: Option<String>,
     /// Configuration file of the node that is meant; default: every node of this network namespace
-    #[arg(short, long, value_name = "FILE", env = "LB_CONFIG")]
+    // Not from LB_CONFIG: removing lb must not fail because a file that nobody named is invalid.
+    #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 

@@ -44,8 +44,11 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid, 4 daemon unreachable, 5 not found, 6 conflict,
-7 privilege or kernel feature missing, 8 degraded (status --exit-code, healthcheck)";
+Environment: LB_CONFIG, LB_SOCKET, LB_URL, LB_TOKEN_FILE, LB_LOG (such as debug)
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid, 4 daemon unreachable,
+5 not found, 6 conflict, 7 privilege or kernel feature missing,
+8 degraded (status --exit-code, healthcheck)";
 
 #[derive(Subcommand, Debug)]
 enum Command {

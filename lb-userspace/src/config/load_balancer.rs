@@ -176,14 +176,14 @@ fn refuse_the_rest(table: &Table<'_>) {
         "custom rules look into HTTP requests, which a packet-level balancer cannot",
         "use one application and load balancer for each port",
     );
-    if let Some(value) = table.get("session_affinity") {
-        if let Some(word) = value.string().filter(|word| !matches!(*word, "none" | "")) {
-            value.error(
-                format!("session affinity \"{word}\" needs HTTP, which a packet-level balancer does not see"),
-                "use `origin_steering = { policy = \"hash\" }` on the pools: the client's address picks the origin"
-                    .to_owned(),
-            );
-        }
+    if let Some(value) = table.get("session_affinity")
+        && let Some(word) = value.string().filter(|word| !matches!(*word, "none" | ""))
+    {
+        value.error(
+            format!("session affinity \"{word}\" needs HTTP, which a packet-level balancer does not see"),
+            "use `origin_steering = { policy = \"hash\" }` on the pools: the client's address picks the origin"
+                .to_owned(),
+        );
     }
     for key in ["session_affinity_ttl", "session_affinity_attributes"] {
         table.refuse(

@@ -1,7 +1,7 @@
 //! The configuration file: TOML in, a validated [`Config`] or every mistake at once out.
 //!
-//! [`reader`](self) asks the text typed questions, one file below for each kind of object turns the answers into the
-//! model, and [`check`](self) follows the references between them. Nothing is accepted without effect unless it is
+//! `reader` asks the text typed questions, one file below for each kind of object turns the answers into the
+//! model, and `check` follows the references between them. Nothing is accepted without effect unless it is
 //! said so: what this version cannot do is an error that names the field.
 
 mod address;

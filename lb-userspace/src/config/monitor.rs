@@ -134,13 +134,13 @@ fn refuse_http_fields(table: &Table<'_>, kind: &str, fields: &[&'static str]) {
 
 /// Cloudflare's answers carry `allow_insecure = false` for http monitors too; true is a misunderstanding.
 fn refuse_insecure(table: &Table<'_>) {
-    if let Some(value) = table.get("allow_insecure") {
-        if value.boolean() == Some(true) {
-            value.error(
-                "a monitor of type \"http\" verifies no certificate",
-                "set `type` to \"https\"".to_owned(),
-            );
-        }
+    if let Some(value) = table.get("allow_insecure")
+        && value.boolean() == Some(true)
+    {
+        value.error(
+            "a monitor of type \"http\" verifies no certificate",
+            "set `type` to \"https\"".to_owned(),
+        );
     }
 }
 

@@ -160,7 +160,6 @@ pub(super) fn datapath(table: Option<Table<'_>>) -> Datapath {
 }
 
 /// The datapath counts idle time in 32 bits of jiffies: ten days stay clear of the wrap at 1000 Hz.
-
 fn flow_timeout(value: Value<'_>) -> Option<Duration> {
     seconds(&value, 0.1..=864_000.0)
 }

@@ -54,11 +54,11 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
         );
     }
     forwarding(&table);
-    if let Some(value) = table.get("on_unhealthy") {
-        if value.word(&[("keep", true), ("reset", false)]) == Some(false) {
-            let help = "\"keep\" leaves established TCP flows alone".to_owned();
-            value.error("\"reset\" is not supported in this version", help);
-        }
+    if let Some(value) = table.get("on_unhealthy")
+        && value.word(&[("keep", true), ("reset", false)]) == Some(false)
+    {
+        let help = "\"keep\" leaves established TCP flows alone".to_owned();
+        value.error("\"reset\" is not supported in this version", help);
     }
     table.unsupported(
         "drain_timeout",

@@ -308,6 +308,68 @@ fn uptime(seconds: u64) -> String {
 mod tests {
     use super::*;
 
+    fn status(packets: u64) -> Status {
+        serde_json::from_value(serde_json::json!({
+            "api_version": 1,
+            "node": {"name": "edge-1", "version": "0.1.0", "abi_version": 1, "generation": 4, "uptime_seconds": 75},
+            "interfaces": [{"name": "eth0", "mode": "native", "program_id": 12}],
+            "applications": [{
+                "name": "web", "protocol": "tcp/80", "addresses": ["203.0.113.10"], "load_balancer": "lb",
+                "pool": "sorry", "on_fallback": true, "flows": 3, "new_flows_total": 5,
+                "packets_total": packets, "bytes_total": packets * 100
+            }],
+            "load_balancers": [{
+                "name": "lb", "health": "critical", "steering_policy": "off",
+                "pool_shares": {"sorry": 1.0}, "on_fallback": true
+            }],
+            "pools": [{
+                "name": "eu", "health": "critical", "healthy_origins": 0, "minimum_origins": 1,
+                "origins": [{
+                    "name": "a", "address": "2001:db8::1", "port": 80, "enabled": true, "health": "unhealthy",
+                    "failure_reason": "TCP Timeout", "weight": 0.5, "share": 0.0, "flows": 0,
+                    "packets_total": packets, "bytes_total": 0, "rtt_ms": null, "draining": false,
+                    "path_problem": null
+                }]
+            }],
+            "drops": {"no_origin": 4, "malformed": 0}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_status_is_readable() {
+        let expected = "\
+edge-1: configuration 4, up 1 min, lb 0.1.0
+
+INTERFACE  MODE    PROGRAM
+eth0       native       12
+
+APPLICATION  PROTOCOL  ADDRESSES     LOAD BALANCER  POOL            FLOWS  NEW FLOWS  PACKETS   BYTES
+web          tcp/80    203.0.113.10  lb             sorry FALLBACK      3          5     2.0k  200.0k
+
+LOAD BALANCER  HEALTH    STEERING  POOLS
+lb             critical  off       sorry 100.0% FALLBACK
+
+POOL / ORIGIN  ADDRESS           HEALTH     WEIGHT  SHARE  FLOWS  PACKETS  BYTES  RTT  REASON
+eu                               critical                                              0 of 1 healthy, needs 1
+  a            [2001:db8::1]:80  unhealthy    0.50   0.0%      0     2.0k      0    -  TCP Timeout
+
+DROPS      PACKETS
+no_origin        4
+";
+        assert_eq!(text(&status(2000), None, false), expected);
+        assert!(text(&status(2000), None, true).contains("\u{1b}["));
+    }
+
+    #[test]
+    fn rates_are_per_second_and_never_negative() {
+        let rates = |old, new| Rates::new(&status(old), &status(new), Duration::from_secs(2));
+        assert_eq!(rates(1000, 3000).applications["web"].packets, 1000.0);
+        assert_eq!(rates(3000, 1000).applications["web"].packets, 0.0);
+        let frame = text(&status(3000), Some(rates(1000, 3000)), false);
+        assert!(frame.contains("PACKETS/S") && frame.contains("1.0k"), "{frame}");
+    }
+
     #[test]
     fn numbers_are_short() {
         for (number, text) in [
