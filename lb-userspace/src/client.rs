@@ -1,1 +1,294 @@
-//! (being written)
+//! The API's client: one request, one answer, over the daemon's unix socket or over TCP.
+
+use crate::api::Token;
+use crate::cli::{Exit, Failure};
+use crate::wire::{ErrorBody, ErrorCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Larger answers are not read: a million flows are about 250 MB.
+const MAX_ANSWER: usize = 512 << 20;
+
+/// Where the daemon is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    Socket(PathBuf),
+    /// `HOST:PORT` of an `http://` URL.
+    Tcp(String),
+}
+
+impl Target {
+    /// Reads an URL such as `http://127.0.0.1:7600`.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn from_url(url: &str) -> Result<Self, String> {
+        let Some(rest) = url.strip_prefix("http://") else {
+            return Err(match url.starts_with("https://") {
+                true => format!(
+                    "{url}: TLS is not supported in this version; use a tunnel and http://127.0.0.1:PORT"
+                ),
+                false => format!("{url}: the URL must start with http://, as in http://127.0.0.1:7600"),
+            });
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        match authority.parse::<hyper::http::uri::Authority>() {
+            Ok(parsed) if parsed.as_str().contains('@') => Err("the URL must not hold a password".to_owned()),
+            Ok(parsed) => Ok(Self::Tcp(match parsed.port_u16() {
+                Some(_) => authority.to_owned(),
+                None => format!("{authority}:80"),
+            })),
+            Err(_) => Err(format!("{url}: not of the form http://HOST:PORT")),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Socket(path) => path.display().to_string(),
+            Self::Tcp(authority) => format!("http://{authority}"),
+        }
+    }
+}
+
+/// A daemon to ask.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub target: Target,
+    pub token: Option<Token>,
+    /// For one request with its answer.
+    pub timeout: Duration,
+}
+
+/// A path with its query, each value escaped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Query(String);
+
+impl Query {
+    /// A path without parameters.
+    #[must_use]
+    pub fn new(path: &str) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// The same with one more parameter.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.push(if self.0.contains('?') { '&' } else { '?' });
+        self.0.push_str(name);
+        self.0.push('=');
+        for &byte in value.as_bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    self.0.push(char::from(byte))
+                }
+                // Writing to a string cannot fail.
+                _ => drop(write!(self.0, "%{byte:02X}")),
+            }
+        }
+        self
+    }
+
+    /// The same with one more parameter if there is a value.
+    #[must_use]
+    pub fn with_some(self, name: &str, value: Option<&str>) -> Self {
+        match value {
+            Some(value) => self.with(name, value),
+            None => self,
+        }
+    }
+}
+
+impl Client {
+    /// Asks, and reads the answer as `T`.
+    ///
+    /// # Errors
+    /// See [`Self::call`]; also an answer of another shape.
+    pub async fn fetch<T: DeserializeOwned>(&self, method: Method, query: &Query) -> Result<T, Failure> {
+        parse(&self.call(method, query).await?)
+    }
+
+    /// Asks, and gives the body of a successful answer as it came.
+    ///
+    /// # Errors
+    /// Nobody answers ([`Exit::Unreachable`]), the socket may not be used ([`Exit::Privilege`]), or the daemon's
+    /// refusal with the exit code of its kind.
+    pub async fn call(&self, method: Method, query: &Query) -> Result<Bytes, Failure> {
+        match tokio::time::timeout(self.timeout, self.exchange(method, query)).await {
+            Ok(Ok((status, body))) if status.is_success() => Ok(body),
+            Ok(Ok((status, body))) => Err(refusal(status, &body)),
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(self.unreachable(format!("no answer within {} s", self.timeout.as_secs_f64()))),
+        }
+    }
+
+    /// Status and body of any answer.
+    ///
+    /// # Errors
+    /// Nobody answers, or the socket may not be used.
+    pub async fn exchange(&self, method: Method, query: &Query) -> Result<(StatusCode, Bytes), Failure> {
+        match &self.target {
+            Target::Socket(path) => {
+                let stream = UnixStream::connect(path)
+                    .await
+                    .map_err(|error| self.not_connected(&error))?;
+                self.send(stream, "localhost", method, query).await
+            }
+            Target::Tcp(authority) => {
+                let stream = TcpStream::connect(authority)
+                    .await
+                    .map_err(|error| self.not_connected(&error))?;
+                self.send(stream, authority, method, query).await
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        host: &str,
+        method: Method,
+        query: &Query,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let broken = |error: hyper::Error| self.unreachable(format!("the connection broke: {error}"));
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        let connection = tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(query.0.as_str())
+            .header(HOST, host);
+        if let Some(token) = &self.token {
+            let mut value = HeaderValue::try_from(token.authorization())
+                .map_err(|_| Failure::new(Exit::Usage, "the token cannot be sent in a header"))?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        let request = request
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| Failure::new(Exit::Usage, format!("the request cannot be sent: {error}")))?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| self.unreachable(format!("the answer broke off: {error}")))?
+            .to_bytes();
+        connection.abort();
+        Ok((status, body))
+    }
+
+    fn not_connected(&self, error: &std::io::Error) -> Failure {
+        match (error.kind(), &self.target) {
+            (ErrorKind::PermissionDenied, _) => Failure::new(
+                Exit::Privilege,
+                format!(
+                    "no permission to use {}: run the command as root, like the daemon",
+                    self.target.name()
+                ),
+            ),
+            (ErrorKind::NotFound, Target::Socket(path)) => {
+                self.unreachable(format!("the socket {} does not exist", path.display()))
+            }
+            _ => self.unreachable(error.to_string()),
+        }
+    }
+
+    fn unreachable(&self, why: String) -> Failure {
+        let remedy = match self.target {
+            Target::Socket(_) => {
+                "is it running (lb run -c FILE)? another socket is named with --socket or LB_SOCKET"
+            }
+            Target::Tcp(_) => {
+                "does it listen there (`api.listen`)? another address is named with --url or LB_URL"
+            }
+        };
+        Failure::new(
+            Exit::Unreachable,
+            format!(
+                "the daemon at {} cannot be reached: {why}\n{remedy}",
+                self.target.name()
+            ),
+        )
+    }
+}
+
+/// Reads an answer as `T`.
+///
+/// # Errors
+/// The answer has another shape: the daemon is of another version, or something else answers there.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let message =
+            format!("the answer is not understood: {error}\nis the daemon of the same version (lb version)?");
+        Failure::new(Exit::Failed, message)
+    })
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+    let Ok(ErrorBody { error }) = serde_json::from_slice::<ErrorBody>(body) else {
+        return Failure::new(
+            Exit::Failed,
+            format!("the answer is {status}, which lb does not give"),
+        );
+    };
+    let exit = match error.code {
+        ErrorCode::InvalidRequest => Exit::Usage,
+        ErrorCode::ConfigurationInvalid => Exit::Configuration,
+        ErrorCode::NotFound => Exit::NotFound,
+        ErrorCode::Conflict => Exit::Conflict,
+        ErrorCode::Unavailable => Exit::Unreachable,
+        ErrorCode::Unauthorized | ErrorCode::Forbidden | ErrorCode::Unsupported => Exit::Privilege,
+        ErrorCode::MethodNotAllowed | ErrorCode::TooLarge | ErrorCode::Internal | ErrorCode::Unknown => {
+            Exit::Failed
+        }
+    };
+    let mut message = error.message;
+    for problem in &error.problems {
+        message.push_str(&format!("\n{problem}"));
+    }
+    Failure::new(exit, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_a_host_and_a_port() {
+        let tcp = |authority: &str| Ok(Target::Tcp(authority.to_owned()));
+        assert_eq!(Target::from_url("http://127.0.0.1:7600"), tcp("127.0.0.1:7600"));
+        assert_eq!(Target::from_url("http://[::1]:7600/"), tcp("[::1]:7600"));
+        assert_eq!(Target::from_url("http://lb.example"), tcp("lb.example:80"));
+        for wrong in [
+            "",
+            "lb.example:7600",
+            "https://lb.example",
+            "http://",
+            "http://a b",
+            "http://u:p@h:1",
+            "http://h/path",
+        ] {
+            assert!(Target::from_url(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_escaped() {
+        let query = Query::new("/p")
+            .with("a", "x y&z=é")
+            .with_some("b", None)
+            .with("c", "1");
+        assert_eq!(query, Query("/p?a=x%20y%26z%3D%C3%A9&c=1".to_owned()));
+    }
+}

@@ -1,1 +1,18 @@
-//! (being written)
+//! The HTTP API of the daemon, on a unix socket and, if configured, on TCP.
+//!
+//! It holds no state: reads of the snapshot go to the watch channel, everything else is a [`Request`] to the daemon,
+//! which owns maps, configuration and engine. A daemon that does not answer in time is an error, never a hang.
+
+mod error;
+mod guard;
+mod listen;
+mod request;
+mod routes;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use listen::Server;
+pub use request::{Handle, Reply, Request};
+pub use routes::router;
+pub use token::Token;

@@ -1,1 +1,25 @@
-//! (being written)
+//! The JSON shapes of lb's own API, `/api/v1`: what the daemon answers, the client reads and `--json` prints.
+//!
+//! Keys are a contract: they may be added, never renamed or removed.
+
+mod check;
+mod error;
+mod event;
+mod explain;
+mod flows;
+mod ordered;
+mod status;
+
+pub use check::{CheckReport, Problem, Reloaded, Version};
+pub use error::{ErrorBody, ErrorCode, ErrorDetail};
+pub use event::{Event, Events};
+pub use explain::{Explain, ExplainQuery, ExplainStep};
+pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
+pub use ordered::Ordered;
+pub use status::{
+    ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, NodeStatus, OriginStatus, PoolStatus,
+    Status,
+};
+
+/// Version of the shapes, `api_version` of a status.
+pub const API_VERSION: u32 = 1;

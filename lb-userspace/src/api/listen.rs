@@ -1,0 +1,272 @@
+//! Sockets of the API, and serving them.
+
+use super::guard::Guard;
+use super::routes::guarded;
+use super::{Handle, Token};
+use crate::cli::{Exit, Failure};
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use lb_core::model::Api;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections at a time on each listener: more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How long a client may take for the head of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long requests that are being answered may go on when the daemon stops.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// The bound sockets. The socket file is removed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    unix: UnixListener,
+    _file: SocketFile,
+    tcp: Vec<(TcpListener, Guard)>,
+}
+
+impl Server {
+    /// Binds everything that the configuration asks for. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// Which address cannot be used and why: another daemon answers on the socket ([`Exit::Conflict`]), no privilege
+    /// ([`Exit::Privilege`]), an address that is in use, a token file that cannot be read.
+    pub fn bind(api: &Api) -> Result<Self, Failure> {
+        let (unix, file) = bind_unix(&api.socket)?;
+        let token = match &api.token_file {
+            Some(path) if !api.listen.is_empty() => Some(Arc::new(
+                Token::read(path).map_err(|message| Failure::new(Exit::Failed, message))?,
+            )),
+            Some(_) | None => None,
+        };
+        let mut tcp = Vec::new();
+        for &address in &api.listen {
+            let guard = match &token {
+                Some(token) => Guard::Bearer(Arc::clone(token)),
+                None if address.ip().is_loopback() => Guard::Local,
+                None => {
+                    let message = format!("the API does not listen on {address} without `api.token_file`");
+                    return Err(Failure::new(Exit::Configuration, message));
+                }
+            };
+            tcp.push((bind_tcp(address)?, guard));
+        }
+        Ok(Self {
+            unix,
+            _file: file,
+            tcp,
+        })
+    }
+
+    /// Addresses of the TCP listeners, in the order of the configuration.
+    #[must_use]
+    pub fn tcp_addresses(&self) -> Vec<SocketAddr> {
+        self.tcp
+            .iter()
+            .filter_map(|(listener, _)| listener.local_addr().ok())
+            .collect()
+    }
+
+    /// Serves until `stop` is cancelled, then lets running requests end.
+    pub async fn serve(self, handle: Handle, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let trusted = guarded(handle.clone(), Guard::Trusted);
+        tasks.spawn(accept(
+            Listener::Unix(self.unix),
+            trusted,
+            stop.clone(),
+            tasks.clone(),
+        ));
+        for (listener, guard) in self.tcp {
+            let router = guarded(handle.clone(), guard);
+            tasks.spawn(accept(
+                Listener::Tcp(listener),
+                router,
+                stop.clone(),
+                tasks.clone(),
+            ));
+        }
+        stop.cancelled().await;
+        tasks.close();
+        let _ = tokio::time::timeout(DRAIN, tasks.wait()).await;
+    }
+}
+
+/// Either kind of socket.
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+async fn accept(listener: Listener, router: Router, stop: CancellationToken, tasks: TaskTracker) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
+        let serve = |stream: Box<dyn Stream>| {
+            let (router, stop) = (router.clone(), stop.clone());
+            tasks.spawn(async move {
+                connection(stream, router, stop).await;
+                drop(slot);
+            });
+        };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(stream) => serve(stream),
+            Err(error) => {
+                // Out of descriptors, or a client that left early: neither gets better by trying at once.
+                tracing::warn!(%error, "API: cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+impl Listener {
+    async fn accept(&self) -> std::io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connection(stream: Box<dyn Stream>, router: Router, stop: CancellationToken) {
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(64 << 10)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "API: connection ended");
+    }
+}
+
+/// A socket file that this process made.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // A daemon that started since may have put its own there.
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listen = || {
+        let socket = std::net::TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket)
+    };
+    listen().map_err(|error| {
+        let exit = match error.kind() {
+            ErrorKind::AddrInUse => Exit::Conflict,
+            ErrorKind::PermissionDenied => Exit::Privilege,
+            _ => Exit::Failed,
+        };
+        Failure::new(
+            exit,
+            format!("the API cannot listen on {address} (`api.listen`): {error}"),
+        )
+    })
+}
+
+/// Binds the socket with mode 0600. Between bind and listen nobody can connect, so there is no moment with another mode.
+fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), Failure> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)
+            .map_err(|error| unix_failure(path, &format!("cannot create {}", directory.display()), &error))?;
+    }
+    remove_stale(path)?;
+    let bind = || {
+        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+        socket.bind(&socket2::SockAddr::unix(path)?)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        let file = fs::symlink_metadata(path)?;
+        socket.listen(1024)?;
+        socket.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(socket.into())?;
+        Ok((
+            listener,
+            SocketFile {
+                path: path.to_owned(),
+                identity: (file.dev(), file.ino()),
+            },
+        ))
+    };
+    bind().map_err(|error| unix_failure(path, "cannot bind", &error))
+}
+
+/// Removes the file of a daemon that is gone; refuses when one answers or when the file is something else.
+fn remove_stale(path: &Path) -> Result<(), Failure> {
+    let file = match fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unix_failure(path, "cannot look at the file", &error)),
+    };
+    let conflict = |message: String| Err(Failure::new(Exit::Conflict, message));
+    if !file.file_type().is_socket() {
+        return conflict(format!(
+            "{} exists and is not a socket: set `api.socket` to another path",
+            path.display()
+        ));
+    }
+    match StdUnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|error| unix_failure(path, "cannot remove the stale file", &error))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(unix_failure(path, "cannot find out who uses the socket", &error)),
+        Ok(_) => conflict(format!(
+            "another daemon answers on {}: stop it, or set `node.name` and `api.socket` to run two",
+            path.display()
+        )),
+    }
+}
+
+fn unix_failure(path: &Path, action: &str, error: &std::io::Error) -> Failure {
+    let exit = match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Exit::Privilege,
+        ErrorKind::AddrInUse => Exit::Conflict,
+        _ => Exit::Failed,
+    };
+    Failure::new(
+        exit,
+        format!("socket {} (`api.socket`): {action}: {error}", path.display()),
+    )
+}

@@ -1,0 +1,225 @@
+//! What can only be checked when the whole file is known: references, and addresses used twice.
+
+use super::Declared;
+use super::application::ReadApplication;
+use super::load_balancer::ReadLoadBalancer;
+use super::pool::ReadPool;
+use super::reader::{Located, Sink, suggestion};
+use lb_core::model::{Monitor, MonitorKind, Transport};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+/// Reports what does not fit together.
+pub(super) fn references(
+    sink: &Sink,
+    monitors: &[Declared<Monitor>],
+    pools: &[Declared<ReadPool>],
+    load_balancers: &[Declared<ReadLoadBalancer>],
+    applications: &[Declared<ReadApplication>],
+) {
+    let monitors = Index::new("monitor", monitors);
+    for pool in pools {
+        if let Some(monitor) = pool
+            .object
+            .monitor
+            .as_ref()
+            .and_then(|name| monitors.resolve(sink, name))
+        {
+            probed_port(sink, &pool.object, monitor);
+        }
+    }
+    let pools = Index::new("pool", pools);
+    for balancer in load_balancers {
+        let object = &balancer.object;
+        for name in object.default_pools.iter().chain(&object.fallback_pool) {
+            let _ = pools.resolve(sink, name);
+        }
+        for name in &object.weighted_pools {
+            if pools.resolve(sink, name).is_some()
+                && !object.load_balancer.default_pools.contains(&name.value)
+            {
+                let message = format!(
+                    "pool `{}` is not one of `default_pools`: its weight has no effect",
+                    name.value
+                );
+                sink.warning(&name.place, message, None);
+            }
+        }
+    }
+    let balancers = Index::new("load balancer", load_balancers);
+    for application in applications {
+        let balancer = application
+            .object
+            .load_balancer
+            .as_ref()
+            .and_then(|name| balancers.resolve(sink, name));
+        families(sink, &application.object, balancer, &pools);
+    }
+    listeners(sink, applications);
+    loops(sink, &pools, applications);
+}
+
+/// Objects of one kind by name.
+struct Index<'a, T> {
+    /// What messages call the kind.
+    kind: &'static str,
+    objects: HashMap<&'a str, &'a T>,
+    in_order: Vec<&'a T>,
+}
+
+impl<'a, T> Index<'a, T> {
+    fn new(kind: &'static str, declared: &'a [Declared<T>]) -> Self {
+        let objects = declared
+            .iter()
+            .map(|declared| (declared.name.value.as_str(), &declared.object))
+            .collect();
+        Self {
+            kind,
+            objects,
+            in_order: declared.iter().map(|declared| &declared.object).collect(),
+        }
+    }
+
+    /// The object of that name; reports it when there is none.
+    fn resolve(&self, sink: &Sink, name: &Located<String>) -> Option<&'a T> {
+        let object = self.objects.get(name.value.as_str()).copied();
+        if object.is_none() {
+            // In a fixed order, so that the same file always gets the same words.
+            let mut known: Vec<&str> = self.objects.keys().copied().collect();
+            known.sort_unstable();
+            let help = suggestion(&name.value, known.iter().copied()).or_else(|| match known.len() {
+                0 => Some(format!("the file declares no {}", self.kind)),
+                1..=10 => Some(format!("declared: {}", known.join(", "))),
+                _ => None,
+            });
+            sink.error(
+                &name.place,
+                format!("there is no {} `{}`", self.kind, name.value),
+                help,
+            );
+        }
+        object
+    }
+}
+
+/// A tcp probe needs a port from the monitor or from the origin; http and https have their own.
+fn probed_port(sink: &Sink, pool: &ReadPool, monitor: &Monitor) {
+    if !matches!(monitor.kind, MonitorKind::Tcp) || monitor.port.is_some() {
+        return;
+    }
+    for (origin, place) in pool.pool.origins.iter().zip(&pool.origins) {
+        if origin.port.is_none() {
+            let message = format!(
+                "the tcp monitor `{}` does not know which port to probe",
+                monitor.name
+            );
+            sink.error(
+                &place.name,
+                message,
+                "set `port` on the monitor or on the origin".to_owned(),
+            );
+        }
+    }
+}
+
+/// Warns of VIPs whose family no origin has: addresses are not translated between IPv4 and IPv6.
+fn families(
+    sink: &Sink,
+    application: &ReadApplication,
+    balancer: Option<&ReadLoadBalancer>,
+    pools: &Index<'_, ReadPool>,
+) {
+    let mut reached: Vec<IpAddr> = Vec::new();
+    match balancer {
+        Some(balancer) => {
+            for name in balancer.default_pools.iter().chain(&balancer.fallback_pool) {
+                // An unknown pool is reported where it is named; what it would hold cannot be guessed.
+                let Some(pool) = pools.objects.get(name.value.as_str()) else {
+                    return;
+                };
+                reached.extend(pool.pool.origins.iter().map(|origin| origin.address));
+            }
+        }
+        None => {
+            if let lb_core::model::Destination::Direct(origins) = &application.application.destination {
+                reached.extend(origins.iter().map(|origin| origin.address));
+            }
+        }
+    }
+    if reached.is_empty() {
+        return;
+    }
+    for (vip, place) in application
+        .application
+        .addresses
+        .iter()
+        .zip(&application.addresses)
+    {
+        if !reached.iter().any(|origin| origin.is_ipv4() == vip.is_ipv4()) {
+            let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
+            let message =
+                format!("{vip} is {family}, and none of the origins behind it is: nobody can serve it");
+            sink.warning(
+                place,
+                message,
+                Some(format!("add an origin with an {family} address")),
+            );
+        }
+    }
+}
+
+/// An address, port and protocol belongs to one enabled application.
+fn listeners(sink: &Sink, applications: &[Declared<ReadApplication>]) {
+    let mut taken: HashMap<(IpAddr, u16, Transport), &str> = HashMap::new();
+    for declared in applications {
+        let application = &declared.object.application;
+        if !application.enabled || !declared.object.protocol_known {
+            continue;
+        }
+        for (address, place) in application.addresses.iter().zip(&declared.object.addresses) {
+            let owner = *taken
+                .entry((*address, application.port, application.transport))
+                .or_insert(&application.name);
+            if owner != application.name {
+                let message = format!(
+                    "{address} with {} already belongs to application `{owner}`",
+                    application.protocol()
+                );
+                sink.error(
+                    place,
+                    message,
+                    "use another address or port, or disable one of them".to_owned(),
+                );
+            }
+        }
+    }
+}
+
+/// Warns of origins whose address is a VIP: lb does not handle its own packets twice.
+fn loops(sink: &Sink, pools: &Index<'_, ReadPool>, applications: &[Declared<ReadApplication>]) {
+    let vips: HashSet<IpAddr> = applications
+        .iter()
+        .flat_map(|declared| declared.object.application.addresses.iter().copied())
+        .collect();
+    let warn = |address: IpAddr, place: &super::Place| {
+        if vips.contains(&address) {
+            let message = format!("{address} is also the address of an application");
+            let help = "packets that lb forwards are not handled a second time: name the machine behind it";
+            sink.warning(place, message, help.to_owned());
+        }
+    };
+    for pool in &pools.in_order {
+        for (origin, places) in pool.pool.origins.iter().zip(&pool.origins) {
+            if let Some(place) = &places.address {
+                warn(origin.address, place);
+            }
+        }
+    }
+    for declared in applications {
+        if let lb_core::model::Destination::Direct(origins) = &declared.object.application.destination {
+            for (origin, place) in origins.iter().zip(&declared.object.direct) {
+                warn(origin.address, place);
+            }
+        }
+    }
+}

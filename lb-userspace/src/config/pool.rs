@@ -1,0 +1,211 @@
+//! `[pools.NAME]` and `[pools.NAME.origins.NAME]`.
+
+use super::reader::{Located, Place, Table, Value};
+use super::{address, check_name, enabled, node};
+use lb_core::model::{Origin, OriginSteering, Pool, Weight};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// A pool with the places that later checks point at.
+pub(super) struct ReadPool {
+    pub pool: Pool,
+    pub monitor: Option<Located<String>>,
+    /// One for each origin of the pool: its name, and its address if it has a valid one.
+    pub origins: Vec<OriginPlaces>,
+}
+
+/// Where an origin stands.
+pub(super) struct OriginPlaces {
+    pub name: Place,
+    pub address: Option<Place>,
+}
+
+pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
+    let monitor = table
+        .get("monitor")
+        .and_then(|value| value.string().map(|text| value.locate(text.to_owned())));
+    let (origins, places) = origins(&table);
+    let minimum = table.get("minimum_origins");
+    let pool = Pool {
+        name: name.value.clone(),
+        enabled: enabled(&table),
+        monitor: monitor.as_ref().map(|monitor| monitor.value.clone()),
+        minimum_origins: minimum
+            .as_ref()
+            .and_then(|value| value.integer(0..=u32::MAX))
+            .unwrap_or(1),
+        origin_steering: steering(&table),
+        origins,
+    };
+    if let Some(value) = minimum {
+        let enabled = pool.origins.iter().filter(|origin| origin.enabled).count();
+        if pool.minimum_origins as usize > enabled && !pool.origins.is_empty() {
+            let message = format!(
+                "{} healthy origins are asked for, and the pool has {enabled} that are enabled: it is always critical",
+                pool.minimum_origins
+            );
+            value.sink.warning(&value.place, message, None);
+        }
+    }
+    if !pool.origins.is_empty() && pool.origins.iter().all(|origin| origin.weight == Weight::ZERO) {
+        table.sink.warning(
+            &table.place,
+            "all origins have weight 0: the pool gets no traffic",
+            None,
+        );
+    }
+    forwarding(&table);
+    if let Some(value) = table.get("on_unhealthy")
+        && value.word(&[("keep", true), ("reset", false)]) == Some(false)
+    {
+        let help = "\"keep\" leaves established TCP flows alone".to_owned();
+        value.error("\"reset\" is not supported in this version", help);
+    }
+    table.unsupported(
+        "drain_timeout",
+        "flows of a removed origin go on until they close or time out",
+    );
+    table.unsupported("monitor_group", "give the pool one `monitor`");
+    table.unsupported("load_shedding", "lower the weights of the pool's origins instead");
+    table.unsupported("health_sources", "each node probes for itself");
+    table.unsupported("notification_filter", "watch the events of the API instead");
+    table.unsupported("notification_email", "watch the events of the API instead");
+    table.inert("check_regions", "each node probes for itself");
+    table.inert("networks", "it belongs to Cloudflare's network");
+    // Accepted for steering by proximity, which load balancers refuse for now.
+    let _ = node::coordinates(&table);
+    table.note("description");
+    table.report_unknown();
+    ReadPool {
+        pool,
+        monitor,
+        origins: places,
+    }
+}
+
+fn steering(table: &Table<'_>) -> OriginSteering {
+    let Some(steering) = table.table("origin_steering") else {
+        return OriginSteering::default();
+    };
+    let words = [
+        ("random", Some(OriginSteering::Random)),
+        ("hash", Some(OriginSteering::Hash)),
+        ("least_connections", None),
+        ("least_outstanding_requests", None),
+    ];
+    let policy = steering.get("policy").and_then(|value| {
+        let policy = value.word(&words)?;
+        if policy.is_none() {
+            let word = value.string().unwrap_or_default();
+            let help = "use \"random\" or \"hash\"".to_owned();
+            value.error(
+                format!("origin steering \"{word}\" is not supported in this version"),
+                help,
+            );
+        }
+        policy
+    });
+    steering.report_unknown();
+    policy.unwrap_or_default()
+}
+
+/// `forwarding` of a pool or an origin: only `nat` for now.
+fn forwarding(table: &Table<'_>) {
+    let Some(value) = table.get("forwarding") else {
+        return;
+    };
+    let words = [
+        ("nat", true),
+        ("dnat", false),
+        ("dsr_l2", false),
+        ("dsr_ipip", false),
+        ("dsr_gue", false),
+    ];
+    if value.word(&words) == Some(false) {
+        let word = value.string().unwrap_or_default();
+        value.error(
+            format!("forwarding \"{word}\" is not supported in this version"),
+            "use \"nat\"".to_owned(),
+        );
+    }
+}
+
+fn origins(table: &Table<'_>) -> (Vec<Origin>, Vec<OriginPlaces>) {
+    let (mut origins, mut places): (Vec<Origin>, Vec<OriginPlaces>) = (Vec::new(), Vec::new());
+    let Some(value) = table.get("origins") else {
+        let help = format!("add [{}.origins.NAME] with an `address`", table.place.field);
+        table.sink.error(&table.place, "the pool has no origins", help);
+        return (origins, places);
+    };
+    let Some(named) = value.table() else {
+        return (origins, places);
+    };
+    if named.entries().is_empty() {
+        let help = format!("add [{}.origins.NAME] with an `address`", table.place.field);
+        table.sink.error(&table.place, "the pool has no origins", help);
+    }
+    for (name, value) in named.entries() {
+        check_name(table.sink, &name);
+        let Some(fields) = value.table() else { continue };
+        let (origin, address) = origin(&name, fields);
+        if let Some(place) = &address {
+            let same = |other: &&Origin| (other.address, other.port) == (origin.address, origin.port);
+            if let Some(twin) = origins.iter().find(same) {
+                let message = format!(
+                    "{} with this port is also the address of `{}`",
+                    origin.address, twin.name
+                );
+                let help = "give the origin a weight instead of listing it twice".to_owned();
+                table.sink.error(place, message, help);
+            }
+        }
+        origins.push(origin);
+        places.push(OriginPlaces {
+            name: name.place,
+            address,
+        });
+    }
+    (origins, places)
+}
+
+/// An origin; the place of its address if the address is valid.
+fn origin(name: &Located<String>, table: Table<'_>) -> (Origin, Option<Place>) {
+    let value = table.require("address", "an origin needs an IP address");
+    let address = value
+        .as_ref()
+        .and_then(|value| address::address(value, "an origin"));
+    let origin = Origin {
+        name: name.value.clone(),
+        address: address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        port: table.get("port").and_then(|value| value.optional_port()),
+        weight: table
+            .get("weight")
+            .and_then(|value| weight(&value))
+            .unwrap_or(Weight::ONE),
+        enabled: enabled(&table),
+    };
+    forwarding(&table);
+    table.refuse(
+        "header",
+        "a packet-level balancer cannot set HTTP headers",
+        "for probes, set `header` on the monitor",
+    );
+    table.unsupported(
+        "virtual_network_id",
+        "origins are reached by the routes of this node",
+    );
+    table.inert("flatten_cname", "origins are IP addresses");
+    table.note("description");
+    table.report_unknown();
+    (origin, address.and(value.map(|value| value.place)))
+}
+
+/// A weight, 0 to 1 in steps of 0.01.
+pub(super) fn weight(value: &Value<'_>) -> Option<Weight> {
+    match Weight::try_from(value.number()?) {
+        Ok(weight) => Some(weight),
+        Err(error) => {
+            value.error(error, "weights are 0 to 1 in steps of 0.01".to_owned());
+            None
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Files that are right, and files that are wrong in many ways: every mistake is found, at its place.
+
+use super::*;
+use lb_core::model::{Destination, MonitorKind, SteeringPolicy, Weight};
+use proptest::prelude::*;
+use std::time::Duration;
+
+const EXAMPLE: &str = include_str!("testdata/example.toml");
+
+fn parse_text(text: &str) -> Result<Loaded, ConfigErrors> {
+    parse(
+        text,
+        "lb.toml",
+        &HostDefaults {
+            node_name: "host".to_owned(),
+        },
+    )
+}
+
+/// What [`parse`] says about a file, one line for each error and warning.
+fn verdict(text: &str) -> String {
+    let (errors, warnings) = match parse_text(text) {
+        Ok(loaded) => (Vec::new(), loaded.warnings),
+        Err(refused) => (refused.errors, refused.warnings),
+    };
+    let line = |kind: &str, diagnostic: &Diagnostic| format!("{kind} {diagnostic}\n");
+    let errors = errors.iter().map(|error| line("error", error));
+    errors
+        .chain(warnings.iter().map(|warning| line("warning", warning)))
+        .collect()
+}
+
+/// Each broken file of `testdata` with exactly what is to be said about it.
+macro_rules! broken_files {
+    ($($name:literal)*) => {
+        [$(($name, include_str!(concat!("testdata/", $name, ".toml")), include_str!(concat!("testdata/", $name, ".expected")))),*]
+    };
+}
+
+#[test]
+fn every_mistake_of_a_broken_file_is_reported_at_its_place() {
+    let files = broken_files!(
+        "api" "applications" "columns" "datapath" "direct" "http" "load_balancers" "monitors" "names" "node"
+        "one_line" "origins" "pools" "refused" "syntax" "types" "unknown" "warnings"
+    );
+    for (name, text, expected) in files {
+        assert_eq!(verdict(text), expected, "{name}.toml");
+    }
+}
+
+#[test]
+fn the_example_of_the_contract_is_valid() {
+    let loaded = parse_text(EXAMPLE).unwrap();
+    let config = &loaded.config;
+    assert_eq!(config.node.name, "edge-1");
+    assert_eq!(config.datapath.interfaces, ["eth0"]);
+    assert_eq!(config.api.listen, ["127.0.0.1:7600".parse().unwrap()]);
+    let monitor = config.monitor("tcp-check").unwrap();
+    assert_eq!(
+        (&monitor.kind, monitor.interval, monitor.retries),
+        (&MonitorKind::Tcp, Duration::from_secs(5), 1)
+    );
+    let pool = config.pool("eu").unwrap();
+    assert_eq!(
+        pool.origins
+            .iter()
+            .map(|origin| origin.weight.hundredths())
+            .collect::<Vec<_>>(),
+        [100, 50]
+    );
+    let balancer = config.load_balancer("web").unwrap();
+    assert_eq!(
+        (
+            balancer.default_pools.as_slice(),
+            balancer.fallback_pool.as_deref()
+        ),
+        (&["eu".to_owned()][..], Some("sorry"))
+    );
+    assert_eq!(
+        config.applications[0].destination,
+        Destination::LoadBalancer("web".to_owned())
+    );
+    // The example's IPv6 address has no IPv6 origin.
+    assert_eq!(loaded.warnings.len(), 1);
+}
+
+#[test]
+fn an_empty_file_gives_every_default() {
+    let config = parse_text("").unwrap().config;
+    assert_eq!(config.node.name, "host");
+    assert_eq!(config.node.state_dir.to_str(), Some("/var/lib/lb"));
+    assert_eq!(config.api.socket.to_str(), Some(DEFAULT_SOCKET));
+    assert_eq!(config.datapath.max_flows, 1_048_576);
+    assert_eq!(config.datapath.flow_timeouts.tcp, Duration::from_secs(3600));
+}
+
+#[test]
+fn objects_keep_the_order_of_the_file() {
+    let text = "
+        [pools.z.origins.b]
+        address = '10.0.0.1'
+        [pools.a.origins.x]
+        address = '10.0.0.2'
+        [pools.z.origins.a]
+        address = '10.0.0.1'
+        port = 0x50
+    ";
+    let config = parse_text(text).unwrap().config;
+    assert_eq!(
+        config
+            .pools
+            .iter()
+            .map(|pool| pool.name.as_str())
+            .collect::<Vec<_>>(),
+        ["z", "a"]
+    );
+    let origins = &config.pools[0].origins;
+    assert_eq!(
+        origins
+            .iter()
+            .map(|origin| origin.name.as_str())
+            .collect::<Vec<_>>(),
+        ["b", "a"]
+    );
+    assert_eq!((origins[0].port, origins[1].port), (None, Some(80)));
+}
+
+#[test]
+fn random_steering_carries_its_weights() {
+    let text = "
+        [pools.a.origins.x]
+        address = '10.0.0.2'
+        [load_balancers.web]
+        default_pools = ['a']
+        steering_policy = 'random'
+        random_steering = { default_weight = 0.2, pool_weights = { a = 0.5 } }
+    ";
+    let config = parse_text(text).unwrap().config;
+    let expected = SteeringPolicy::Random {
+        weights: vec![("a".to_owned(), Weight::try_from(0.5).unwrap())],
+        default_weight: Weight::try_from(0.2).unwrap(),
+    };
+    assert_eq!(config.load_balancers[0].steering_policy, expected);
+}
+
+#[test]
+fn a_disabled_application_may_share_an_address() {
+    let text = "
+        [applications.blue]
+        protocol = 'tcp/80'
+        addresses = ['203.0.113.10']
+        origin_direct = ['tcp://10.0.0.1:80']
+        [applications.green]
+        enabled = false
+        protocol = 'tcp/80'
+        addresses = ['203.0.113.10']
+        origin_direct = ['tcp://10.0.0.2:80']
+        [applications.dns]
+        protocol = 'udp/80'
+        addresses = ['203.0.113.10']
+        origin_direct = ['udp://10.0.0.2:80']
+    ";
+    assert_eq!(parse_text(text).unwrap().config.applications.len(), 3);
+}
+
+#[test]
+fn the_excerpt_underlines_the_value() {
+    let errors = parse_text("[datapath]\nmode = \"nativ\"\n").unwrap_err();
+    let text = errors.render(false);
+    assert!(
+        text.contains("lb.toml:2:8") && text.contains("───") && text.contains("did you mean `native`?"),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'), "{text}");
+    assert!(errors.render(true).contains('\u{1b}'));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error() {
+    let errors = load(Path::new("/nonexistent/lb.toml")).unwrap_err();
+    assert!(
+        errors
+            .to_string()
+            .starts_with("/nonexistent/lb.toml: cannot read the file: "),
+        "{errors}"
+    );
+    assert_eq!(errors.errors[0].position(), None);
+    assert!(load(Path::new("/")).is_err());
+}
+
+#[test]
+fn the_socket_is_found_in_a_file_with_mistakes() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("lb.toml");
+    std::fs::write(&file, "unknown = 1\n[api]\nsocket = '/tmp/x.sock'\n[pools.").unwrap();
+    assert_eq!(socket_in(&file), Some(PathBuf::from("/tmp/x.sock")));
+    assert_eq!(socket_in(&directory.path().join("none")), None);
+}
+
+/// Renders everything too: excerpts must stand any span.
+fn survives(text: &str) {
+    if let Err(refused) = parse_text(text) {
+        assert!(!refused.errors.is_empty());
+        assert!(!refused.render(false).is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn any_text_is_parsed_without_panic(text in any::<String>()) {
+        survives(&text);
+    }
+
+    #[test]
+    fn any_mutation_of_a_valid_file_is_parsed_without_panic(
+        edits in prop::collection::vec((0usize..EXAMPLE.len(), 0usize..12, "[-\\[\\]{}=.\"'#0-9a-zé\n]{0,4}"), 1..6)
+    ) {
+        let mut text = EXAMPLE.to_owned();
+        for (at, length, insert) in edits {
+            let floor = |mut at: usize| { while !text.is_char_boundary(at) { at -= 1; } at };
+            let (start, end) = (floor(at.min(text.len())), floor((at + length).min(text.len())));
+            text.replace_range(start..end, &insert);
+        }
+        survives(&text);
+    }
+
+    #[test]
+    fn any_value_in_any_field_is_parsed_without_panic(line in 0usize..60, value in "(-?[0-9a-fxo_.:/]{1,12}|\"[^\"\\\\\n]{0,9}\"|\\[\\]|\\{\\}|true|1979-05-27|nan|-inf)") {
+        let mut lines: Vec<String> = EXAMPLE.lines().map(str::to_owned).collect();
+        let at = line % lines.len();
+        if let Some((key, _)) = lines[at].clone().split_once('=') {
+            lines[at] = format!("{key}= {value}");
+        }
+        survives(&lines.join("\n"));
+    }
+}

@@ -1,0 +1,137 @@
+//! `GET /api/v1/events`: what has happened, newest last.
+
+use super::error::failure_reason;
+use lb_core::engine::Report;
+use serde::{Deserialize, Serialize};
+use std::time::SystemTime;
+
+/// One thing that happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts from 1; a gap means that events were forgotten.
+    pub sequence: u64,
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// `origin_health`, `pool_health`, `fallback`, `configured` or `refused`.
+    pub kind: String,
+    /// The object that changed, such as `eu/a`.
+    pub object: Option<String>,
+    pub message: String,
+}
+
+/// The answer.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Events {
+    pub events: Vec<Event>,
+    /// Give it as `since` to get what comes after.
+    pub next: u64,
+}
+
+impl Event {
+    /// What the engine reported at `time`.
+    #[must_use]
+    pub fn new(sequence: u64, time: SystemTime, report: &Report) -> Self {
+        let (kind, object, message) = match report {
+            Report::OriginHealth {
+                pool,
+                origin,
+                healthy,
+                reason,
+            } => {
+                let message = match (healthy, reason) {
+                    (true, _) => format!("origin `{origin}` of pool `{pool}` is healthy"),
+                    (false, None) => format!("origin `{origin}` of pool `{pool}` is unhealthy"),
+                    (false, Some(reason)) => {
+                        format!(
+                            "origin `{origin}` of pool `{pool}` is unhealthy: {}",
+                            failure_reason(reason)
+                        )
+                    }
+                };
+                ("origin_health", Some(format!("{pool}/{origin}")), message)
+            }
+            Report::PoolHealth {
+                pool,
+                usable,
+                healthy_origins,
+                minimum_origins,
+            } => {
+                let state = if *usable { "usable" } else { "critical" };
+                let message = format!(
+                    "pool `{pool}` is {state}: {healthy_origins} healthy origins, {minimum_origins} are needed"
+                );
+                ("pool_health", Some(pool.clone()), message)
+            }
+            Report::Fallback {
+                load_balancer,
+                active,
+            } => {
+                let message = match active {
+                    true => format!("load balancer `{load_balancer}` has gone to its fallback pool"),
+                    false => format!("load balancer `{load_balancer}` has left its fallback pool"),
+                };
+                ("fallback", Some(load_balancer.clone()), message)
+            }
+            Report::Configured { generation } => {
+                ("configured", None, format!("configuration {generation} is live"))
+            }
+            Report::Refused(why) => ("refused", None, why.clone()),
+        };
+        Self {
+            sequence,
+            time: rfc3339(time),
+            kind: kind.to_owned(),
+            object,
+            message,
+        }
+    }
+}
+
+/// A time in UTC with milliseconds.
+fn rfc3339(time: SystemTime) -> String {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
+        since_epoch.subsec_millis()
+    )
+}
+
+/// The date of a day counted from 1970-01-01, by eras of 400 years that begin in March, so that the leap day is last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    (400 * era + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_827_696, "2000-02-29T12:34:56.000Z"),
+            (1_709_251_199, "2024-02-29T23:59:59.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(
+                rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+                text
+            );
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! `GET /api/v1/status`: the engine's snapshot joined with the traffic counters.
+
+use super::{API_VERSION, Ordered};
+use lb_common::abi::Traffic;
+use lb_core::health::{GroupHealth, OriginHealth};
+use lb_core::view::{ApplicationView, LoadBalancerView, OriginView, PoolView, View};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// What the kernel maps count, by the ids of the [`View`].
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// By application id.
+    pub applications: BTreeMap<u32, Traffic>,
+    /// By origin id.
+    pub origins: BTreeMap<u32, Traffic>,
+    /// Open flows by application id.
+    pub application_flows: BTreeMap<u32, u64>,
+    /// Open flows by origin id.
+    pub origin_flows: BTreeMap<u32, u64>,
+    /// Packets by verdict that is not a drop.
+    pub verdicts: Vec<(&'static str, u64)>,
+    /// Packets by drop reason, zeros included, so that the keys do not come and go.
+    pub drops: Vec<(&'static str, u64)>,
+}
+
+/// The whole answer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub api_version: u32,
+    pub node: NodeStatus,
+    pub interfaces: Vec<InterfaceStatus>,
+    pub applications: Vec<ApplicationStatus>,
+    pub load_balancers: Vec<LoadBalancerStatus>,
+    pub pools: Vec<PoolStatus>,
+    /// Packets by drop reason.
+    pub drops: Ordered<u64>,
+}
+
+/// The machine and the daemon.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub name: String,
+    /// Of the daemon.
+    pub version: String,
+    pub abi_version: u32,
+    /// Number of the live configuration; 0: none yet.
+    pub generation: u32,
+    pub uptime_seconds: u64,
+}
+
+/// An interface that the program is attached to.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: String,
+    pub program_id: u32,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ApplicationStatus {
+    pub name: String,
+    /// Such as `tcp/80`.
+    pub protocol: String,
+    pub addresses: Vec<IpAddr>,
+    /// `None`: the application has direct origins.
+    pub load_balancer: Option<String>,
+    /// The pool that gets new flows; `None`: nobody can serve.
+    pub pool: Option<String>,
+    pub on_fallback: bool,
+    /// Open now.
+    pub flows: u64,
+    pub new_flows_total: u64,
+    /// Both directions.
+    pub packets_total: u64,
+    /// Both directions.
+    pub bytes_total: u64,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LoadBalancerStatus {
+    pub name: String,
+    /// `healthy`, `degraded`, `critical`, `unknown` or `disabled`.
+    pub health: String,
+    pub steering_policy: String,
+    /// Share of new flows by pool, 0 to 1.
+    pub pool_shares: Ordered<f64>,
+    pub on_fallback: bool,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PoolStatus {
+    pub name: String,
+    /// `healthy`, `degraded`, `critical`, `unknown` or `disabled`.
+    pub health: String,
+    pub healthy_origins: u32,
+    pub minimum_origins: u32,
+    pub origins: Vec<OriginStatus>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct OriginStatus {
+    pub name: String,
+    pub address: IpAddr,
+    /// `None`: the application's.
+    pub port: Option<u16>,
+    pub enabled: bool,
+    /// `healthy`, `unhealthy`, `unknown` or `disabled`.
+    pub health: String,
+    /// Why the last run of the monitor failed.
+    pub failure_reason: Option<String>,
+    /// 0 to 1.
+    pub weight: f64,
+    /// Share of the pool's new flows, 0 to 1.
+    pub share: f64,
+    /// Open now.
+    pub flows: u64,
+    /// Both directions.
+    pub packets_total: u64,
+    /// Both directions.
+    pub bytes_total: u64,
+    /// Of the last successful probe.
+    pub rtt_ms: Option<f64>,
+    pub draining: bool,
+    /// Why packets cannot reach it although it may be healthy.
+    pub path_problem: Option<String>,
+}
+
+impl Status {
+    /// Joins the snapshot with the counters. `node.name` and `node.generation` are taken from the snapshot.
+    #[must_use]
+    pub fn new(view: &View, counters: &Counters, node: NodeStatus, interfaces: Vec<InterfaceStatus>) -> Self {
+        let named = |&(name, count): &(&'static str, u64)| (name.to_owned(), count);
+        Self {
+            api_version: API_VERSION,
+            node: NodeStatus {
+                name: view.node.clone(),
+                generation: view.generation,
+                ..node
+            },
+            interfaces,
+            applications: view
+                .applications
+                .iter()
+                .map(|view| application(view, counters))
+                .collect(),
+            load_balancers: view.load_balancers.iter().map(load_balancer).collect(),
+            pools: view.pools.iter().map(|view| pool(view, counters)).collect(),
+            drops: Ordered(counters.drops.iter().map(named).collect()),
+        }
+    }
+
+    /// Whether the program is attached and a configuration is live.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.interfaces.is_empty() && self.node.generation > 0
+    }
+}
+
+fn application(view: &ApplicationView, counters: &Counters) -> ApplicationStatus {
+    let traffic = counters.applications.get(&view.id).copied().unwrap_or_default();
+    ApplicationStatus {
+        name: view.name.clone(),
+        protocol: view.protocol.clone(),
+        addresses: view.addresses.clone(),
+        load_balancer: view.load_balancer.clone(),
+        pool: view.pool.clone(),
+        on_fallback: view.on_fallback,
+        flows: counters
+            .application_flows
+            .get(&view.id)
+            .copied()
+            .unwrap_or_default(),
+        new_flows_total: traffic.new_flows,
+        packets_total: traffic.packets_in.saturating_add(traffic.packets_out),
+        bytes_total: traffic.bytes_in.saturating_add(traffic.bytes_out),
+    }
+}
+
+fn load_balancer(view: &LoadBalancerView) -> LoadBalancerStatus {
+    LoadBalancerStatus {
+        name: view.name.clone(),
+        health: group_health(view.health).to_owned(),
+        steering_policy: view.steering_policy.to_owned(),
+        pool_shares: Ordered(view.pool_shares.clone()),
+        on_fallback: view.on_fallback,
+    }
+}
+
+fn pool(view: &PoolView, counters: &Counters) -> PoolStatus {
+    PoolStatus {
+        name: view.name.clone(),
+        health: group_health(view.health).to_owned(),
+        healthy_origins: view.healthy_origins,
+        minimum_origins: view.minimum_origins,
+        origins: view.origins.iter().map(|view| origin(view, counters)).collect(),
+    }
+}
+
+fn origin(view: &OriginView, counters: &Counters) -> OriginStatus {
+    let traffic = counters.origins.get(&view.id.0).copied().unwrap_or_default();
+    OriginStatus {
+        name: view.name.clone(),
+        address: view.address,
+        port: view.port,
+        enabled: view.enabled,
+        health: origin_health(view.health).to_owned(),
+        failure_reason: view.failure_reason.as_ref().map(super::error::failure_reason),
+        weight: view.weight.value(),
+        share: view.share,
+        flows: counters.origin_flows.get(&view.id.0).copied().unwrap_or_default(),
+        packets_total: traffic.packets_in.saturating_add(traffic.packets_out),
+        bytes_total: traffic.bytes_in.saturating_add(traffic.bytes_out),
+        // Microseconds are what a monitor can tell.
+        rtt_ms: view.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+        draining: view.draining,
+        path_problem: view.path_problem.clone(),
+    }
+}
+
+fn group_health(health: GroupHealth) -> &'static str {
+    match health {
+        GroupHealth::Healthy => "healthy",
+        GroupHealth::Degraded => "degraded",
+        GroupHealth::Critical => "critical",
+        GroupHealth::Unknown => "unknown",
+        GroupHealth::Disabled => "disabled",
+    }
+}
+
+fn origin_health(health: OriginHealth) -> &'static str {
+    match health {
+        OriginHealth::Healthy => "healthy",
+        OriginHealth::Unhealthy => "unhealthy",
+        OriginHealth::Unknown => "unknown",
+        OriginHealth::Disabled => "disabled",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_common::abi::OriginId;
+    use lb_core::health::FailureReason;
+    use lb_core::model::Weight;
+    use std::time::Duration;
+
+    #[test]
+    fn a_status_has_the_keys_of_the_contract_in_their_order() {
+        let view = View {
+            node: "edge-1".to_owned(),
+            generation: 3,
+            applications: vec![ApplicationView {
+                name: "web".to_owned(),
+                id: 7,
+                protocol: "tcp/80".to_owned(),
+                addresses: vec!["203.0.113.10".parse().unwrap()],
+                load_balancer: Some("web".to_owned()),
+                pool: Some("sorry".to_owned()),
+                on_fallback: true,
+            }],
+            load_balancers: vec![LoadBalancerView {
+                name: "web".to_owned(),
+                health: GroupHealth::Critical,
+                steering_policy: "off",
+                pool_shares: vec![("sorry".to_owned(), 1.0)],
+                on_fallback: true,
+            }],
+            pools: vec![PoolView {
+                name: "sorry".to_owned(),
+                health: GroupHealth::Healthy,
+                healthy_origins: 1,
+                minimum_origins: 1,
+                origins: vec![OriginView {
+                    name: "a".to_owned(),
+                    id: OriginId(2),
+                    address: "10.0.0.1".parse().unwrap(),
+                    port: None,
+                    enabled: true,
+                    health: OriginHealth::Unhealthy,
+                    failure_reason: Some(FailureReason::TcpTimeout),
+                    path_problem: None,
+                    weight: Weight::ONE,
+                    share: 1.0,
+                    rtt: Some(Duration::from_micros(1234)),
+                    draining: false,
+                }],
+            }],
+        };
+        let traffic = Traffic {
+            packets_in: 3,
+            bytes_in: 300,
+            packets_out: 2,
+            bytes_out: 200,
+            new_flows: 1,
+        };
+        let counters = Counters {
+            applications: [(7, traffic)].into(),
+            origins: [(2, traffic)].into(),
+            application_flows: [(7, 1)].into(),
+            drops: vec![("no_origin", 4), ("malformed", 0)],
+            ..Counters::default()
+        };
+        let interfaces = vec![InterfaceStatus {
+            name: "eth0".to_owned(),
+            mode: "native".to_owned(),
+            program_id: 9,
+        }];
+        let status = Status::new(&view, &counters, NodeStatus::default(), interfaces);
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(
+            text,
+            concat!(
+                r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0},"#,
+                r#""interfaces":[{"name":"eth0","mode":"native","program_id":9}],"#,
+                r#""applications":[{"name":"web","protocol":"tcp/80","addresses":["203.0.113.10"],"load_balancer":"web","#,
+                r#""pool":"sorry","on_fallback":true,"flows":1,"new_flows_total":1,"packets_total":5,"bytes_total":500}],"#,
+                r#""load_balancers":[{"name":"web","health":"critical","steering_policy":"off","#,
+                r#""pool_shares":{"sorry":1.0},"on_fallback":true}],"#,
+                r#""pools":[{"name":"sorry","health":"healthy","healthy_origins":1,"minimum_origins":1,"#,
+                r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"enabled":true,"health":"unhealthy","#,
+                r#""failure_reason":"TCP Timeout","weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
+                r#""bytes_total":500,"rtt_ms":1.234,"draining":false,"path_problem":null}]}],"#,
+                r#""drops":{"no_origin":4,"malformed":0}}"#
+            )
+        );
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+        assert!(status.is_ready());
+    }
+}
