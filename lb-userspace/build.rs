@@ -17,7 +17,11 @@ enum Toolchain {
 
 impl Toolchain {
     fn named(name: &str) -> Self {
-        if name.starts_with('/') { Self::Prefix(name.into()) } else { Self::Rustup(name.into()) }
+        if name.starts_with('/') {
+            Self::Prefix(name.into())
+        } else {
+            Self::Rustup(name.into())
+        }
     }
 
     fn command(&self, program: &str) -> Command {
@@ -36,7 +40,9 @@ impl Toolchain {
         output.is_ok_and(|output| {
             let sysroot = String::from_utf8_lossy(&output.stdout);
             output.status.success()
-                && Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()
+                && Path::new(sysroot.trim())
+                    .join("lib/rustlib/src/rust/library/core/Cargo.toml")
+                    .exists()
         })
     }
 }
@@ -65,7 +71,11 @@ fn main() -> Result<()> {
 
 fn build(toolchain: &Toolchain, out: &Path) -> Result<PathBuf> {
     let little = env::var("CARGO_CFG_TARGET_ENDIAN").context("CARGO_CFG_TARGET_ENDIAN")? == "little";
-    let target = if little { "bpfel-unknown-none" } else { "bpfeb-unknown-none" };
+    let target = if little {
+        "bpfel-unknown-none"
+    } else {
+        "bpfeb-unknown-none"
+    };
     let arch = env::var("CARGO_CFG_TARGET_ARCH").context("CARGO_CFG_TARGET_ARCH")?;
     let root = Path::new("..").canonicalize().context("find the workspace")?;
     let flags = [
@@ -82,7 +92,17 @@ fn build(toolchain: &Toolchain, out: &Path) -> Result<PathBuf> {
     let target_dir = out.join("bpf");
     let mut command = toolchain.command("cargo");
     command
-        .args(["build", "--package", "lb-ebpf", "--bins", "--profile", "bpf", "-Zbuild-std=core", "--target", target])
+        .args([
+            "build",
+            "--package",
+            "lb-ebpf",
+            "--bins",
+            "--profile",
+            "bpf",
+            "-Zbuild-std=core",
+            "--target",
+            target,
+        ])
         .arg("--target-dir")
         .arg(&target_dir)
         .current_dir(&root)
@@ -90,7 +110,14 @@ fn build(toolchain: &Toolchain, out: &Path) -> Result<PathBuf> {
         // -Z flags are unstable, but the compiler need not be.
         .env("RUSTC_BOOTSTRAP", "1");
     // cargo sets these for build scripts; they would override the toolchain chosen above.
-    for inherited in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN", "CARGO", "RUSTFLAGS"] {
+    for inherited in [
+        "RUSTC",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTUP_TOOLCHAIN",
+        "CARGO",
+        "RUSTFLAGS",
+    ] {
         command.env_remove(inherited);
     }
     if let Toolchain::Prefix(prefix) = toolchain {
@@ -98,7 +125,10 @@ fn build(toolchain: &Toolchain, out: &Path) -> Result<PathBuf> {
     }
     let output = command.output().with_context(|| format!("run {command:?}"))?;
     if !output.status.success() {
-        bail!("the kernel program does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "the kernel program does not build:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(target_dir.join(target).join("bpf").join("lb"))
 }

@@ -8,21 +8,27 @@ mod maps;
 mod packet;
 
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_redirect};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_redirect};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::abi::maps::{STAGE_KNOWN, STAGE_OPEN};
 use lb_common::datapath::{self, Arrival, DropReason, Exit, Step, Verdict};
+use lb_common::packet::Packet;
 use maps::BpfTables;
 use packet::XdpPacket;
 
 /// The first stage, attached to interfaces.
 #[xdp(frags)]
 pub fn lb(context: XdpContext) -> u32 {
-    let Some(scratch) = maps::scratch() else { return xdp_action::XDP_ABORTED };
+    let Some(scratch) = maps::scratch() else {
+        return xdp_action::XDP_ABORTED;
+    };
     // SAFETY: the helper has no arguments; the verifier inlines it to a load.
     let now = unsafe { bpf_jiffies64() } as u32;
-    let arrival = Arrival { ifindex: context.ingress_ifindex() as u32, now };
+    let arrival = Arrival {
+        ifindex: context.ingress_ifindex() as u32,
+        now,
+    };
     let step = datapath::known(&mut XdpPacket::new(&context), &BpfTables, scratch, arrival);
     go_on(&context, step, STAGE_OPEN.0)
 }
@@ -30,9 +36,22 @@ pub fn lb(context: XdpContext) -> u32 {
 /// The second stage.
 #[xdp(frags)]
 pub fn lb_open(context: XdpContext) -> u32 {
-    let Some(scratch) = maps::scratch() else { return xdp_action::XDP_ABORTED };
+    let Some(scratch) = maps::scratch() else {
+        return xdp_action::XDP_ABORTED;
+    };
     let step = datapath::open(&mut XdpPacket::new(&context), &BpfTables, scratch);
     go_on(&context, step, STAGE_KNOWN.0)
+}
+
+/// Tells userspace what the time is in jiffies.
+#[xdp]
+pub fn lb_clock(context: XdpContext) -> u32 {
+    // SAFETY: helpers without arguments.
+    let (jiffies, nanoseconds) = unsafe { (bpf_jiffies64(), bpf_ktime_get_ns()) };
+    match XdpPacket::new(&context).write(0, [jiffies, nanoseconds]) {
+        Some(()) => xdp_action::XDP_PASS,
+        None => xdp_action::XDP_ABORTED,
+    }
 }
 
 #[inline(always)]

@@ -6,8 +6,8 @@ use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 use lb_common::abi::maps::VERDICT_ROWS;
 use lb_common::abi::{
-    Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, Hop, HopId, Ip, Origin, OriginId, Pool,
-    PoolRow, Settings, Slot, Traffic,
+    Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, Hop, HopId, Ip, Origin,
+    OriginId, Pool, PoolRow, Settings, Slot, Traffic,
 };
 use lb_common::datapath::{InsertError, Sample, Scratch, Tables};
 
@@ -111,7 +111,9 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn generation(&self) -> u32 {
         // SAFETY: the pointer is valid as long as the map. Volatile: one read, so one generation for the whole packet.
-        SETTINGS.get_ptr(0).map_or(0, |settings| unsafe { (&raw const (*settings).generation).read_volatile() })
+        SETTINGS.get_ptr(0).map_or(0, |settings| unsafe {
+            (&raw const (*settings).generation).read_volatile()
+        })
     }
 
     #[inline(always)]
@@ -199,7 +201,10 @@ impl Tables for BpfTables {
 
     #[inline(always)]
     fn count_flow(&self, application: u32, origin: OriginId) {
-        let rows = [APP_TRAFFIC.get_ptr_mut(application), ORIGIN_TRAFFIC.get_ptr_mut(origin.0)];
+        let rows = [
+            APP_TRAFFIC.get_ptr_mut(application),
+            ORIGIN_TRAFFIC.get_ptr_mut(origin.0),
+        ];
         for row in rows.into_iter().flatten() {
             // SAFETY: the row is this CPU's own.
             unsafe { (*row).new_flows += 1 };

@@ -156,9 +156,8 @@ impl XdpPacket {
     #[inline(always)]
     fn add_chunk(&self, at: usize, buffer: &mut maps::SumBuffer, length: usize, sum: u32) -> Option<u32> {
         // SAFETY: at most CHUNK bytes are written to a buffer that holds them; the helper checks the offset.
-        let error = unsafe {
-            bpf_xdp_load_bytes(self.context, at as u32, buffer.as_mut_ptr().cast(), length as u32)
-        };
+        let error =
+            unsafe { bpf_xdp_load_bytes(self.context, at as u32, buffer.as_mut_ptr().cast(), length as u32) };
         if error != 0 {
             return None;
         }

@@ -53,3 +53,6 @@ pub const STAGES: &str = "STAGES";
 pub const STAGE_KNOWN: (u32, &str) = (0, "lb");
 /// Index and program name of [`crate::datapath::open`].
 pub const STAGE_OPEN: (u32, &str) = (1, "lb_open");
+/// Name of the program that only tells the time: it writes two `u64` to the start of its frame, jiffies and the monotonic
+/// clock in nanoseconds. Run by userspace, never attached.
+pub const CLOCK: &str = "lb_clock";

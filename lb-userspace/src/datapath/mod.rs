@@ -1,1 +1,12 @@
-//! (being written)
+//! The kernel's side of the datapath: loading the program, its maps, its links. Nothing here decides about traffic.
+
+pub mod attach;
+pub mod clock;
+pub mod explain;
+pub mod flows;
+pub mod kernel;
+pub mod object;
+pub mod pins;
+pub mod reader;
+mod sys;
+pub mod writer;

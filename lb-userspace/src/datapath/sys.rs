@@ -1,0 +1,124 @@
+//! BPF system calls that aya does not offer: maps in batches, and links detached for good.
+#![expect(unsafe_code, reason = "raw bpf(2)")]
+
+use bytemuck::{Pod, Zeroable};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// `struct { ... } batch` of `union bpf_attr` (include/uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+fn bpf<T>(command: libc::c_long, attribute: &mut T) -> io::Result<()> {
+    // SAFETY: the attribute is a prefix of `union bpf_attr` whose pointers outlive the call; the kernel takes the rest
+    // as zeros.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<T>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Writes `values` to the array's rows from `first` on, in one system call.
+///
+/// # Errors
+/// The kernel's error; rows before the refused one are written.
+pub fn update_rows<V: Pod>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> io::Result<()> {
+    let keys: Vec<u32> = (first..).take(values.len()).collect();
+    let mut batch = Batch {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: values.len() as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..Batch::default()
+    };
+    if values.is_empty() {
+        Ok(())
+    } else {
+        bpf(BPF_MAP_UPDATE_BATCH, &mut batch)
+    }
+}
+
+/// Calls `visit` with every entry of a hash map; entries that come or go meanwhile may be missed or seen twice.
+///
+/// # Errors
+/// The kernel's error.
+pub fn for_each<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
+    /// Entries a call asks for; a bucket of the kernel's table is returned whole or not at all.
+    const CHUNK: usize = 4096;
+    let mut keys = vec![K::zeroed(); CHUNK];
+    let mut values = vec![V::zeroed(); CHUNK];
+    let (mut position, mut next) = (0u32, 0u32);
+    let mut started = false;
+    loop {
+        let mut batch = Batch {
+            in_batch: if started { &raw const position as u64 } else { 0 },
+            out_batch: &raw mut next as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: keys.len() as u32,
+            map_fd: map.as_raw_fd() as u32,
+            ..Batch::default()
+        };
+        let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut batch);
+        let ended = match result {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            // A bucket with more entries than fit: ask for more at a time.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                let more = keys.len().saturating_mul(2);
+                keys.resize(more, K::zeroed());
+                values.resize(more, V::zeroed());
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for (key, value) in keys.iter().zip(&values).take(batch.count as usize) {
+            visit(key, value);
+        }
+        if ended {
+            return Ok(());
+        }
+        position = next;
+        started = true;
+    }
+}
+
+/// Detaches a link whoever else holds it.
+///
+/// # Errors
+/// The kernel's error.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attribute = [link.as_raw_fd() as u32];
+    bpf(BPF_LINK_DETACH, &mut attribute)
+}
+
+/// Waits until every packet that is being handled now is done (an RCU grace period).
+///
+/// # Errors
+/// When the kernel has no membarrier(2).
+pub fn wait_for_packets() -> io::Result<()> {
+    // MEMBARRIER_CMD_GLOBAL is synchronize_rcu(), and XDP programs run inside RCU read sections.
+    // SAFETY: three numbers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, 1, 0, 0) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
