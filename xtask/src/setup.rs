@@ -30,9 +30,10 @@ const BPF_LINKER: &str = "0.13.0";
 const LLVM_MAJORS: [u32; 2] = [22, 23];
 
 /// Programs of the lab and the Debian packages that bring them.
-const LAB: [(&str, &str); 13] = [
+const LAB: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
+    ("ping", "iputils-ping"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("ps", "procps"),

@@ -160,7 +160,10 @@ mod tests {
 
     #[test]
     fn a_v4_address_stands_in_wire_order() {
-        assert_eq!(Ip4::from(Ipv4Addr::new(192, 0, 2, 1)).0.to_ne_bytes(), [192, 0, 2, 1]);
+        assert_eq!(
+            Ip4::from(Ipv4Addr::new(192, 0, 2, 1)).0.to_ne_bytes(),
+            [192, 0, 2, 1]
+        );
         assert_eq!(Port::new(80).0.to_ne_bytes(), [0, 80]);
     }
 }
