@@ -1,9 +1,9 @@
-//! Flows that stay: TCP connections to the echo server, and TCP connections from a chosen source port.
+//! Flows that stay: TCP connections to the echo server, and TCP connections from a chosen source.
 
 use crate::http::TIMEOUT;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 /// A connection to an echo server, which said its name first.
 pub struct EchoFlow {
@@ -54,20 +54,21 @@ impl EchoFlow {
     }
 }
 
-/// Connects from that source port; to be called inside the client's namespace.
+/// Connects from that address and port (0: any); to be called inside the client's namespace.
 ///
 /// # Errors
 /// The port is taken, or the connection fails.
-pub fn connect_from(port: u16, server: SocketAddr) -> io::Result<TcpStream> {
-    let (family, any): (_, SocketAddr) = match server {
-        SocketAddr::V4(_) => (AddressFamily::INET, (Ipv4Addr::UNSPECIFIED, port).into()),
-        SocketAddr::V6(_) => (AddressFamily::INET6, (Ipv6Addr::UNSPECIFIED, port).into()),
+pub fn connect_from(source: SocketAddr, server: SocketAddr) -> io::Result<TcpStream> {
+    let family = if server.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
     };
     let socket = socket(family, SocketType::STREAM, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     // Linux applies it to connect() as well.
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(TIMEOUT))?;
-    bind(&socket, &any)?;
+    bind(&socket, &source)?;
     connect(&socket, &server)?;
     Ok(socket.into())
 }

@@ -5,6 +5,7 @@
 //! killed process leaves behind, the next lab sweeps away.
 
 pub mod check;
+pub mod config;
 pub mod daemon;
 pub mod dns;
 pub mod flows;

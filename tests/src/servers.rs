@@ -306,7 +306,7 @@ mod tests {
             assert_eq!(flow.origin(), "b");
             let stream = lab
                 .client
-                .enter(|| connect_from(12_345, (ip, HTTP_PORT).into()))
+                .enter(|| connect_from((lab.client_address(ip), 12_345).into(), (ip, HTTP_PORT).into()))
                 .unwrap();
             assert_eq!(stream.local_addr().unwrap().port(), 12_345);
             assert_eq!(http::get_over(stream, "/").unwrap().body, "b\n");
