@@ -67,7 +67,8 @@ impl Load {
     /// Starts `job` `rate` times a second, from as many threads as keep that rate while some requests hang.
     #[must_use]
     pub fn start(namespace: &Netns, rate: u32, job: impl Job) -> Self {
-        Self::begin(namespace, Some(rate), usize::MAX, 16, job)
+        let workers = (rate as usize / 4).clamp(16, 128);
+        Self::begin(namespace, Some(rate), usize::MAX, workers, job)
     }
 
     fn begin(namespace: &Netns, rate: Option<u32>, count: usize, workers: usize, job: impl Job) -> Self {

@@ -76,8 +76,11 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("--- {}:\n{}\n---", self.title, self.log_tail());
+        if thread::panicking() && !crate::check::is_interrupted() {
+            let tail = self.log_tail();
+            if !tail.is_empty() {
+                eprintln!("--- {}:\n{tail}\n---", self.title);
+            }
         }
         self.kill();
     }
