@@ -1,8 +1,9 @@
 //! Whether tests that need root may run here, where the binary under test is, and how many labs may run at once.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::{env, io, thread};
 
 /// Returns from a test that needs root when there is none, saying so. With `CI=true` that is a failure.
@@ -73,26 +74,76 @@ pub fn number(name: &str, default: usize) -> usize {
 
 /// Labs at once: namespaces are independent, but the tests measure times.
 const LABS: usize = 2;
-static RUNNING: Mutex<usize> = Mutex::new(0);
-static FREED: Condvar = Condvar::new();
+static RUNNING: Mutex<Running> = Mutex::new(Running {
+    labs: 0,
+    wait_alone: 0,
+});
+static CHANGED: Condvar = Condvar::new();
 
-/// Leave to run one lab.
-pub struct Permit(());
+thread_local! {
+    /// This thread's test has the machine to itself: its labs need no leave.
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Running {
+    labs: usize,
+    /// Tests that wait to be alone; until they were, no other lab starts.
+    wait_alone: usize,
+}
+
+fn running() -> MutexGuard<'static, Running> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Leave to run labs, until it is dropped.
+pub struct Permit(usize);
 
 impl Permit {
-    /// Waits for its turn.
+    /// Waits for the turn of one lab.
     #[must_use]
     pub fn acquire() -> Self {
-        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = FREED.wait_while(running, |running| *running >= LABS);
-        *wait.unwrap_or_else(PoisonError::into_inner) += 1;
-        Self(())
+        if ALONE.get() {
+            return Self(0);
+        }
+        let free = CHANGED.wait_while(running(), |running| {
+            running.labs >= LABS || running.wait_alone > 0
+        });
+        free.unwrap_or_else(PoisonError::into_inner).labs += 1;
+        Self(1)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        FREED.notify_one();
+        running().labs -= self.0;
+        CHANGED.notify_all();
+    }
+}
+
+/// The machine for one test, until it is dropped: for tests that hold lb to milliseconds.
+pub struct Alone {
+    _permit: Permit,
+}
+
+/// Waits until no lab runs, and lets none but this thread's start.
+#[must_use]
+pub fn alone() -> Alone {
+    let mut waiting = running();
+    waiting.wait_alone += 1;
+    let mut free = CHANGED
+        .wait_while(waiting, |running| running.labs > 0)
+        .unwrap_or_else(PoisonError::into_inner);
+    free.labs = LABS;
+    free.wait_alone -= 1;
+    drop(free);
+    ALONE.set(true);
+    Alone {
+        _permit: Permit(LABS),
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        ALONE.set(false);
     }
 }

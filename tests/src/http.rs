@@ -45,7 +45,7 @@ pub fn get_unix(socket: &Path, path: &str) -> io::Result<Answer> {
 }
 
 fn exchange(stream: &mut (impl Read + Write), path: &str) -> io::Result<Answer> {
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: lb\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))

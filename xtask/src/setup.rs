@@ -65,7 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         eprintln!("lab: complete");
     }
     if arguments.bench {
-        programs(&BENCH)?;
+        bench()?;
         eprintln!("benchmark: complete");
     }
     Ok(())
@@ -97,6 +97,14 @@ pub fn bpf() -> Result<()> {
 /// Names the packages that are missing and cannot be installed.
 pub fn lab() -> Result<()> {
     programs(&LAB)
+}
+
+/// Makes sure that what the benchmark compares with is there.
+///
+/// # Errors
+/// As for [`lab`].
+pub fn bench() -> Result<()> {
+    programs(&BENCH)
 }
 
 fn programs(wanted: &[(&str, &str)]) -> Result<()> {

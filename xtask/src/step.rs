@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// Lines of the log shown when a step fails.
+/// Lines of the log shown when a step fails; of tests, what each failed one has to say.
 const TAIL: usize = 60;
+const TESTS_TAIL: usize = 400;
 
 /// What became of a step.
 pub struct Outcome {
@@ -43,7 +44,11 @@ pub fn run(title: &str, command: &mut Command, show: Show) -> Result<Outcome> {
     } else {
         eprintln!("FAILED ({took:.1} s): {}", path.display());
         let lines: Vec<&str> = output.lines().collect();
-        for line in &lines[lines.len().saturating_sub(TAIL)..] {
+        let tail = match show {
+            Show::Nothing => TAIL,
+            Show::Tests => TESTS_TAIL,
+        };
+        for line in &lines[lines.len().saturating_sub(tail)..] {
             eprintln!("  | {line}");
         }
     }
