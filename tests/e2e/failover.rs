@@ -4,8 +4,10 @@ use crate::{dns_at, eu, http_at, names, on_all};
 use lb_tests::check::{SOON, assert_all_served, wait_until};
 use lb_tests::config::{MONITOR, application, balancer, pool};
 use lb_tests::daemon::Daemon;
+use lb_tests::flows::EchoFlow;
 use lb_tests::lab::{Lab, VIP4};
 use lb_tests::load::{self, Load, Report};
+use lb_tests::servers::{ECHO_PORT, HTTP_PORT};
 use lb_tests::{dns, gate, needs_root, servers};
 use std::time::{Duration, Instant};
 
@@ -141,5 +143,40 @@ fn a_udp_flow_of_a_dead_origin_moves_at_the_next_datagram() {
     assert_ne!(second, first);
     for id in 51..100 {
         assert_eq!(dns::ask_from(&socket, id).unwrap(), second);
+    }
+}
+
+/// A probe can be wrong, and a reset cannot be taken back.
+#[test]
+fn an_established_connection_stays_with_an_origin_that_turns_unhealthy() {
+    needs_root!();
+    let lab = Lab::routed(2);
+    let mut nginx: Vec<_> = on_all(&lab, servers::nginx).into_iter().map(Some).collect();
+    let _echo = on_all(&lab, servers::echo);
+    let config = format!(
+        "{MONITOR}port = {HTTP_PORT}\n{}{}{}",
+        eu(&lab, VIP4, ECHO_PORT, &[1.0, 1.0]),
+        balancer("echo", &["eu"], None),
+        application("echo", "tcp/7", VIP4, "echo")
+    );
+    let mut lb = Daemon::start(&lab, &config);
+    lb.wait_healthy(&["eu"]);
+    let open = || {
+        lab.client
+            .enter(|| EchoFlow::open((VIP4, ECHO_PORT).into()))
+            .unwrap()
+    };
+    let mut flow = open();
+    let chosen = flow.origin().to_owned();
+    let at = lab
+        .origins
+        .iter()
+        .position(|origin| origin.name == chosen)
+        .unwrap();
+    nginx[at].take().unwrap().kill();
+    lb.wait_origin("eu", &chosen, "unhealthy");
+    for _ in 0..10 {
+        flow.ping().expect("the connection goes on");
+        assert_ne!(open().origin(), chosen, "new ones go elsewhere");
     }
 }

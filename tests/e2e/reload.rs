@@ -163,3 +163,46 @@ fn applications_come_and_go_with_the_file() {
     lb.lb_ok(&["reload"]);
     assert!(lab.client_reaches(first_at) && lab.client_reaches(second_at));
 }
+
+#[test]
+fn a_disabled_origin_keeps_its_connections_and_gets_no_new_ones() {
+    needs_root!();
+    let lab = Lab::routed(2);
+    let [a, b] = &lab.origins[..] else {
+        panic!("two origins were asked for")
+    };
+    let _nginx = on_all(&lab, servers::nginx);
+    let _echo = on_all(&lab, servers::echo);
+    let both = pool("eu")
+        .unmonitored()
+        .origin(a, VIP4, 0, 1.0)
+        .origin(b, VIP4, 0, 1.0);
+    let only_b = pool("eu")
+        .unmonitored()
+        .origin(a, VIP4, 0, 1.0)
+        .disabled()
+        .origin(b, VIP4, 0, 1.0);
+    let mut lb = Daemon::start(&lab, &echo_and_web(&both));
+    lb.wait_healthy(&["eu"]);
+    let open = || {
+        lab.client
+            .enter(|| EchoFlow::open((VIP4, ECHO_PORT).into()))
+            .unwrap()
+    };
+    let mut flows: Vec<EchoFlow> = (0..LONG_LIVED)
+        .map(|_| open())
+        .filter(|flow| flow.origin() == "a")
+        .collect();
+    assert!(!flows.is_empty());
+    lb.write_config(&echo_and_web(&only_b));
+    lb.lb_ok(&["reload"]);
+    let status = lb.status();
+    assert_eq!(status.health("eu", "a"), "disabled");
+    assert_eq!(status.origin("eu", "a")["draining"], true);
+    for flow in &mut flows {
+        flow.ping().expect("a draining connection goes on");
+    }
+    for _ in 0..20 {
+        assert_eq!(open().origin(), "b");
+    }
+}
