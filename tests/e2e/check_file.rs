@@ -64,26 +64,32 @@ fn a_sound_file_is_accepted() {
 
 #[test]
 fn ten_broken_files_are_refused_with_the_line_and_the_reason() {
-    // What is replaced by what, and what the message must contain.
+    // What is replaced by what, what the message must contain, and how many lines further down it points.
     let cases = [
-        ("[pools.eu]", "[pools.eu", ""),
-        ("interfaces = [", "interfacess = [", "interfaces"),
-        ("monitor = \"tcp-check\"", "monitor = \"tcp-chek\"", "tcp-check"),
-        ("interval = 5", "interval = 0.01", "interval"),
+        ("[pools.eu]", "[pools.eu", "", 0),
+        ("interfaces = [", "interfacess = [", "interfaces", 0),
+        (
+            "monitor = \"tcp-check\"",
+            "monitor = \"tcp-chek\"",
+            "tcp-check",
+            0,
+        ),
+        ("interval = 5", "interval = 0.01", "interval", 0),
         (
             "address = \"10.0.0.11\"",
             "address = \"10.0.0.300\"",
             "10.0.0.300",
+            0,
         ),
-        ("weight = 1.0", "weight = 1.5", "weight"),
-        ("default_pools = [\"eu\"]", "default_pools = [\"us\"]", "us"),
-        ("steering_policy = \"off\"", "steering_policy = \"of\"", "off"),
-        ("protocol = \"tcp/80\"", "protocol = \"sctp/80\"", "sctp"),
-        ("protocol = \"tcp/81\"", "protocol = \"tcp/80\"", "tcp/80"),
+        ("weight = 1.0", "weight = 1.5", "weight", 0),
+        ("default_pools = [\"eu\"]", "default_pools = [\"us\"]", "us", 0),
+        ("steering_policy = \"off\"", "steering_policy = \"of\"", "off", 0),
+        ("protocol = \"tcp/80\"", "protocol = \"sctp/80\"", "sctp", 0),
+        ("protocol = \"tcp/81\"", "protocol = \"tcp/80\"", "tcp/80", 1),
     ];
-    for (sound, broken, expected) in cases {
+    for (sound, broken, expected, further) in cases {
         let at = SOUND.find(sound).unwrap();
-        let line = SOUND[..at].lines().count() + 1;
+        let line = SOUND[..at].lines().count() + 1 + further;
         let text = SOUND.replacen(sound, broken, 1);
         let output = check(&text);
         let words = String::from_utf8_lossy(&output.stderr);
@@ -96,8 +102,7 @@ fn ten_broken_files_are_refused_with_the_line_and_the_reason() {
     }
 }
 
-/// A line is named as `lb.toml:7:1`, `[lb.toml:7:1]` or `line 7`. Two applications that collide may be told of at
-/// either; the second is the one that is looked for.
+/// A line is named as `lb.toml:7:1`, `[lb.toml:7:1]` or `line 7`.
 fn names_line(words: &str, line: usize) -> bool {
     words.contains(&format!(":{line}:")) || words.contains(&format!("line {line}"))
 }

@@ -12,7 +12,16 @@ use std::process::{Command, Output};
 fn as_nobody(arguments: &[&str], config: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let (binary, file) = (folder.path().join("lb"), folder.path().join("lb.toml"));
-    fs::copy(lb_binary(), &binary).unwrap();
+    // By a process of its own: a child that another test starts meanwhile would inherit the file open for writing, and
+    // nobody could run it.
+    assert!(
+        Command::new("cp")
+            .arg(lb_binary())
+            .arg(&binary)
+            .status()
+            .unwrap()
+            .success()
+    );
     fs::write(&file, config).unwrap();
     for path in [folder.path(), &binary] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
