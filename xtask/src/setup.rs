@@ -143,10 +143,10 @@ fn find_toolchain() -> Option<(String, PathBuf)> {
 /// Looks into rustup's folder rather than asking rustup, which takes a tenth of a second a question.
 fn sysroot(toolchain: &str) -> Option<PathBuf> {
     if toolchain.starts_with('/') {
-        return Path::new(toolchain)
-            .join("bin/rustc")
-            .exists()
-            .then(|| toolchain.into());
+        let complete = ["bin/rustc", "bin/cargo"]
+            .iter()
+            .all(|program| Path::new(toolchain).join(program).exists());
+        return complete.then(|| toolchain.into());
     }
     let home = env::var_os("RUSTUP_HOME")
         .map(PathBuf::from)
