@@ -1,1 +1,19 @@
-//! The harness.
+//! The harness: network namespaces, a lab of client, node and origins in them, real servers, real clients, and the
+//! real `lb` binary.
+//!
+//! Everything made here is named after this process, and goes when its value is dropped, also after a panic. What a
+//! killed process leaves behind, the next lab sweeps away.
+
+pub mod check;
+pub mod config;
+pub mod daemon;
+pub mod dns;
+pub mod flows;
+pub mod gate;
+pub mod http;
+pub mod lab;
+pub mod load;
+pub mod netns;
+pub mod process;
+pub mod servers;
+pub mod status;

@@ -1,1 +1,47 @@
-fn main() {}
+//! What one does with the tree: `cargo xtask setup | test | demo | tidy`. One file a task.
+
+mod demo;
+mod setup;
+mod step;
+mod test;
+mod tidy;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Set up, test and demonstrate lb.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find the BPF toolchain, or install it; quick when nothing is missing
+    Setup(setup::Arguments),
+    /// Format, lint, build, unit tests, end-to-end tests
+    Test(test::Arguments),
+    /// Watch pools fail over and back, in network namespaces, in under a minute
+    Demo,
+    /// Check the rules of the house that no compiler knows
+    Tidy,
+}
+
+/// Exit code of a task that lacks a privilege, the same as `lb`'s own.
+const NO_PRIVILEGE: u8 = 7;
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Demo => demo::run(),
+        Task::Tidy => tidy::run(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
