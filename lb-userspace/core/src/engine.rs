@@ -7,7 +7,9 @@ use crate::time::Timestamp;
 use crate::view::View;
 use core::net::IpAddr;
 use core::time::Duration;
-use lb_common::abi::{Application, ApplicationKey, HashKey, Mac, Origin, OriginId, PortRange, SettingsFlags, Table};
+use lb_common::abi::{
+    Application, ApplicationKey, HashKey, Mac, Origin, OriginId, PortRange, SettingsFlags, Table,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,7 +19,11 @@ pub enum Event {
     /// A whole validated configuration replaces the running one.
     Configure(Arc<Config>),
     /// An attempt that [`Command::Probe`] asked for has ended.
-    Observed { target: TargetId, attempt: u64, observation: Observation },
+    Observed {
+        target: TargetId,
+        attempt: u64,
+        observation: Observation,
+    },
     /// How the addresses of [`Command::WatchPaths`] are reached now. Addresses that are missing are unreachable.
     Paths(BTreeMap<IpAddr, Path>),
     /// Time has passed; due probes are started.
@@ -91,8 +97,18 @@ pub struct HealthRecord {
 /// Something worth a line in the log and in the events.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Report {
-    OriginHealth { pool: String, origin: String, healthy: bool, reason: Option<FailureReason> },
-    PoolHealth { pool: String, usable: bool, healthy_origins: u32, minimum_origins: u32 },
+    OriginHealth {
+        pool: String,
+        origin: String,
+        healthy: bool,
+        reason: Option<FailureReason>,
+    },
+    PoolHealth {
+        pool: String,
+        usable: bool,
+        healthy_origins: u32,
+        minimum_origins: u32,
+    },
     /// New flows of the load balancer go to the fallback pool (or no longer do).
     Fallback { load_balancer: String, active: bool },
     /// A configuration came into force.
@@ -162,6 +178,14 @@ impl Engine {
     /// How many map rows this configuration needs; the loader sizes new maps from it with room to grow.
     #[must_use]
     pub fn required_capacity(_config: &Config) -> Capacity {
-        Capacity { applications: 0, pools: 0, origins: 0, hops: 0, snat_addresses: 0, slots: 0, application_rows: 0 }
+        Capacity {
+            applications: 0,
+            pools: 0,
+            origins: 0,
+            hops: 0,
+            snat_addresses: 0,
+            slots: 0,
+            application_rows: 0,
+        }
     }
 }

@@ -19,7 +19,10 @@ pub enum TableOp {
     /// Writes a pool's record of the generation that is not live.
     Pool { row: PoolRow, record: Pool },
     /// Writes an application's record of the generation that is not live.
-    Application { key: ApplicationKey, record: Application },
+    Application {
+        key: ApplicationKey,
+        record: Application,
+    },
     /// Removes a record of the generation that is not live.
     RemoveApplication { key: ApplicationKey },
     /// Writes the settings. A new `generation` in them makes everything written before visible at once.

@@ -21,7 +21,10 @@ pub enum SteeringPolicy {
     /// The first usable pool of the list gets everything.
     Off,
     /// Usable pools by weight: `random_steering.pool_weights`, else `random_steering.default_weight` (1).
-    Random { weights: Vec<(String, Weight)>, default_weight: Weight },
+    Random {
+        weights: Vec<(String, Weight)>,
+        default_weight: Weight,
+    },
 }
 
 impl SteeringPolicy {

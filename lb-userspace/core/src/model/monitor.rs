@@ -74,7 +74,9 @@ pub struct ExpectedCodes {
 
 impl Default for ExpectedCodes {
     fn default() -> Self {
-        Self { ranges: vec![(200, 200)] }
+        Self {
+            ranges: vec![(200, 200)],
+        }
     }
 }
 
@@ -109,7 +111,9 @@ impl ExpectedCodes {
     /// Whether `code` counts as healthy.
     #[must_use]
     pub fn contains(&self, code: u16) -> bool {
-        self.ranges.iter().any(|&(first, last)| (first..=last).contains(&code))
+        self.ranges
+            .iter()
+            .any(|&(first, last)| (first..=last).contains(&code))
     }
 }
 

@@ -68,7 +68,11 @@ impl Weight {
     /// A weight in hundredths, 0 to 100.
     #[must_use]
     pub const fn from_hundredths(hundredths: u8) -> Option<Self> {
-        if hundredths <= 100 { Some(Self(hundredths)) } else { None }
+        if hundredths <= 100 {
+            Some(Self(hundredths))
+        } else {
+            None
+        }
     }
 
     /// The weight in hundredths, 0 to 100.
