@@ -3,7 +3,7 @@
 use super::ids::pool_identity;
 use super::plan::{Plan, Refusal, Route};
 use super::records::Wanted;
-use super::tables::{Layout, ListenerDesign, PoolDesign};
+use super::tables::{Full, Layout, ListenerDesign, PoolDesign};
 use super::{Command, Report, Setup, State, TargetId};
 use crate::health::OriginHealth;
 use crate::image::{Capacity, TableOp};
@@ -30,6 +30,7 @@ impl State {
         now: Timestamp,
         commands: &mut Vec<Command>,
     ) -> Result<(), Refusal> {
+        check_slots(&config, &setup.capacity)?;
         let first = self.config.is_none();
         self.inherit_applications(&config);
         let former: BTreeMap<String, bool> = self.usability();
@@ -64,7 +65,7 @@ impl State {
         self.report_pools(&former, commands);
         self.report_fallbacks(&config, commands);
         self.publish(commands);
-        self.records_are_due = true;
+        self.records_are_due = !setup.assume_healthy;
         Ok(())
     }
 
@@ -180,7 +181,7 @@ impl State {
         config: &Config,
         even_if_equal: bool,
         shared: Vec<TableOp>,
-    ) -> Result<Option<Vec<TableOp>>, super::tables::Full> {
+    ) -> Result<Option<Vec<TableOp>>, Full> {
         let listeners = self.listeners(config);
         let settings = |generation| settings(setup, &config.datapath.flow_timeouts, generation);
         self.generations
@@ -401,38 +402,22 @@ pub(super) fn required_capacity(config: &Config) -> Capacity {
     let mut origins = 1;
     let mut pools = config.pools.len();
     let mut addresses = BTreeSet::new();
-    let mut slots: u64 = 0;
     for pool in &config.pools {
         origins += pool.origins.len();
         addresses.extend(pool.origins.iter().map(|origin| origin.address));
-        for family in Family::ALL {
-            let members = pool
-                .origins
-                .iter()
-                .filter(|origin| Family::of(origin.address) == family)
-                .count();
-            // Steered and last resort.
-            slots += 2 * u64::from(table_size(members));
-        }
     }
-    let mut listeners = 0;
     for application in &config.applications {
-        listeners += application.addresses.len();
         if let Destination::Direct(direct) = &application.destination {
             pools += 1;
             origins += direct.len();
             addresses.extend(direct.iter().map(|origin| origin.address));
-            slots += u64::from(table_size(direct.len())) * 2 + 1;
         }
     }
-    for balancer in &config.load_balancers {
-        let size = match &balancer.steering_policy {
-            SteeringPolicy::Off => count(balancer.default_pools.len()),
-            SteeringPolicy::Random { .. } => table_size(balancer.default_pools.len()),
-        };
-        // One list for each family.
-        slots += 2 * u64::from(size);
-    }
+    let listeners = config
+        .applications
+        .iter()
+        .map(|application| application.addresses.len())
+        .sum();
     Capacity {
         applications: twice(listeners),
         pools: twice(pools),
@@ -441,7 +426,61 @@ pub(super) fn required_capacity(config: &Config) -> Capacity {
         hops: twice(addresses.len() + 1),
         snat_addresses: count(config.datapath.snat_addresses.len() + SOURCES),
         // Two generations, and half of one because the free space is not in one piece.
-        slots: u32::try_from(slots * 5 / 2).unwrap_or(u32::MAX),
+        slots: u32::try_from(slots(config) * 5 / 2).unwrap_or(u32::MAX),
         application_rows: count(config.applications.len()),
+    }
+}
+
+/// Slots of one generation in the worst state of health.
+fn slots(config: &Config) -> u64 {
+    let mut slots = 0;
+    let fallbacks: BTreeSet<&str> = config
+        .load_balancers
+        .iter()
+        .filter_map(|balancer| balancer.fallback_pool.as_deref())
+        .collect();
+    for pool in &config.pools {
+        let roles = if fallbacks.contains(pool.name.as_str()) {
+            2
+        } else {
+            1
+        };
+        for family in Family::ALL {
+            let members = pool
+                .origins
+                .iter()
+                .filter(|origin| Family::of(origin.address) == family)
+                .count();
+            slots += roles * u64::from(table_size(members));
+        }
+    }
+    for application in &config.applications {
+        if let Destination::Direct(direct) = &application.destination {
+            // The tables of each family, and a list of the one pool.
+            slots += u64::from(table_size(direct.len())) * 2 + 1;
+        }
+    }
+    for balancer in &config.load_balancers {
+        let size = match &balancer.steering_policy {
+            SteeringPolicy::Off => balancer.default_pools.len().min(ORDERED_POOLS) as u64,
+            SteeringPolicy::Random { .. } => u64::from(table_size(balancer.default_pools.len())),
+        };
+        // One list for each family.
+        slots += 2 * size;
+    }
+    slots
+}
+
+/// Refuses what would fit only as long as some origins are down.
+fn check_slots(config: &Config, capacity: &Capacity) -> Result<(), Full> {
+    let (needed, available) = (2 * slots(config), u64::from(capacity.slots));
+    if needed <= available {
+        Ok(())
+    } else {
+        Err(Full {
+            what: "slots (two generations)",
+            needed,
+            available,
+        })
     }
 }

@@ -194,6 +194,7 @@ struct Setup {
     hash_key: HashKey,
     snat_ports: PortRange,
     flags: SettingsFlags,
+    capacity: Capacity,
     assume_healthy: bool,
     adopted: bool,
 }
@@ -271,6 +272,7 @@ impl Engine {
             hash_key,
             snat_ports,
             flags,
+            capacity,
             assume_healthy,
             adopted: adopts,
         };
@@ -402,13 +404,14 @@ impl State {
     }
 
     fn forget(&mut self, origins: &[OriginId], commands: &mut Vec<Command>) {
-        let mut ops = Vec::new();
+        // A packet that is still being handled may have found such an origin in the tables of the generation before.
+        let mut ops = vec![TableOp::Grace];
         for id in origins {
             if self.numbers.origins.forget(id.0) {
                 self.records.clear(*id, &mut ops);
             }
         }
-        if !ops.is_empty() {
+        if ops.len() > 1 {
             commands.push(Command::Apply(ops));
             self.watch(commands);
         }
