@@ -3,6 +3,7 @@
 use super::world::*;
 use crate::engine::{Environment, Event, Path};
 use crate::health::{FailureReason, OriginHealth};
+use crate::image::Capacity;
 use crate::model::*;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -225,7 +226,9 @@ proptest! {
         first in any_config(), steps in prop::collection::vec(any_step(), 1..14)
     ) {
         let mut config = first;
-        let mut world = World::new(environment());
+        // So few rows that numbers are used again.
+        let capacity = Capacity { origins: 20, hops: 12, snat_addresses: 4, ..capacity() };
+        let mut world = World::new(Environment { capacity, ..environment() });
         world.configure(config.clone());
         world.run(1);
         for next in steps {

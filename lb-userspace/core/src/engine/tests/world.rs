@@ -206,6 +206,16 @@ impl Maps {
         match op {
             TableOp::Origin { id, record } => {
                 assert!(id.0 > 0 && id.0 < capacity().origins);
+                let before = self.origins.get(id).map_or(0, |before| before.identity);
+                if before != 0 && before != record.identity {
+                    for generation in self.readable.iter().filter(|generation| **generation != 0) {
+                        assert!(
+                            !self.named_origins(*generation).contains(id),
+                            "another origin's row"
+                        );
+                    }
+                }
+
                 self.origins.insert(*id, *record);
             }
             TableOp::Hop { id, record } => {
@@ -297,6 +307,14 @@ impl Maps {
         tables.sort_unstable_by_key(|table| table.base);
         tables.dedup();
         tables
+    }
+
+    fn named_origins(&self, generation: u32) -> BTreeSet<OriginId> {
+        let parity = Parity((generation & 1) as u8);
+        let applications = self.applications.iter().filter(|(key, _)| key.parity == parity);
+        let pools = applications.flat_map(|(_, application)| self.pool_ids(application));
+        let tables = pools.flat_map(|pool| self.pools[&pool.row(parity).0].tables);
+        tables.flat_map(|table| self.owners(&table)).collect()
     }
 
     /// Every id that a packet can meet leads somewhere, and only where it should.
@@ -453,6 +471,7 @@ pub struct World {
     pub views: Vec<Arc<View>>,
     pub saved: Vec<HealthRecord>,
     pub saves: usize,
+    pub environment: Environment,
     pub watched: Vec<IpAddr>,
 }
 
@@ -464,7 +483,8 @@ impl World {
     fn with_maps(environment: Environment, mut maps: Maps) -> Self {
         maps.readable = vec![maps.settings.generation];
         Self {
-            engine: Engine::new(environment, Timestamp::default()),
+            engine: Engine::new(environment.clone(), Timestamp::default()),
+            environment,
             now: Timestamp::default(),
             maps,
             dead: BTreeSet::new(),
@@ -494,7 +514,7 @@ impl World {
             Environment {
                 adopted: Some(self.maps.adopted()),
                 health,
-                ..environment()
+                ..self.environment.clone()
             },
             self.maps.clone(),
         );
