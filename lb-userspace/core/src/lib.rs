@@ -11,6 +11,7 @@
 //! everything to be done goes out as one.
 #![forbid(unsafe_code)]
 
+pub mod arena;
 pub mod engine;
 pub mod health;
 pub mod image;

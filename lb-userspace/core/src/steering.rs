@@ -1,1 +1,396 @@
-//! (being written)
+//! Steering: from the health of origins to the pools that may get new flows, and their shares.
+
+use crate::health::{GroupHealth, OriginHealth};
+use crate::model::{LoadBalancer, SteeringPolicy, Weight};
+use core::net::IpAddr;
+
+/// An address family: flows of one are only ever given to origins of the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// What steering needs to know of an origin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OriginFacts {
+    pub family: Family,
+    /// Of an origin without a monitor: healthy. In a disabled pool: disabled.
+    pub health: OriginHealth,
+    pub weight: Weight,
+}
+
+impl OriginFacts {
+    /// Whether the origin may get new flows as long as its pool is used for its health.
+    #[must_use]
+    pub fn is_eligible(&self) -> bool {
+        self.health == OriginHealth::Healthy && self.weight > Weight::ZERO
+    }
+
+    /// Whether the origin may get new flows when its pool is the fallback pool, in which health is ignored.
+    #[must_use]
+    pub fn is_last_resort(&self) -> bool {
+        self.health != OriginHealth::Disabled && self.weight > Weight::ZERO
+    }
+}
+
+/// What steering needs to know of a pool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolFacts {
+    pub enabled: bool,
+    pub monitored: bool,
+    pub minimum_origins: u32,
+    pub origins: Vec<OriginFacts>,
+}
+
+/// What follows from a pool's facts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolStanding {
+    pub health: GroupHealth,
+    /// Enabled origins that are healthy, those of weight 0 included.
+    pub healthy_origins: u32,
+    usable4: bool,
+    usable6: bool,
+}
+
+impl PoolStanding {
+    /// Whether the pool may get new flows of that family.
+    #[must_use]
+    pub fn is_usable(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.usable4,
+            Family::V6 => self.usable6,
+        }
+    }
+
+    /// Whether the pool may get new flows at all.
+    #[must_use]
+    pub fn is_usable_somewhere(&self) -> bool {
+        self.usable4 || self.usable6
+    }
+}
+
+/// Judges a pool.
+#[must_use]
+pub fn pool_standing(pool: &PoolFacts) -> PoolStanding {
+    let count = |health| {
+        pool.origins
+            .iter()
+            .filter(|origin| origin.health == health)
+            .count()
+    };
+    let healthy = count(OriginHealth::Healthy);
+    let healthy_origins = u32::try_from(healthy).unwrap_or(u32::MAX);
+    let enough = !pool.monitored || healthy_origins >= pool.minimum_origins;
+    let usable = |family| {
+        pool.enabled
+            && enough
+            && pool
+                .origins
+                .iter()
+                .any(|origin| origin.family == family && origin.is_eligible())
+    };
+    PoolStanding {
+        health: pool_health(
+            pool,
+            healthy_origins,
+            count(OriginHealth::Unhealthy),
+            count(OriginHealth::Unknown),
+        ),
+        healthy_origins,
+        usable4: usable(Family::V4),
+        usable6: usable(Family::V6),
+    }
+}
+
+fn pool_health(pool: &PoolFacts, healthy: u32, unhealthy: usize, unknown: usize) -> GroupHealth {
+    // With `minimum_origins = 0` and nobody healthy the pool is skipped, so it counts as critical too.
+    let needed = pool.minimum_origins.max(1);
+    if !pool.enabled {
+        GroupHealth::Disabled
+    } else if !pool.monitored {
+        GroupHealth::Unknown
+    } else if healthy >= needed {
+        if unhealthy + unknown == 0 {
+            GroupHealth::Healthy
+        } else {
+            GroupHealth::Degraded
+        }
+    } else if healthy as usize + unknown >= needed as usize {
+        // The results that are still to come may yet make it healthy.
+        GroupHealth::Unknown
+    } else {
+        GroupHealth::Critical
+    }
+}
+
+/// Judges a load balancer by its default pools.
+#[must_use]
+pub fn balancer_health(enabled: bool, pools: &[PoolStanding]) -> GroupHealth {
+    let any = |health| pools.iter().any(|pool| pool.health == health);
+    if !enabled {
+        GroupHealth::Disabled
+    } else if !pools.iter().any(PoolStanding::is_usable_somewhere) {
+        // Unknown and not usable: results are still to come, or there is nobody to give.
+        if any(GroupHealth::Unknown) && !any(GroupHealth::Critical) {
+            GroupHealth::Unknown
+        } else {
+            GroupHealth::Critical
+        }
+    } else if any(GroupHealth::Degraded)
+        || any(GroupHealth::Critical)
+        || pools
+            .iter()
+            .any(|pool| pool.health == GroupHealth::Unknown && !pool.is_usable_somewhere())
+    {
+        GroupHealth::Degraded
+    } else if any(GroupHealth::Healthy) {
+        GroupHealth::Healthy
+    } else {
+        GroupHealth::Unknown
+    }
+}
+
+/// The pools that compete for new flows: those that are usable, in the policy's terms.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Candidates<'a> {
+    /// The first one gets everything, the next one what the first cannot serve.
+    Ordered(Vec<&'a str>),
+    /// All pools of positive weight, and whether each is usable; at least one is.
+    Weighted(Vec<WeightedPool<'a>>),
+}
+
+/// A competitor of [`Candidates::Weighted`].
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct WeightedPool<'a> {
+    pub name: &'a str,
+    pub weight: Weight,
+    pub usable: bool,
+}
+
+/// Applies a load balancer's policy. Without any usable pool the list is empty and ordered.
+pub fn candidates<'a>(balancer: &'a LoadBalancer, is_usable: impl Fn(&str) -> bool) -> Candidates<'a> {
+    let names = balancer.default_pools.iter().map(String::as_str);
+    match &balancer.steering_policy {
+        SteeringPolicy::Off => Candidates::Ordered(names.filter(|name| is_usable(name)).collect()),
+        SteeringPolicy::Random {
+            weights,
+            default_weight,
+        } => {
+            let weight_of = |name: &str| {
+                weights
+                    .iter()
+                    .find(|(pool, _)| pool == name)
+                    .map_or(*default_weight, |(_, weight)| *weight)
+            };
+            let pools: Vec<WeightedPool<'_>> = names
+                .map(|name| WeightedPool {
+                    name,
+                    weight: weight_of(name),
+                    usable: is_usable(name),
+                })
+                .filter(|pool| pool.weight > Weight::ZERO)
+                .collect();
+            if pools.iter().any(|pool| pool.usable) {
+                Candidates::Weighted(pools)
+            } else {
+                Candidates::Ordered(Vec::new())
+            }
+        }
+    }
+}
+
+impl<'a> Candidates<'a> {
+    /// Whether nobody competes, so that the fallback pool is in use.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Ordered(pools) => pools.is_empty(),
+            Self::Weighted(pools) => !pools.iter().any(|pool| pool.usable),
+        }
+    }
+
+    /// Share of new flows by pool, 0 to 1; pools with no share are left out.
+    #[must_use]
+    pub fn shares(&self) -> Vec<(&'a str, f64)> {
+        match self {
+            Self::Ordered(pools) => pools.first().map(|name| (*name, 1.0)).into_iter().collect(),
+            Self::Weighted(pools) => {
+                let usable = pools.iter().filter(|pool| pool.usable);
+                let total: f64 = usable.clone().map(|pool| pool.weight.value()).sum();
+                usable
+                    .map(|pool| (pool.name, pool.weight.value() / total))
+                    .collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use GroupHealth::{Critical, Degraded, Disabled, Healthy, Unknown};
+
+    fn origin(letter: char) -> OriginFacts {
+        let origin = |health, weight| OriginFacts {
+            family: Family::V4,
+            health,
+            weight,
+        };
+        match letter {
+            'h' => origin(OriginHealth::Healthy, Weight::ONE),
+            'z' => origin(OriginHealth::Healthy, Weight::ZERO),
+            'u' => origin(OriginHealth::Unhealthy, Weight::ONE),
+            '?' => origin(OriginHealth::Unknown, Weight::ONE),
+            'd' => origin(OriginHealth::Disabled, Weight::ONE),
+            '6' => OriginFacts {
+                family: Family::V6,
+                ..origin(OriginHealth::Healthy, Weight::ONE)
+            },
+            other => panic!("{other}"),
+        }
+    }
+
+    fn facts(origins: &str, minimum_origins: u32) -> PoolFacts {
+        let origins = origins.chars().map(origin).collect();
+        PoolFacts {
+            enabled: true,
+            monitored: true,
+            minimum_origins,
+            origins,
+        }
+    }
+
+    #[test]
+    fn pools_are_judged_as_documented() {
+        for (origins, minimum, health, usable) in [
+            ("hh", 1, Healthy, true),
+            ("hd", 1, Healthy, true),
+            ("hu", 1, Degraded, true),
+            ("hu", 2, Critical, false),
+            ("hd", 2, Critical, false),
+            ("uu", 1, Critical, false),
+            ("u?", 1, Unknown, false),
+            ("u?", 2, Critical, false),
+            ("h?", 1, Degraded, true),
+            ("uu", 0, Critical, false),
+            ("hu", 0, Degraded, true),
+            ("zu", 1, Degraded, false),
+            ("zh", 2, Healthy, true),
+            ("zz", 1, Healthy, false),
+            ("dd", 1, Critical, false),
+            ("6", 1, Healthy, false),
+        ] {
+            let standing = pool_standing(&facts(origins, minimum));
+            assert_eq!(
+                (standing.health, standing.is_usable(Family::V4)),
+                (health, usable),
+                "{origins} {minimum}"
+            );
+        }
+        assert!(pool_standing(&facts("6u", 1)).is_usable(Family::V6));
+    }
+
+    #[test]
+    fn a_pool_without_a_monitor_is_usable_and_of_unknown_health() {
+        let standing = pool_standing(&PoolFacts {
+            monitored: false,
+            ..facts("hd", 5)
+        });
+        assert_eq!((standing.health, standing.is_usable(Family::V4)), (Unknown, true));
+    }
+
+    #[test]
+    fn a_disabled_pool_is_not_usable() {
+        let standing = pool_standing(&PoolFacts {
+            enabled: false,
+            ..facts("hh", 1)
+        });
+        assert_eq!(
+            (standing.health, standing.is_usable_somewhere()),
+            (Disabled, false)
+        );
+    }
+
+    #[test]
+    fn load_balancers_are_judged_by_their_pools() {
+        let unmonitored = PoolFacts {
+            monitored: false,
+            ..facts("h", 1)
+        };
+        let disabled = PoolFacts {
+            enabled: false,
+            ..facts("h", 1)
+        };
+        for (pools, health) in [
+            (vec![facts("h", 1), facts("h", 1)], Healthy),
+            (vec![facts("h", 1), facts("u", 1)], Degraded),
+            (vec![facts("hu", 1)], Degraded),
+            (vec![facts("u", 1), facts("u", 1)], Critical),
+            (vec![facts("?", 1)], Unknown),
+            (vec![facts("?", 1), facts("u", 1)], Critical),
+            (vec![facts("?", 1), facts("h", 1)], Degraded),
+            (vec![facts("h", 1), unmonitored.clone()], Healthy),
+            (vec![unmonitored], Unknown),
+            (vec![disabled.clone()], Critical),
+            (vec![disabled, facts("h", 1)], Healthy),
+        ] {
+            let standings: Vec<PoolStanding> = pools.iter().map(pool_standing).collect();
+            assert_eq!(balancer_health(true, &standings), health, "{pools:?}");
+            assert_eq!(balancer_health(false, &standings), Disabled);
+        }
+    }
+
+    fn balancer(steering_policy: SteeringPolicy) -> LoadBalancer {
+        LoadBalancer {
+            name: "web".into(),
+            enabled: true,
+            default_pools: ["a", "b", "c"].map(String::from).to_vec(),
+            fallback_pool: None,
+            steering_policy,
+        }
+    }
+
+    #[test]
+    fn off_takes_the_first_usable_pool() {
+        let balancer = balancer(SteeringPolicy::Off);
+        for (usable, shares) in [("abc", vec![("a", 1.0)]), ("cb", vec![("b", 1.0)]), ("", vec![])] {
+            let candidates = candidates(&balancer, |name| usable.contains(name));
+            assert_eq!(candidates.shares(), shares);
+            assert_eq!(candidates.is_empty(), usable.is_empty());
+        }
+    }
+
+    #[test]
+    fn random_divides_among_usable_pools_by_weight() {
+        let weight = |hundredths| Weight::from_hundredths(hundredths).unwrap();
+        let weights = vec![("a".to_owned(), weight(25)), ("c".to_owned(), Weight::ZERO)];
+        let balancer = balancer(SteeringPolicy::Random {
+            weights,
+            default_weight: weight(75),
+        });
+        for (usable, shares) in [
+            ("abc", vec![("a", 0.25), ("b", 0.75)]),
+            ("ac", vec![("a", 1.0)]),
+            ("c", vec![]),
+            ("", vec![]),
+        ] {
+            let candidates = candidates(&balancer, |name| usable.contains(name));
+            assert_eq!(candidates.shares(), shares);
+            assert_eq!(candidates.is_empty(), shares.is_empty());
+        }
+    }
+}

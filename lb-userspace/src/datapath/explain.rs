@@ -1,1 +1,400 @@
-//! (being written)
+//! Where a flow would go, and why: the packet path's own code over the live maps, with every question it asks written
+//! down. What it would remember stays in memory.
+
+use super::clock::Clock;
+use super::kernel::Datapath;
+use crate::wire::{Explain, ExplainStep};
+use anyhow::Result;
+use aya::maps::{Array, HashMap, MapData};
+use lb_common::abi::{
+    Application, ApplicationKey, Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, Hop, HopId, Ip, Ip6, Mac,
+    Origin, OriginId, OriginState, Pool, PoolRow, Port, Protocol, Settings, Slot, maps,
+};
+use lb_common::datapath::{self, Arrival, InsertError, Sample, Scratch, Tables, Verdict};
+use lb_common::testing::Frame;
+use lb_core::view::{OriginView, PoolView, View};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// A flow's first packet, as far as an operator names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Question {
+    pub protocol: Protocol,
+    pub client: SocketAddr,
+    pub vip: SocketAddr,
+}
+
+/// Handles to the maps for reading single rows.
+pub struct Explainer {
+    applications: HashMap<MapData, ApplicationKey, Application>,
+    pools: Array<MapData, Pool>,
+    slots: Array<MapData, Slot>,
+    origins: Array<MapData, Origin>,
+    hops: Array<MapData, Hop>,
+    snat_addresses: Array<MapData, Ip>,
+    flows4: HashMap<MapData, FlowKey4, Flow4>,
+    flows6: HashMap<MapData, FlowKey6, Flow6>,
+}
+
+impl Explainer {
+    /// Opens the maps of a datapath once more.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn new(datapath: &Datapath) -> Result<Self> {
+        Ok(Self {
+            applications: datapath.open_map(maps::APPLICATIONS)?.try_into()?,
+            pools: datapath.open_map(maps::POOLS)?.try_into()?,
+            slots: datapath.open_map(maps::SLOTS)?.try_into()?,
+            origins: datapath.open_map(maps::ORIGINS)?.try_into()?,
+            hops: datapath.open_map(maps::HOPS)?.try_into()?,
+            snat_addresses: datapath.open_map(maps::SNAT_ADDRESSES)?.try_into()?,
+            flows4: datapath.open_map(maps::FLOWS4)?.try_into()?,
+            flows6: datapath.open_map(maps::FLOWS6)?.try_into()?,
+        })
+    }
+
+    /// Answers a question about the present state of the maps.
+    #[must_use]
+    pub fn explain(&self, settings: Settings, clock: &Clock, view: &View, question: Question) -> Explain {
+        let recorder = Recorder {
+            maps: self,
+            settings,
+            view,
+            steps: RefCell::default(),
+            flows4: RefCell::default(),
+            flows6: RefCell::default(),
+        };
+        let mut frame = first_packet(question);
+        let arrival = Arrival {
+            ifindex: 0,
+            now: clock.now(),
+        };
+        let verdict = datapath::process(&mut frame, &recorder, &mut Scratch::default(), arrival);
+        recorder.conclude(verdict, question)
+    }
+}
+
+/// The frame of a SYN or an empty datagram. Checksums are not looked at.
+fn first_packet(
+    Question {
+        protocol,
+        client,
+        vip,
+    }: Question,
+) -> Frame {
+    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    let transport_len: u16 = if protocol == Protocol::TCP { 20 } else { 8 };
+    match (client.ip(), vip.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            bytes.extend([0x08, 0x00, 0x45, 0x00]);
+            bytes.extend((transport_len + 20).to_be_bytes());
+            bytes.extend([0, 0, 0x40, 0, 64, protocol.0, 0, 0]);
+            bytes.extend(source.octets());
+            bytes.extend(destination.octets());
+        }
+        (source, destination) => {
+            bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            bytes.extend(transport_len.to_be_bytes());
+            bytes.extend([protocol.0, 64]);
+            for address in [source, destination] {
+                let octets = match address {
+                    IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                    IpAddr::V6(v6) => v6.octets(),
+                };
+                bytes.extend(octets);
+            }
+        }
+    }
+    bytes.extend(client.port().to_be_bytes());
+    bytes.extend(vip.port().to_be_bytes());
+    if protocol == Protocol::TCP {
+        bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    } else {
+        bytes.extend([0, 8, 0, 0]);
+    }
+    Frame(bytes)
+}
+
+/// The live maps as tables that write down what they are asked.
+struct Recorder<'a> {
+    maps: &'a Explainer,
+    settings: Settings,
+    view: &'a View,
+    steps: RefCell<Vec<ExplainStep>>,
+    /// What this packet has changed; `None`: removed.
+    flows4: RefCell<BTreeMap<FlowKey4, Option<Flow4>>>,
+    flows6: RefCell<BTreeMap<FlowKey6, Option<Flow6>>>,
+}
+
+impl Recorder<'_> {
+    fn note(&self, step: &str, detail: impl Into<String>) {
+        self.steps.borrow_mut().push(ExplainStep {
+            step: step.to_owned(),
+            detail: detail.into(),
+        });
+    }
+
+    fn application_name(&self, id: u32) -> Option<String> {
+        self.view
+            .applications
+            .iter()
+            .find(|application| application.id == id)
+            .map(|found| found.name.clone())
+    }
+
+    fn origin_view(&self, id: OriginId) -> Option<(&PoolView, &OriginView)> {
+        self.view
+            .pools
+            .iter()
+            .flat_map(|pool| pool.origins.iter().map(move |origin| (pool, origin)))
+            .find(|(_, origin)| origin.id == id)
+    }
+
+    fn origin_name(&self, id: OriginId) -> String {
+        match self.origin_view(id) {
+            Some((pool, origin)) => format!("{}/{}", pool.name, origin.name),
+            None => format!("#{}", id.0),
+        }
+    }
+
+    fn conclude(self, verdict: Verdict, question: Question) -> Explain {
+        let core = self.client_entry(question);
+        let words = match verdict {
+            Verdict::Pass(reason) => format!("pass to the kernel: {}", reason.name()),
+            Verdict::Forward(_) => "forward".to_owned(),
+            Verdict::Reply(reply, _) => format!("answer: {}", reply.name()),
+            Verdict::Drop(reason) => format!("drop: {}", reason.name()),
+        };
+        let mut explain = Explain {
+            verdict: words.clone(),
+            ..Explain::default()
+        };
+        if let (Verdict::Forward(_), Some((core, destination))) = (verdict, core) {
+            explain.application = self.application_name(core.application);
+            explain.address = Some(destination.ip());
+            explain.port = Some(destination.port());
+            if let Some((pool, origin)) = self.origin_view(core.origin) {
+                explain.pool = Some(pool.name.clone());
+                explain.origin = Some(origin.name.clone());
+            }
+        }
+        self.note("verdict", words);
+        explain.steps = self.steps.into_inner();
+        explain
+    }
+
+    /// The client's side of the flow as it is, or would be, and the address it leads to.
+    fn client_entry(
+        &self,
+        Question {
+            protocol,
+            client,
+            vip,
+        }: Question,
+    ) -> Option<(FlowCore, SocketAddr)> {
+        let (source_port, destination_port) = (Port::new(client.port()), Port::new(vip.port()));
+        match (Ip::from(client.ip()).v4(), Ip::from(vip.ip()).v4()) {
+            (Some(source), Some(destination)) => {
+                let key = FlowKey4 {
+                    source,
+                    destination,
+                    source_port,
+                    destination_port,
+                    protocol,
+                    reserved: [0; 3],
+                };
+                let flow = self.find4(&key)?;
+                Some((
+                    flow.core,
+                    address(flow.destination.into(), flow.core.destination_port),
+                ))
+            }
+            _ => {
+                let (source, destination) = (Ip6(Ip::from(client.ip()).0), Ip6(Ip::from(vip.ip()).0));
+                let key = FlowKey6 {
+                    source,
+                    destination,
+                    source_port,
+                    destination_port,
+                    protocol,
+                    reserved: [0; 3],
+                };
+                let flow = self.find6(&key)?;
+                Some((
+                    flow.core,
+                    address(flow.destination.into(), flow.core.destination_port),
+                ))
+            }
+        }
+    }
+
+    fn find4(&self, key: &FlowKey4) -> Option<Flow4> {
+        match self.flows4.borrow().get(key) {
+            Some(changed) => *changed,
+            None => self.maps.flows4.get(key, 0).ok(),
+        }
+    }
+
+    fn find6(&self, key: &FlowKey6) -> Option<Flow6> {
+        match self.flows6.borrow().get(key) {
+            Some(changed) => *changed,
+            None => self.maps.flows6.get(key, 0).ok(),
+        }
+    }
+
+    fn note_known(&self, core: &FlowCore) {
+        // The second visit is the packet that has just opened the flow.
+        if !self.steps.borrow().iter().any(|step| step.step == "source") {
+            self.note(
+                "flow",
+                format!("known already: goes to origin {}", self.origin_name(core.origin)),
+            );
+        }
+    }
+}
+
+fn address(ip: Ip, port: Port) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(ip), port.host())
+}
+
+fn mac(mac: Mac) -> String {
+    let bytes: [u8; 6] = mac.into();
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+impl Tables for Recorder<'_> {
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+
+    fn generation(&self) -> u32 {
+        self.settings.generation
+    }
+
+    fn application(&self, key: &ApplicationKey) -> Option<Application> {
+        let found = self.maps.applications.get(key, 0).ok();
+        let place = address(key.address, key.port);
+        match found {
+            Some(application) => {
+                let name = self
+                    .application_name(application.id)
+                    .unwrap_or_else(|| format!("#{}", application.id));
+                self.note(
+                    "application",
+                    format!(
+                        "{name} listens on {place} (generation {})",
+                        self.settings.generation
+                    ),
+                );
+            }
+            None => self.note("application", format!("none listens on {place}")),
+        }
+        found
+    }
+
+    fn pool(&self, row: PoolRow) -> Option<Pool> {
+        let pool = self.maps.pools.get(&row.0, 0).ok()?;
+        self.note("pool", format!("number {}", row.0 / 2));
+        Some(pool)
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.maps.slots.get(&index, 0).ok()
+    }
+
+    fn origin(&self, id: OriginId) -> Option<Origin> {
+        let origin = self.maps.origins.get(&id.0, 0).ok()?;
+        let state = match origin.state {
+            OriginState::UP => "up",
+            OriginState::DOWN => "down",
+            OriginState::DRAINING => "draining",
+            _ => "absent",
+        };
+        let detail = format!(
+            "{} at {} is {state}",
+            self.origin_name(id),
+            IpAddr::from(origin.address)
+        );
+        // Looking at the same origin again says nothing new.
+        if !self
+            .steps
+            .borrow()
+            .iter()
+            .any(|step| step.step == "origin" && step.detail == detail)
+        {
+            self.note("origin", detail);
+        }
+        Some(origin)
+    }
+
+    fn hop(&self, id: HopId) -> Option<Hop> {
+        let hop = self.maps.hops.get(&id.0, 0).ok()?;
+        let detail = match hop.resolved {
+            0 => "not resolved: the neighbour does not answer".to_owned(),
+            _ => format!("{} through interface {}", mac(hop.neighbour), hop.ifindex),
+        };
+        if !self
+            .steps
+            .borrow()
+            .iter()
+            .any(|step| step.step == "next hop" && step.detail == detail)
+        {
+            self.note("next hop", detail);
+        }
+        Some(hop)
+    }
+
+    fn snat_address(&self, index: u32) -> Option<Ip> {
+        let address = self.maps.snat_addresses.get(&index, 0).ok()?;
+        self.note("source", format!("translated to {}", IpAddr::from(address)));
+        Some(address)
+    }
+
+    fn flow4<R>(&self, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
+        let mut flow = self.find4(key)?;
+        self.note_known(&flow.core);
+        let result = visit(&mut flow);
+        self.flows4.borrow_mut().insert(*key, Some(flow));
+        Some(result)
+    }
+
+    fn insert4(&self, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
+        if self.find4(key).is_some() {
+            return Err(InsertError::Exists);
+        }
+        self.flows4.borrow_mut().insert(*key, Some(*flow));
+        Ok(())
+    }
+
+    fn remove4(&self, key: &FlowKey4) {
+        self.flows4.borrow_mut().insert(*key, None);
+    }
+
+    fn flow6<R>(&self, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
+        let mut flow = self.find6(key)?;
+        self.note_known(&flow.core);
+        let result = visit(&mut flow);
+        self.flows6.borrow_mut().insert(*key, Some(flow));
+        Some(result)
+    }
+
+    fn insert6(&self, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
+        if self.find6(key).is_some() {
+            return Err(InsertError::Exists);
+        }
+        self.flows6.borrow_mut().insert(*key, Some(*flow));
+        Ok(())
+    }
+
+    fn remove6(&self, key: &FlowKey6) {
+        self.flows6.borrow_mut().insert(*key, None);
+    }
+
+    fn count(&self, _row: u32) {}
+
+    fn count_packet(&self, _application: u32, _origin: OriginId, _sample: Sample) {}
+
+    fn count_flow(&self, _application: u32, _origin: OriginId) {}
+}

@@ -1,1 +1,258 @@
-//! (being written)
+//! Reads the flow tables: counts, lists, and removes what has timed out.
+//!
+//! The packet path ignores entries that have timed out; sweeping them keeps the counts true and frees source ports.
+
+use super::clock::Clock;
+use super::sys;
+use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData};
+use bytemuck::Pod;
+use lb_common::abi::{
+    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Ip, OriginId, Port, Protocol, Settings, TcpState,
+    maps,
+};
+use lb_common::datapath::track::{self, Age};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// Both flow tables.
+pub struct FlowTables {
+    v4: Table<FlowKey4, Flow4>,
+    v6: Table<FlowKey6, Flow6>,
+}
+
+struct Table<K, V> {
+    raw: MapData,
+    map: HashMap<MapData, K, V>,
+}
+
+/// A flow as an operator sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flow {
+    pub protocol: Protocol,
+    pub client: SocketAddr,
+    pub vip: SocketAddr,
+    pub snat: SocketAddr,
+    pub origin_address: SocketAddr,
+    pub application: u32,
+    pub origin: OriginId,
+    pub state: &'static str,
+    pub idle: Duration,
+}
+
+/// Open flows, by counter row.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FlowCounts {
+    pub applications: BTreeMap<u32, u64>,
+    pub origins: BTreeMap<u32, u64>,
+    pub total: u64,
+    /// Entries that had timed out and were removed.
+    pub expired: u64,
+}
+
+/// What the two families' entries have in common, for reading.
+trait Entry: Pod {
+    type Key: Pod;
+    fn core(&self) -> &FlowCore;
+    fn describe(&self, key: &Self::Key) -> Tuples;
+    fn protocol(key: &Self::Key) -> Protocol;
+    fn twin(&self, key: &Self::Key) -> Self::Key;
+}
+
+/// Source and destination of a packet before and after its translation.
+struct Tuples {
+    arriving: (SocketAddr, SocketAddr),
+    leaving: (SocketAddr, SocketAddr),
+}
+
+fn socket(address: Ip, port: Port) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(address), port.host())
+}
+
+macro_rules! entry {
+    ($flow:ident, $key:ident) => {
+        impl Entry for $flow {
+            type Key = $key;
+
+            fn core(&self) -> &FlowCore {
+                &self.core
+            }
+
+            fn describe(&self, key: &$key) -> Tuples {
+                Tuples {
+                    arriving: (
+                        socket(key.source.into(), key.source_port),
+                        socket(key.destination.into(), key.destination_port),
+                    ),
+                    leaving: (
+                        socket(self.source.into(), self.core.source_port),
+                        socket(self.destination.into(), self.core.destination_port),
+                    ),
+                }
+            }
+
+            fn protocol(key: &$key) -> Protocol {
+                key.protocol
+            }
+
+            fn twin(&self, key: &$key) -> $key {
+                $key {
+                    source: self.destination,
+                    destination: self.source,
+                    source_port: self.core.destination_port,
+                    destination_port: self.core.source_port,
+                    ..*key
+                }
+            }
+        }
+    };
+}
+
+entry!(Flow4, FlowKey4);
+entry!(Flow6, FlowKey6);
+
+impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
+    fn new(raw: Map, map: Map) -> Result<Self> {
+        let Map::LruHashMap(raw) = raw else {
+            anyhow::bail!("a flow table is no LRU hash")
+        };
+        Ok(Self {
+            raw,
+            map: map.try_into()?,
+        })
+    }
+
+    fn for_each(&self, visit: impl FnMut(&K, &V)) -> Result<()> {
+        sys::for_each(self.raw.fd().as_fd(), visit).context("read the flow table")
+    }
+
+    fn sweep(&mut self, settings: &Settings, now: u32, counts: &mut FlowCounts) -> Result<()> {
+        let mut expired = Vec::new();
+        self.for_each(|key, flow| {
+            let core = flow.core();
+            if track::age(settings, V::protocol(key), core, now) == Age::Expired {
+                expired.push(*key);
+            } else if core.side == FlowSide::CLIENT && !core.tcp.closing() {
+                *counts.applications.entry(core.application).or_default() += 1;
+                *counts.origins.entry(core.origin.0).or_default() += 1;
+                counts.total += 1;
+            }
+        })?;
+        for key in expired {
+            // A packet may have renewed it since it was read.
+            let still = self
+                .map
+                .get(&key, 0)
+                .is_ok_and(|flow| track::age(settings, V::protocol(&key), flow.core(), now) == Age::Expired);
+            if still && self.map.remove(&key).is_ok() {
+                counts.expired += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn list(
+        &self,
+        clock: &Clock,
+        wanted: &mut dyn FnMut(&FlowCore) -> bool,
+        flows: &mut Vec<Flow>,
+    ) -> Result<()> {
+        let now = clock.now();
+        self.for_each(|key, flow| {
+            let core = flow.core();
+            if core.side != FlowSide::CLIENT || !wanted(core) {
+                return;
+            }
+            let Tuples {
+                arriving: (client, vip),
+                leaving: (snat, origin_address),
+            } = flow.describe(key);
+            let idle = now.wrapping_sub(core.seen);
+            flows.push(Flow {
+                protocol: V::protocol(key),
+                client,
+                vip,
+                snat,
+                origin_address,
+                application: core.application,
+                origin: core.origin,
+                state: state(V::protocol(key), core.tcp),
+                // A stamp of another CPU may be a tick ahead.
+                idle: clock.duration(if idle > u32::MAX / 2 { 0 } else { idle }),
+            });
+        })
+    }
+
+    fn flush(&mut self, wanted: &mut dyn FnMut(&FlowCore) -> bool) -> Result<u64> {
+        let mut found = Vec::new();
+        self.for_each(|key, flow| {
+            if flow.core().side == FlowSide::CLIENT && wanted(flow.core()) {
+                found.push((*key, flow.twin(key)));
+            }
+        })?;
+        let mut flushed = 0;
+        for (key, twin) in found {
+            // Either may have gone meanwhile.
+            let _ = self.map.remove(&twin);
+            flushed += u64::from(self.map.remove(&key).is_ok());
+        }
+        Ok(flushed)
+    }
+}
+
+fn state(protocol: Protocol, tcp: TcpState) -> &'static str {
+    if protocol != Protocol::TCP {
+        "open"
+    } else if tcp.closing() {
+        "closing"
+    } else if tcp.has(TcpState::ESTABLISHED) {
+        "established"
+    } else {
+        "handshake"
+    }
+}
+
+impl FlowTables {
+    /// Takes the maps by name from `take`, each twice: once to read in batches, once to write single entries.
+    ///
+    /// # Errors
+    /// When one is missing or of another kind.
+    pub fn new(mut take: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
+        Ok(Self {
+            v4: Table::new(take(maps::FLOWS4)?, take(maps::FLOWS4)?)?,
+            v6: Table::new(take(maps::FLOWS6)?, take(maps::FLOWS6)?)?,
+        })
+    }
+
+    /// Removes what has timed out and counts the rest.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn sweep(&mut self, settings: &Settings, clock: &Clock) -> Result<FlowCounts> {
+        let mut counts = FlowCounts::default();
+        self.v4.sweep(settings, clock.now(), &mut counts)?;
+        self.v6.sweep(settings, clock.now(), &mut counts)?;
+        Ok(counts)
+    }
+
+    /// The flows whose entry is `wanted`.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn list(&self, clock: &Clock, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<Vec<Flow>> {
+        let mut flows = Vec::new();
+        self.v4.list(clock, &mut wanted, &mut flows)?;
+        self.v6.list(clock, &mut wanted, &mut flows)?;
+        Ok(flows)
+    }
+
+    /// Removes the flows whose entry is `wanted`, and returns how many.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn flush(&mut self, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<u64> {
+        Ok(self.v4.flush(&mut wanted)? + self.v6.flush(&mut wanted)?)
+    }
+}

@@ -1,1 +1,281 @@
-//! (being written)
+//! The running datapath of one node: programs, maps, links, and the way to take them over from a former daemon.
+
+use super::attach::{self, Attachment};
+use super::clock::Clock;
+use super::flows::FlowTables;
+use super::object::{self, Loaded, MapSizes};
+use super::pins::{self, Pins};
+use super::reader::Reader;
+use super::sys;
+use super::writer::Writer;
+use anyhow::{Context, Result};
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, ProgramArray};
+use lb_common::abi::{
+    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Parity, Pool, PoolId, Settings, Steering,
+    Table, maps,
+};
+use lb_core::engine::Adopted;
+use lb_core::image::Capacity;
+use lb_core::model::AttachMode;
+use std::collections::BTreeSet;
+use std::fs;
+use tracing::{info, warn};
+
+/// The datapath of one node.
+pub struct Datapath {
+    ebpf: Ebpf,
+    stages: Option<ProgramArray<MapData>>,
+    pins: Pins,
+    netns: u64,
+    pub clock: Clock,
+    pub writer: Writer,
+    pub reader: Reader,
+    pub flows: FlowTables,
+    pub sizes: MapSizes,
+    pub attachments: Vec<Attachment>,
+}
+
+impl Datapath {
+    /// Loads the programs for `node`, on the maps that a former daemon pinned, or on new ones of the wanted sizes.
+    ///
+    /// # Errors
+    /// Without privilege, or when the kernel refuses.
+    pub fn open(node: &str, wanted: MapSizes) -> Result<(Self, Option<Adopted>)> {
+        let pins = Pins::open(node)?;
+        let netns = pins::network_namespace()?;
+        let sizes = existing(&pins, wanted)?;
+        let Loaded { mut ebpf, stages } = object::load(&sizes, Some(pins.folder()))?;
+        let clock = Clock::measure(&mut ebpf).context("measure the kernel's tick rate")?;
+        let take = |name: &str| open_map(&pins, name);
+        let writer = Writer::new(take)?;
+        let reader = Reader::new(take)?;
+        let flows = FlowTables::new(take)?;
+        let adopted = adopted(&pins)?;
+        let datapath = Self {
+            ebpf,
+            stages: Some(stages),
+            netns,
+            clock,
+            writer,
+            reader,
+            flows,
+            sizes,
+            attachments: Vec::new(),
+            pins,
+        };
+        Ok((datapath, adopted))
+    }
+
+    /// Attaches the program to the interfaces, given by name and index, in the place of a former one where there is one.
+    ///
+    /// # Errors
+    /// The first interface that refuses.
+    pub fn attach(&mut self, interfaces: &[(String, u32)], mode: AttachMode) -> Result<()> {
+        self.pin_stages()?;
+        for (name, ifindex) in interfaces {
+            let attachment = attach::attach(&mut self.ebpf, &self.pins, self.netns, (name, *ifindex), mode)?;
+            self.attachments.retain(|old| old.ifindex != *ifindex);
+            self.attachments.push(attachment);
+        }
+        self.retire_stages()
+    }
+
+    /// Detaches from the interfaces of this network namespace that are not among `keep`.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn detach_others(&mut self, keep: &[u32]) -> Result<()> {
+        for pin in self.pins.links() {
+            if pin.netns == self.netns && !keep.contains(&pin.ifindex) {
+                info!(
+                    ifindex = pin.ifindex,
+                    "detaching: the interface is not in the configuration any more"
+                );
+                attach::remove(&pin)?;
+            }
+        }
+        self.attachments
+            .retain(|attachment| keep.contains(&attachment.ifindex));
+        Ok(())
+    }
+
+    /// Id of the program that is attached; bpftool and ip show it.
+    #[must_use]
+    pub fn program_id(&mut self) -> Option<u32> {
+        object::program(&mut self.ebpf, maps::STAGE_KNOWN.1)
+            .ok()?
+            .info()
+            .ok()
+            .map(|info| info.id())
+    }
+
+    /// Where programs and maps are pinned.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// A further handle to a pinned map.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open_map(&self, name: &str) -> Result<Map> {
+        open_map(&self.pins, name)
+    }
+
+    /// The settings in force.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn settings(&self) -> Result<Settings> {
+        settings(&self.pins)
+    }
+
+    /// Pins this program's stages beside those of the program it replaces, so that both work until the links are moved.
+    fn pin_stages(&mut self) -> Result<()> {
+        let Some(stages) = self.stages.take() else {
+            return Ok(());
+        };
+        let path = self.pins.map(NEW_STAGES);
+        // Left by a daemon that died between the two steps.
+        let _ = fs::remove_file(&path);
+        stages
+            .pin(&path)
+            .with_context(|| format!("pin {}", path.display()))
+    }
+
+    /// Lets go of the replaced program's stages, once no packet is inside it.
+    fn retire_stages(&self) -> Result<()> {
+        let new = self.pins.map(NEW_STAGES);
+        if new.exists() {
+            sys::wait_for_packets()?;
+            fs::rename(&new, self.pins.map(maps::STAGES)).context("rename the pinned stages")?;
+        }
+        Ok(())
+    }
+}
+
+const NEW_STAGES: &str = "STAGES_NEW";
+
+fn open_map(pins: &Pins, name: &str) -> Result<Map> {
+    let path = pins.map(name);
+    let data = MapData::from_pin(&path).with_context(|| format!("open the pinned map {}", path.display()))?;
+    Ok(Map::from_map_data(data)?)
+}
+
+fn settings(pins: &Pins) -> Result<Settings> {
+    let settings: Array<_, Settings> = open_map(pins, maps::SETTINGS)?.try_into()?;
+    Ok(settings.get(&0, 0)?)
+}
+
+/// The sizes of pinned maps where there are some, else the wanted ones.
+fn existing(pins: &Pins, wanted: MapSizes) -> Result<MapSizes> {
+    let size = |name: &str, wanted: u32| -> Result<u32> {
+        let path = pins.map(name);
+        if !path.exists() {
+            return Ok(wanted);
+        }
+        let data =
+            MapData::from_pin(&path).with_context(|| format!("open the pinned map {}", path.display()))?;
+        Ok(data.info()?.max_entries())
+    };
+    let Capacity {
+        applications,
+        pools,
+        origins,
+        hops,
+        snat_addresses,
+        slots,
+        application_rows,
+    } = wanted.capacity;
+    let max_flows = size(maps::FLOWS4, wanted.max_flows.saturating_mul(2))? / 2;
+    if max_flows != wanted.max_flows {
+        warn!(
+            configured = wanted.max_flows,
+            in_force = max_flows,
+            "datapath.max_flows takes effect when the maps are made anew: after `lb detach`"
+        );
+    }
+    Ok(MapSizes {
+        capacity: Capacity {
+            applications: size(maps::APPLICATIONS, applications)?,
+            pools: size(maps::POOLS, pools)?,
+            origins: size(maps::ORIGINS, origins)?,
+            hops: size(maps::HOPS, hops)?,
+            snat_addresses: size(maps::SNAT_ADDRESSES, snat_addresses)?,
+            slots: size(maps::SLOTS, slots)?,
+            application_rows: size(maps::APPLICATION_TRAFFIC, application_rows)?,
+        },
+        max_flows,
+    })
+}
+
+/// What a former daemon left in the maps; `None` when they are new.
+fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
+    let settings = settings(pins)?;
+    if settings.generation == 0 {
+        return Ok(None);
+    }
+    let live = Parity::of(settings.generation);
+    let all: HashMap<_, ApplicationKey, Application> = open_map(pins, maps::APPLICATIONS)?.try_into()?;
+    let mut applications = Vec::new();
+    let mut stale_applications = Vec::new();
+    for entry in all.iter() {
+        let (key, record) = entry?;
+        if key.parity == live {
+            applications.push((key, record));
+        } else {
+            stale_applications.push(key);
+        }
+    }
+    let pools: Array<_, Pool> = open_map(pins, maps::POOLS)?.try_into()?;
+    let mut tables = BTreeSet::new();
+    for id in 0..pools.len() / 2 {
+        let pool = pools.get(&PoolId(id).row(live).0, 0)?;
+        tables.extend(pool.tables.iter().map(|table| (table.base, table.size)));
+    }
+    for (_, application) in &applications {
+        let list = application.pools;
+        let size = if list.steering == Steering::ORDERED {
+            list.extent
+        } else {
+            list.extent.saturating_add(1)
+        };
+        tables.insert((list.base, size));
+    }
+    let tables = tables
+        .into_iter()
+        .filter(|&(_, size)| size > 0)
+        .map(|(base, size)| Table { base, size });
+    let origins: Array<_, Origin> = open_map(pins, maps::ORIGINS)?.try_into()?;
+    let hops: Array<_, Hop> = open_map(pins, maps::HOPS)?.try_into()?;
+    let snat_addresses: Array<_, Ip> = open_map(pins, maps::SNAT_ADDRESSES)?.try_into()?;
+    Ok(Some(Adopted {
+        generation: settings.generation,
+        origins: rows(&origins)?
+            .into_iter()
+            .map(|(id, row)| (OriginId(id), row))
+            .collect(),
+        applications,
+        tables: tables.collect(),
+        stale_applications,
+        hops: rows(&hops)?
+            .into_iter()
+            .map(|(id, row)| (HopId(id), row))
+            .collect(),
+        snat_addresses: snat_addresses.iter().collect::<Result<_, _>>()?,
+    }))
+}
+
+/// The rows of an array that are not empty.
+fn rows<V: aya::Pod + Default + PartialEq>(array: &Array<MapData, V>) -> Result<Vec<(u32, V)>> {
+    let mut rows = Vec::new();
+    for id in 0..array.len() {
+        let row = array.get(&id, 0)?;
+        if row != V::default() {
+            rows.push((id, row));
+        }
+    }
+    Ok(rows)
+}

@@ -1,10 +1,14 @@
 //! BPF system calls that aya does not offer: maps in batches, and links detached for good.
 #![expect(unsafe_code, reason = "raw bpf(2)")]
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
+const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_DETACH: libc::c_long = 34;
@@ -23,14 +27,14 @@ struct Batch {
     flags: u64,
 }
 
-fn bpf<T>(command: libc::c_long, attribute: &mut T) -> io::Result<()> {
+fn bpf<T>(command: libc::c_long, attribute: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the attribute is a prefix of `union bpf_attr` whose pointers outlive the call; the kernel takes the rest
     // as zeros.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attribute, size_of::<T>()) };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
-        Ok(())
+        Ok(result)
     }
 }
 
@@ -50,7 +54,7 @@ pub fn update_rows<V: Pod>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> io:
     if values.is_empty() {
         Ok(())
     } else {
-        bpf(BPF_MAP_UPDATE_BATCH, &mut batch)
+        bpf(BPF_MAP_UPDATE_BATCH, &mut batch).map(|_| ())
     }
 }
 
@@ -77,7 +81,7 @@ pub fn for_each<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut visit: impl FnMut(&K, &
         };
         let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut batch);
         let ended = match result {
-            Ok(()) => false,
+            Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             // A bucket with more entries than fit: ask for more at a time.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
@@ -99,13 +103,29 @@ pub fn for_each<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut visit: impl FnMut(&K, &
     }
 }
 
-/// Detaches a link whoever else holds it.
+/// Detaches the link that is pinned at `path`, whoever else holds it.
 ///
 /// # Errors
-/// The kernel's error.
-pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+/// The kernel's error; a link whose interface has gone is detached already.
+pub fn detach_pinned_link(path: &Path) -> io::Result<()> {
+    /// `struct { ... }` of BPF_OBJ_GET in `union bpf_attr`.
+    #[repr(C)]
+    struct Get {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut get = Get {
+        path: name.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    let link = bpf(BPF_OBJ_GET, &mut get)?;
+    // SAFETY: the kernel has just opened this descriptor for us.
+    let link = unsafe { OwnedFd::from_raw_fd(link as i32) };
     let mut attribute = [link.as_raw_fd() as u32];
-    bpf(BPF_LINK_DETACH, &mut attribute)
+    bpf(BPF_LINK_DETACH, &mut attribute).map(|_| ())
 }
 
 /// Waits until every packet that is being handled now is done (an RCU grace period).

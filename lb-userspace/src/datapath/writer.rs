@@ -1,1 +1,127 @@
-//! (being written)
+//! Executes the engine's map steps, in order, without a thought.
+
+use super::sys;
+use anyhow::{Context, Result};
+use aya::maps::{Array, HashMap, Map, MapData};
+use lb_common::abi::{Application, ApplicationKey, Hop, Ip, Origin, Pool, Settings, Slot, maps};
+use lb_core::image::TableOp;
+use std::os::fd::AsFd;
+
+/// The configuration maps, for writing.
+pub struct Writer {
+    settings: Array<MapData, Settings>,
+    applications: HashMap<MapData, ApplicationKey, Application>,
+    pools: Array<MapData, Pool>,
+    origins: Array<MapData, Origin>,
+    hops: Array<MapData, Hop>,
+    snat_addresses: Array<MapData, Ip>,
+    slots: MapData,
+}
+
+/// Slots written by one system call.
+const SLOTS_PER_CALL: usize = 16_384;
+
+impl Writer {
+    /// Takes the maps by name from `take`.
+    ///
+    /// # Errors
+    /// When one is missing or of another kind.
+    pub fn new(mut take: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
+        let slots = match take(maps::SLOTS)? {
+            Map::Array(data) => data,
+            other => anyhow::bail!("the map {} is no array: {other:?}", maps::SLOTS),
+        };
+        Ok(Self {
+            settings: take(maps::SETTINGS)?.try_into()?,
+            applications: take(maps::APPLICATIONS)?.try_into()?,
+            pools: take(maps::POOLS)?.try_into()?,
+            origins: take(maps::ORIGINS)?.try_into()?,
+            hops: take(maps::HOPS)?.try_into()?,
+            snat_addresses: take(maps::SNAT_ADDRESSES)?.try_into()?,
+            slots,
+        })
+    }
+
+    /// Executes the steps in order.
+    ///
+    /// # Errors
+    /// The first step that the kernel refused; those before it are done.
+    pub fn apply(&mut self, steps: &[TableOp]) -> Result<()> {
+        steps.iter().try_for_each(|step| self.step(step))
+    }
+
+    fn step(&mut self, step: &TableOp) -> Result<()> {
+        match step {
+            TableOp::Origin { id, record } => self
+                .origins
+                .set(id.0, record, 0)
+                .with_context(|| format!("write origin {}", id.0)),
+            TableOp::Hop { id, record } => self
+                .hops
+                .set(id.0, record, 0)
+                .with_context(|| format!("write next hop {}", id.0)),
+            TableOp::SnatAddress { index, address } => self
+                .snat_addresses
+                .set(*index, address, 0)
+                .with_context(|| format!("write source address {index}")),
+            TableOp::Slots { base, owners } => self.slots(*base, owners),
+            TableOp::Pool { row, record } => self
+                .pools
+                .set(row.0, record, 0)
+                .with_context(|| format!("write pool row {}", row.0)),
+            TableOp::Application { key, record } => self
+                .applications
+                .insert(key, record, 0)
+                .context("write an application"),
+            TableOp::RemoveApplication { key } => match self.applications.remove(key) {
+                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+                Err(error) => Err(error).context("remove an application"),
+            },
+            TableOp::Settings(settings) => self.settings.set(0, settings, 0).context("write the settings"),
+            TableOp::Grace => sys::wait_for_packets().context("wait for packets in flight (membarrier)"),
+        }
+    }
+
+    fn slots(&self, base: u32, owners: &[u32]) -> Result<()> {
+        let mut first = base;
+        for chunk in owners.chunks(SLOTS_PER_CALL) {
+            let slots: Vec<Slot> = chunk.iter().map(|&owner| Slot { owner, reserved: 0 }).collect();
+            sys::update_rows(self.slots.fd().as_fd(), first, &slots)
+                .with_context(|| format!("write {} slots from {first}", slots.len()))?;
+            first = first.saturating_add(chunk.len() as u32);
+        }
+        Ok(())
+    }
+
+    /// Writes those of the steps whose rows hold something else, and returns how many did: what another program, or a
+    /// defect, has changed.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn repair(&mut self, image: &[TableOp]) -> Result<usize> {
+        let mut repaired = 0;
+        for step in image {
+            if !self.holds(step)? {
+                self.step(step)?;
+                repaired += 1;
+            }
+        }
+        Ok(repaired)
+    }
+
+    fn holds(&self, step: &TableOp) -> Result<bool> {
+        Ok(match step {
+            TableOp::Origin { id, record } => self.origins.get(&id.0, 0)? == *record,
+            TableOp::Hop { id, record } => self.hops.get(&id.0, 0)? == *record,
+            TableOp::SnatAddress { index, address } => self.snat_addresses.get(index, 0)? == *address,
+            TableOp::Pool { row, record } => self.pools.get(&row.0, 0)? == *record,
+            TableOp::Application { key, record } => {
+                self.applications.get(key, 0).is_ok_and(|found| found == *record)
+            }
+            TableOp::RemoveApplication { key } => self.applications.get(key, 0).is_err(),
+            TableOp::Settings(settings) => self.settings.get(&0, 0)? == *settings,
+            // Slots are many and nobody writes them but this daemon, into runs that are not live.
+            TableOp::Slots { .. } | TableOp::Grace => true,
+        })
+    }
+}

@@ -1,0 +1,486 @@
+//! From the configuration and health to tables: what a new configuration, a flip of health and a new path lead to.
+
+use super::ids::pool_identity;
+use super::plan::{Plan, Refusal, Route};
+use super::records::Wanted;
+use super::tables::{Full, Layout, ListenerDesign, PoolDesign};
+use super::{Command, Report, Setup, State, TargetId};
+use crate::health::OriginHealth;
+use crate::image::{Capacity, TableOp};
+use crate::maglev::{Member, table_size};
+use crate::model::{Config, Destination, FlowTimeouts, LoadBalancer, SteeringPolicy, Transport};
+use crate::steering::{Candidates, Family, OriginFacts, PoolFacts, candidates, pool_standing};
+use crate::time::Timestamp;
+use core::time::Duration;
+use lb_common::abi::{
+    ApplicationKey, Ip, OriginId, Parity, PoolFlags, PoolId, Port, Protocol, Settings, Steering,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The packet path tries this many pools of an ordered list.
+const ORDERED_POOLS: usize = 8;
+
+impl State {
+    /// Brings a configuration into force. When it fails, `self` is of no use any more.
+    pub(super) fn configure(
+        &mut self,
+        setup: &Setup,
+        config: Arc<Config>,
+        now: Timestamp,
+        commands: &mut Vec<Command>,
+    ) -> Result<(), Refusal> {
+        check_slots(&config, &setup.capacity)?;
+        let first = self.config.is_none();
+        self.inherit_applications(&config);
+        let former: BTreeMap<String, bool> = self.usability();
+        let mut plan = Plan::new(&config, &mut self.numbers)?;
+        if !setup.assume_healthy {
+            let records = &self.records;
+            let inherits = first && setup.adopted;
+            self.probes.reconcile(
+                &mut plan,
+                |origin| records.state(origin.id).filter(|_| inherits),
+                now,
+            );
+        }
+        self.plan = plan;
+        self.facts = (0..self.plan.pools.len())
+            .map(|pool| self.pool_facts(setup, pool))
+            .collect();
+        self.standings = self.facts.iter().map(pool_standing).collect();
+        self.designs = (0..self.plan.pools.len())
+            .map(|pool| self.pool_design(pool))
+            .collect();
+        self.config = Some(Arc::clone(&config));
+
+        let mut shared = Vec::new();
+        self.update_records(&config, &mut shared);
+        let ops = self.advance(setup, &config, true, shared)?;
+        commands.extend(ops.map(Command::Apply));
+        self.watch(commands);
+        commands.push(Command::Report(Report::Configured {
+            generation: self.generations.live(),
+        }));
+        self.report_pools(&former, commands);
+        self.report_fallbacks(&config, commands);
+        self.publish(commands);
+        self.records_are_due = !setup.assume_healthy;
+        Ok(())
+    }
+
+    /// Follows changes of health: each origin's own record first, then the tables of the pools concerned.
+    pub(super) fn flip(
+        &mut self,
+        setup: &Setup,
+        flips: &[(TargetId, bool)],
+        now: Timestamp,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(config) = self.config.clone() else { return };
+        let former = self.usability();
+        let mut ops = Vec::new();
+        let mut pools = BTreeSet::new();
+        let mut reports = Vec::new();
+        for &(target, healthy) in flips {
+            let Some(probed) = self.probes.get(target) else {
+                continue;
+            };
+            let (pool, origin) = (probed.pool, probed.origin);
+            reports.push(Command::Report(Report::OriginHealth {
+                pool: self.plan.pools[pool].name.clone(),
+                origin: self.plan.pools[pool].origins[origin].name.clone(),
+                healthy,
+                reason: probed.target.failure().cloned(),
+            }));
+            self.facts[pool].origins[origin].health = if healthy {
+                OriginHealth::Healthy
+            } else {
+                OriginHealth::Unhealthy
+            };
+            let state = self.origin_state(pool, origin);
+            self.records
+                .set_state(self.plan.pools[pool].origins[origin].id, state, &mut ops);
+            pools.insert(pool);
+        }
+        for pool in pools {
+            self.standings[pool] = pool_standing(&self.facts[pool]);
+            self.designs[pool] = self.pool_design(pool);
+        }
+        match self.advance(setup, &config, false, Vec::new()) {
+            Ok(rebuilt) => ops.extend(rebuilt.into_iter().flatten()),
+            // The packet path goes by the origins' records, so only shares are less exact until there is room.
+            Err(full) => reports.push(Command::Report(Report::Refused(format!(
+                "health has changed, and the tables could not follow: {full}"
+            )))),
+        }
+        if !ops.is_empty() {
+            commands.push(Command::Apply(ops));
+        }
+        commands.append(&mut reports);
+        self.report_pools(&former, commands);
+        self.report_fallbacks(&config, commands);
+        self.publish(commands);
+        self.persist(now, commands);
+        self.flushed = Some(now);
+    }
+
+    /// Brings the records that all generations share in line with the plan, health and paths.
+    pub(super) fn update_records(&mut self, config: &Config, ops: &mut Vec<TableOp>) {
+        let mut wanted = Vec::new();
+        for (pool_index, pool) in self.plan.pools.iter().enumerate() {
+            for (origin_index, origin) in pool.origins.iter().enumerate() {
+                wanted.push(Wanted {
+                    id: origin.id,
+                    identity: origin.identity,
+                    address: origin.address,
+                    port: origin.port,
+                    state: self.origin_state(pool_index, origin_index),
+                });
+            }
+        }
+        let retired: Vec<OriginId> = self.numbers.origins.retired().map(OriginId).collect();
+        self.records.update(
+            &wanted,
+            &retired,
+            &self.paths,
+            &config.datapath.snat_addresses,
+            ops,
+        );
+    }
+
+    /// Applications that the maps know by address keep their counters under their name.
+    fn inherit_applications(&mut self, config: &Config) {
+        if self.inherited_applications.is_empty() {
+            return;
+        }
+        let inherited = core::mem::take(&mut self.inherited_applications);
+        for application in &config.applications {
+            for address in &application.addresses {
+                let found = [Parity(0), Parity(1)].into_iter().find_map(|parity| {
+                    inherited.get(&ApplicationKey {
+                        address: Ip::from(*address),
+                        port: Port::new(application.port),
+                        protocol: protocol(application.transport),
+                        parity,
+                    })
+                });
+                if let Some(id) = found {
+                    self.numbers.applications.adopt(application.name.clone(), *id);
+                }
+            }
+        }
+        for id in inherited.into_values() {
+            self.numbers.applications.reserve(id);
+        }
+    }
+
+    fn advance(
+        &mut self,
+        setup: &Setup,
+        config: &Config,
+        even_if_equal: bool,
+        shared: Vec<TableOp>,
+    ) -> Result<Option<Vec<TableOp>>, Full> {
+        let listeners = self.listeners(config);
+        let settings = |generation| settings(setup, &config.datapath.flow_timeouts, generation);
+        self.generations
+            .advance(&self.designs, &listeners, settings, even_if_equal, shared)
+    }
+
+    fn pool_facts(&self, setup: &Setup, index: usize) -> PoolFacts {
+        let pool = &self.plan.pools[index];
+        let origins = pool.origins.iter().map(|origin| OriginFacts {
+            family: Family::of(origin.address),
+            health: if !(pool.enabled && origin.enabled) {
+                OriginHealth::Disabled
+            } else if pool.monitor.is_none() || setup.assume_healthy {
+                OriginHealth::Healthy
+            } else {
+                let target = origin.target.and_then(|id| self.probes.get(id));
+                target.map_or(OriginHealth::Unknown, |probed| probed.target.health())
+            },
+            weight: origin.weight,
+        });
+        PoolFacts {
+            enabled: pool.enabled,
+            monitored: pool.monitor.is_some(),
+            minimum_origins: pool.minimum_origins,
+            origins: origins.collect(),
+        }
+    }
+
+    fn pool_design(&self, index: usize) -> PoolDesign {
+        let pool = &self.plan.pools[index];
+        let facts = &self.facts[index];
+        let ring = |family, takes: fn(&OriginFacts) -> bool| {
+            let members = pool
+                .origins
+                .iter()
+                .zip(&facts.origins)
+                .filter(|(_, facts)| facts.family == family);
+            Layout::ring(
+                members
+                    .map(|(origin, facts)| Member {
+                        identity: origin.identity,
+                        owner: origin.id.0,
+                        weight: u32::from(origin.weight.hundredths()),
+                        present: takes(facts),
+                    })
+                    .collect(),
+            )
+        };
+        let last_resort = |family| {
+            if pool.last_resort {
+                ring(family, OriginFacts::is_last_resort)
+            } else {
+                None
+            }
+        };
+        PoolDesign {
+            id: pool.id,
+            flags: PoolFlags(if pool.by_client { PoolFlags::BY_CLIENT } else { 0 }),
+            // In the order of TableKind.
+            tables: [
+                ring(Family::V4, OriginFacts::is_eligible),
+                ring(Family::V6, OriginFacts::is_eligible),
+                last_resort(Family::V4),
+                last_resort(Family::V6),
+            ],
+        }
+    }
+
+    fn listeners(&self, config: &Config) -> Vec<ListenerDesign> {
+        let mut listeners = Vec::new();
+        let mut lists = BTreeMap::new();
+        for (application, planned) in config.applications.iter().zip(&self.plan.applications) {
+            let (fallback, served) = match planned.route {
+                Route::Balancer(index) => {
+                    let balancer = &config.load_balancers[index];
+                    let fallback = balancer
+                        .fallback_pool
+                        .as_deref()
+                        .and_then(|pool| self.plan.pool(pool));
+                    (
+                        fallback.map_or(PoolId::NONE, |pool| self.plan.pools[pool].id),
+                        balancer.enabled,
+                    )
+                }
+                Route::Direct(_) => (PoolId::NONE, true),
+            };
+            if !(application.enabled && served) {
+                continue;
+            }
+            for address in &application.addresses {
+                let family = Family::of(*address);
+                let (pools, steering) = match planned.route {
+                    Route::Balancer(index) => lists
+                        .entry((index, family))
+                        .or_insert_with(|| self.pool_list(&config.load_balancers[index], family))
+                        .clone(),
+                    Route::Direct(pool) => {
+                        let usable = self.standings[pool].is_usable(family);
+                        let pools = usable.then(|| self.plan.pools[pool].id.0).into_iter().collect();
+                        (Layout::list(pools), Steering::ORDERED)
+                    }
+                };
+                listeners.push(ListenerDesign {
+                    address: Ip::from(*address),
+                    port: Port::new(application.port),
+                    protocol: protocol(application.transport),
+                    application: planned.id,
+                    pools,
+                    steering,
+                    fallback,
+                    origin_port: Port::new(application.origin_port.unwrap_or(application.port)),
+                });
+            }
+        }
+        listeners
+    }
+
+    fn pool_list(&self, balancer: &LoadBalancer, family: Family) -> (Option<Arc<Layout>>, Steering) {
+        let usable = |name: &str| {
+            self.plan
+                .pool(name)
+                .is_some_and(|index| self.standings[index].is_usable(family))
+        };
+        let owner = |name: &str| self.plan.pool(name).map(|index| self.plan.pools[index].id.0);
+        match candidates(balancer, usable) {
+            Candidates::Ordered(pools) => {
+                let owners = pools.into_iter().filter_map(owner).take(ORDERED_POOLS).collect();
+                (Layout::list(owners), Steering::ORDERED)
+            }
+            Candidates::Weighted(pools) => {
+                let member = |pool: crate::steering::WeightedPool<'_>| {
+                    Some(Member {
+                        identity: pool_identity(pool.name),
+                        owner: owner(pool.name)?,
+                        weight: u32::from(pool.weight.hundredths()),
+                        present: pool.usable,
+                    })
+                };
+                (
+                    Layout::ring(pools.into_iter().filter_map(member).collect()),
+                    Steering::WEIGHTED,
+                )
+            }
+        }
+    }
+
+    fn usability(&self) -> BTreeMap<String, bool> {
+        let pools = self.plan.pools.iter().zip(&self.standings);
+        pools
+            .map(|(pool, standing)| (pool.name.clone(), standing.is_usable_somewhere()))
+            .collect()
+    }
+
+    /// Reports the pools that got or lost new flows; a pool that is new has changed nothing.
+    fn report_pools(&self, former: &BTreeMap<String, bool>, commands: &mut Vec<Command>) {
+        for (pool, standing) in self.plan.pools.iter().zip(&self.standings) {
+            let usable = standing.is_usable_somewhere();
+            if former.get(&pool.name).is_some_and(|former| *former != usable) {
+                commands.push(Command::Report(Report::PoolHealth {
+                    pool: pool.name.clone(),
+                    usable,
+                    healthy_origins: standing.healthy_origins,
+                    minimum_origins: pool.minimum_origins,
+                }));
+            }
+        }
+    }
+
+    fn report_fallbacks(&mut self, config: &Config, commands: &mut Vec<Command>) {
+        let mut fallbacks = BTreeMap::new();
+        for balancer in &config.load_balancers {
+            let active = self.is_on_fallback(balancer);
+            if active != self.fallbacks.get(&balancer.name).copied().unwrap_or(false) {
+                let load_balancer = balancer.name.clone();
+                commands.push(Command::Report(Report::Fallback {
+                    load_balancer,
+                    active,
+                }));
+            }
+            fallbacks.insert(balancer.name.clone(), active);
+        }
+        self.fallbacks = fallbacks;
+    }
+}
+
+fn protocol(transport: Transport) -> Protocol {
+    match transport {
+        Transport::Tcp => Protocol::TCP,
+        Transport::Udp => Protocol::UDP,
+    }
+}
+
+fn settings(setup: &Setup, timeouts: &FlowTimeouts, generation: u32) -> Settings {
+    let jiffies = |time: Duration| {
+        let jiffies = time.as_millis().saturating_mul(u128::from(setup.hz)) / 1000;
+        u32::try_from(jiffies).unwrap_or(u32::MAX).max(1)
+    };
+    Settings {
+        hash_key: setup.hash_key,
+        tcp_timeout: jiffies(timeouts.tcp),
+        tcp_handshake_timeout: jiffies(timeouts.tcp_handshake),
+        tcp_closing_timeout: jiffies(timeouts.tcp_closing),
+        udp_timeout: jiffies(timeouts.udp),
+        snat_ports: setup.snat_ports,
+        flags: setup.flags,
+        generation,
+        reserved: 0,
+    }
+}
+
+/// Rows for interfaces' own source addresses: more than a machine has interfaces that lead to origins.
+const SOURCES: usize = 64;
+
+/// The rows that a configuration needs in the worst state of health.
+pub(super) fn required_capacity(config: &Config) -> Capacity {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let twice = |number: usize| count(number).saturating_mul(2);
+    let mut origins = 1;
+    let mut pools = config.pools.len();
+    let mut addresses = BTreeSet::new();
+    for pool in &config.pools {
+        origins += pool.origins.len();
+        addresses.extend(pool.origins.iter().map(|origin| origin.address));
+    }
+    for application in &config.applications {
+        if let Destination::Direct(direct) = &application.destination {
+            pools += 1;
+            origins += direct.len();
+            addresses.extend(direct.iter().map(|origin| origin.address));
+        }
+    }
+    let listeners = config
+        .applications
+        .iter()
+        .map(|application| application.addresses.len())
+        .sum();
+    Capacity {
+        applications: twice(listeners),
+        pools: twice(pools),
+        origins: count(origins),
+        // All origins may change their routers at once.
+        hops: twice(addresses.len() + 1),
+        snat_addresses: count(config.datapath.snat_addresses.len() + SOURCES),
+        // Two generations, and half of one because the free space is not in one piece.
+        slots: u32::try_from(slots(config) * 5 / 2).unwrap_or(u32::MAX),
+        application_rows: count(config.applications.len()),
+    }
+}
+
+/// Slots of one generation in the worst state of health.
+fn slots(config: &Config) -> u64 {
+    let mut slots = 0;
+    let fallbacks: BTreeSet<&str> = config
+        .load_balancers
+        .iter()
+        .filter_map(|balancer| balancer.fallback_pool.as_deref())
+        .collect();
+    for pool in &config.pools {
+        let roles = if fallbacks.contains(pool.name.as_str()) {
+            2
+        } else {
+            1
+        };
+        for family in Family::ALL {
+            let members = pool
+                .origins
+                .iter()
+                .filter(|origin| Family::of(origin.address) == family)
+                .count();
+            slots += roles * u64::from(table_size(members));
+        }
+    }
+    for application in &config.applications {
+        if let Destination::Direct(direct) = &application.destination {
+            // The tables of each family, and a list of the one pool.
+            slots += u64::from(table_size(direct.len())) * 2 + 1;
+        }
+    }
+    for balancer in &config.load_balancers {
+        let size = match &balancer.steering_policy {
+            SteeringPolicy::Off => balancer.default_pools.len().min(ORDERED_POOLS) as u64,
+            SteeringPolicy::Random { .. } => u64::from(table_size(balancer.default_pools.len())),
+        };
+        // One list for each family.
+        slots += 2 * size;
+    }
+    slots
+}
+
+/// Refuses what would fit only as long as some origins are down.
+fn check_slots(config: &Config, capacity: &Capacity) -> Result<(), Full> {
+    let (needed, available) = (2 * slots(config), u64::from(capacity.slots));
+    if needed <= available {
+        Ok(())
+    } else {
+        Err(Full {
+            what: "slots (two generations)",
+            needed,
+            available,
+        })
+    }
+}

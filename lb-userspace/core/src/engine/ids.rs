@@ -1,0 +1,229 @@
+//! Numbers for things that have names: a thing keeps its number as long as it lives, and a number is not given to
+//! another thing while there are others left, because flows and counters may still mean the first one.
+
+use crate::maglev::mix;
+use core::net::IpAddr;
+use lb_common::abi::Ip;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What an origin is, independent of its place in the configuration: FNV-1a (64 bit) over the pool's name, a zero
+/// byte, the origin's name, a zero byte, the address as 16 bytes (IPv4 v4-mapped) and the port as 2 bytes in network
+/// order (0: none), then [`mix`], because FNV's high bits are weak. Never 0, which stands for an empty record. It is
+/// written into the maps, so that the next daemon recognises the record: changing it costs every node its counters.
+pub fn identity(pool: &str, origin: &str, address: IpAddr, port: Option<u16>) -> u64 {
+    let address: [u8; 16] = match IpAddr::from(Ip::from(address)) {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let port = port.unwrap_or(0).to_be_bytes();
+    let parts = [pool.as_bytes(), &[0], origin.as_bytes(), &[0], &address, &port];
+    fingerprint(parts.into_iter().flatten().copied())
+}
+
+/// The identity of a pool as a competitor of other pools: its name.
+pub fn pool_identity(pool: &str) -> u64 {
+    fingerprint(pool.bytes())
+}
+
+fn fingerprint(bytes: impl Iterator<Item = u8>) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    mix(bytes.fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))).max(1)
+}
+
+/// The numbers of one kind of thing.
+#[derive(Clone, Debug)]
+pub struct Ids<K> {
+    /// Numbers from here on were never given out, except those in `taken`.
+    next: u32,
+    first: u32,
+    /// One more than the largest number.
+    end: u32,
+    live: BTreeMap<K, u32>,
+    /// Oldest first; without a key when it is not known what the number stood for.
+    retired: VecDeque<(Option<K>, u32)>,
+    /// Numbers that nobody means any more.
+    forgotten: BTreeSet<u32>,
+    /// All numbers in `live` and `retired`.
+    taken: BTreeSet<u32>,
+}
+
+impl<K: Ord + Clone> Ids<K> {
+    /// Numbers from `first` up to but not including `end`.
+    pub fn new(first: u32, end: u32) -> Self {
+        Self {
+            next: first,
+            first,
+            end,
+            live: BTreeMap::new(),
+            retired: VecDeque::new(),
+            forgotten: BTreeSet::new(),
+            taken: BTreeSet::new(),
+        }
+    }
+
+    /// Takes over a number that stands in the maps; of two claims to a key or number the first one counts.
+    pub fn adopt(&mut self, key: K, id: u32) {
+        if !self.live.contains_key(&key) && self.taken.insert(id) {
+            self.live.insert(key, id);
+        }
+    }
+
+    /// Keeps a number from being given out while there are others, without knowing what it stands for.
+    pub fn reserve(&mut self, id: u32) {
+        if self.taken.insert(id) {
+            self.retired.push_back((None, id));
+        }
+    }
+
+    /// Keeps a number from being given out at all, until [`Self::release`] or [`Self::claim`].
+    pub fn block(&mut self, id: u32) {
+        self.taken.insert(id);
+    }
+
+    /// Ends [`Self::block`]: the number may be given out when there are no others.
+    pub fn release(&mut self, id: u32) {
+        self.retired.push_back((None, id));
+    }
+
+    /// Ends [`Self::block`]: the number stands for `key`.
+    pub fn claim(&mut self, key: K, id: u32) {
+        self.live.insert(key, id);
+    }
+
+    /// The number of `key`, new if it has none. `None`: all numbers belong to living things. The flag says whether the
+    /// number stood for something else before.
+    pub fn assign(&mut self, key: &K) -> Option<(u32, Reuse)> {
+        if let Some(&id) = self.live.get(key) {
+            return Some((id, Reuse::No));
+        }
+        let known = self
+            .retired
+            .iter()
+            .position(|(retired, _)| retired.as_ref() == Some(key));
+        let (id, reuse) = if let Some(index) = known {
+            (self.retired.remove(index)?.1, Reuse::No)
+        } else if let Some(id) = self.unused() {
+            (id, Reuse::No)
+        } else {
+            (self.retired.pop_front()?.1, Reuse::Yes)
+        };
+        self.taken.insert(id);
+        self.live.insert(key.clone(), id);
+        Some((id, reuse))
+    }
+
+    fn unused(&mut self) -> Option<u32> {
+        while self.taken.contains(&self.next) {
+            self.next += 1;
+        }
+        if self.next < self.end {
+            self.next += 1;
+            return Some(self.next - 1);
+        }
+        self.forgotten.pop_first()
+    }
+
+    /// Retires everything that `keep` does not want.
+    pub fn retain(&mut self, keep: impl Fn(&K, u32) -> bool) {
+        let retired = &mut self.retired;
+        self.live.retain(|key, id| {
+            let kept = keep(key, *id);
+            if !kept {
+                retired.push_back((Some(key.clone()), *id));
+            }
+            kept
+        });
+    }
+
+    /// Frees a retired number for any use; false when it is not retired.
+    pub fn forget(&mut self, id: u32) -> bool {
+        let Some(index) = self.retired.iter().position(|(_, retired)| *retired == id) else {
+            return false;
+        };
+        self.retired.remove(index);
+        self.taken.remove(&id);
+        if id < self.next {
+            self.forgotten.insert(id);
+        }
+        true
+    }
+
+    /// Numbers of things that are gone and may still be meant by somebody.
+    pub fn retired(&self) -> impl Iterator<Item = u32> + '_ {
+        self.retired.iter().map(|(_, id)| *id)
+    }
+
+    /// How many numbers there are.
+    pub fn count(&self) -> u32 {
+        self.end.saturating_sub(self.first)
+    }
+
+    /// The number of a living thing.
+    pub fn get(&self, key: &K) -> Option<u32> {
+        self.live.get(key).copied()
+    }
+}
+
+/// Whether a number stood for something else before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reuse {
+    No,
+    Yes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(ids: &mut Ids<&'static str>, key: &'static str) -> Option<u32> {
+        ids.assign(&key).map(|(id, _)| id)
+    }
+
+    #[test]
+    fn a_thing_keeps_its_number_even_if_it_goes_and_comes_back() {
+        let mut ids = Ids::new(1, 10);
+        assert_eq!([id(&mut ids, "a"), id(&mut ids, "b")], [Some(1), Some(2)]);
+        ids.retain(|key, _| *key == "b");
+        assert_eq!([id(&mut ids, "c"), id(&mut ids, "a")], [Some(3), Some(1)]);
+    }
+
+    #[test]
+    fn retired_numbers_are_reused_last_and_the_oldest_first() {
+        let mut ids = Ids::new(0, 3);
+        ids.adopt("old", 1);
+        ids.reserve(2);
+        assert_eq!(id(&mut ids, "a"), Some(0));
+        ids.retain(|key, _| *key != "old");
+        assert_eq!(ids.assign(&"b"), Some((2, Reuse::Yes)));
+        assert_eq!(ids.assign(&"c"), Some((1, Reuse::Yes)));
+        assert_eq!(id(&mut ids, "d"), None);
+    }
+
+    #[test]
+    fn a_forgotten_number_is_free() {
+        let mut ids = Ids::new(0, 2);
+        id(&mut ids, "a");
+        id(&mut ids, "b");
+        assert!(!ids.forget(0), "a lives");
+        ids.retain(|key, _| *key == "b");
+        assert!(ids.forget(0));
+        assert_eq!(ids.assign(&"c"), Some((0, Reuse::No)));
+    }
+
+    #[test]
+    fn identities_tell_everything_apart() {
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        let all = [
+            identity("p", "o", address, Some(80)),
+            identity("p", "o", address, Some(81)),
+            identity("p", "o", address, None),
+            identity("po", "", address, Some(80)),
+            identity("p", "o", "10.0.0.2".parse().unwrap(), Some(80)),
+            identity("p", "o", "::1".parse().unwrap(), Some(80)),
+        ];
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+        // Pinned: it stands in the maps of running nodes.
+        assert_eq!(all[0], identity("p", "o", "10.0.0.1".parse().unwrap(), Some(80)));
+    }
+}

@@ -1,0 +1,495 @@
+//! The engine: one closed set of events in, a list of commands out.
+//!
+//! ```text
+//! Configure ─▶ plan (names → numbers) ─▶ probes ─▶ facts ─▶ standings ─▶ designs ─▶ generations ─▶ Apply
+//! Observed, Tick ────────────────────────▶ flips ──┘  (only the pools concerned)        ▲
+//! Paths ─────────────────────────────────────────────▶ records (shared by generations) ─┘
+//! ```
+
+mod compile;
+mod ids;
+mod plan;
+mod probes;
+mod records;
+mod snapshot;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use self::ids::Ids;
+use self::plan::{Numbers, Plan};
+use self::probes::Probes;
+use self::records::{Paths, Records};
+use self::tables::{Generations, PoolDesign};
+use crate::health::{FailureReason, Observation, OriginHealth};
+use crate::image::{Capacity, TableOp};
+use crate::model::{Config, Monitor};
+use crate::monitor::Progress;
+use crate::steering::{PoolFacts, PoolStanding};
+use crate::time::Timestamp;
+use crate::view::View;
+use core::net::IpAddr;
+use core::time::Duration;
+use lb_common::abi::{
+    Application, ApplicationKey, HashKey, Hop, HopId, Ip, Mac, Origin, OriginId, OriginState, PortRange,
+    SettingsFlags, Table,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Everything that can happen to the engine.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A whole validated configuration replaces the running one.
+    Configure(Arc<Config>),
+    /// An attempt that [`Command::Probe`] asked for has ended.
+    Observed {
+        target: TargetId,
+        attempt: u64,
+        observation: Observation,
+    },
+    /// How the addresses of [`Command::WatchPaths`] are reached now. Addresses that are missing are unreachable.
+    Paths(BTreeMap<IpAddr, Path>),
+    /// Time has passed; due probes are started.
+    Tick,
+    /// No flow means these origins any more: those that are not in the configuration are forgotten, and their numbers
+    /// are free. Without this event they drain for ever, which costs a row each.
+    Drained(Vec<OriginId>),
+}
+
+/// Everything the engine can ask for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Bring the maps to a new state: steps in order.
+    Apply(Vec<TableOp>),
+    /// Make one attempt, and report it as [`Event::Observed`] with the same numbers.
+    Probe(ProbeRequest),
+    /// Keep [`Event::Paths`] coming for exactly these addresses.
+    WatchPaths(Vec<IpAddr>),
+    /// The snapshot has changed.
+    Publish(Arc<View>),
+    /// Health that a next start may restore has changed.
+    Persist(Vec<HealthRecord>),
+    /// Tell the operator.
+    Report(Report),
+}
+
+/// Which origin under which monitor. Never reused within one run of the daemon.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TargetId(pub u64);
+
+/// One attempt to make.
+#[derive(Clone, Debug)]
+pub struct ProbeRequest {
+    pub target: TargetId,
+    /// Number of the attempt; an answer with an old number is ignored.
+    pub attempt: u64,
+    pub monitor: Arc<Monitor>,
+    pub address: IpAddr,
+    /// 0 for `icmp_ping`.
+    pub port: u16,
+}
+
+/// How a destination is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Path {
+    /// By the neighbour `next_hop` (the gateway or the destination itself) on interface `ifindex`.
+    Via {
+        ifindex: u32,
+        next_hop: IpAddr,
+        /// `None`: not resolved (yet).
+        neighbour: Option<Mac>,
+        interface_mac: Mac,
+        mtu: u16,
+        /// Addresses of the interface in the destination's family, the preferred one first.
+        sources: Vec<IpAddr>,
+    },
+    /// It cannot be reached through the datapath; says why, for the operator.
+    Unusable(String),
+}
+
+/// Health of one origin that outlives the daemon.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HealthRecord {
+    pub pool: String,
+    pub origin: String,
+    pub address: IpAddr,
+    pub monitor: String,
+    pub healthy: bool,
+    pub failure_reason: Option<FailureReason>,
+    /// How long before the record was made the last run ended.
+    pub age: Duration,
+}
+
+/// Something worth a line in the log and in the events.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Report {
+    OriginHealth {
+        pool: String,
+        origin: String,
+        healthy: bool,
+        reason: Option<FailureReason>,
+    },
+    PoolHealth {
+        pool: String,
+        usable: bool,
+        healthy_origins: u32,
+        minimum_origins: u32,
+    },
+    /// New flows of the load balancer go to the fallback pool (or no longer do).
+    Fallback { load_balancer: String, active: bool },
+    /// A configuration came into force.
+    Configured { generation: u32 },
+    /// A configuration could not be brought into the maps and the old one stays; says why and what to do.
+    Refused(String),
+}
+
+/// What the engine must know of the machine and the maps, once.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// Jiffies per second.
+    pub hz: u32,
+    pub hash_key: HashKey,
+    pub snat_ports: PortRange,
+    pub flags: SettingsFlags,
+    pub capacity: Capacity,
+    /// What stands in pinned maps that were taken over; `None` when the maps are new.
+    pub adopted: Option<Adopted>,
+    /// Health known from before, with its age now; too old records are ignored by the engine.
+    pub health: Vec<HealthRecord>,
+    /// Without monitors (`lb attach`): every enabled origin counts as up.
+    pub assume_healthy: bool,
+    /// Seed of the jitter of probes.
+    pub seed: u64,
+}
+
+/// Contents of maps that a former daemon filled.
+#[derive(Clone, Debug, Default)]
+pub struct Adopted {
+    pub generation: u32,
+    /// All rows that are not empty.
+    pub origins: Vec<(OriginId, Origin)>,
+    /// All records of the live generation.
+    pub applications: Vec<(ApplicationKey, Application)>,
+    /// Runs of slots that the live generation uses.
+    pub tables: Vec<Table>,
+    /// Keys of the generation that is not live: a daemon that died may have left any of them.
+    pub stale_applications: Vec<ApplicationKey>,
+    /// All rows that are not empty. Hops that are not given here are left alone until no origin names them.
+    pub hops: Vec<(HopId, Hop)>,
+    /// The whole table of source addresses, or nothing: then new rows are used.
+    pub snat_addresses: Vec<Ip>,
+}
+
+/// The engine.
+pub struct Engine {
+    setup: Setup,
+    state: State,
+}
+
+/// What never changes.
+#[derive(Clone, Debug)]
+struct Setup {
+    hz: u32,
+    hash_key: HashKey,
+    snat_ports: PortRange,
+    flags: SettingsFlags,
+    capacity: Capacity,
+    assume_healthy: bool,
+    adopted: bool,
+}
+
+/// Everything that changes. A configuration that is refused is undone by going back to a copy.
+#[derive(Clone)]
+struct State {
+    config: Option<Arc<Config>>,
+    numbers: Numbers,
+    plan: Plan,
+    probes: Probes,
+    records: Records,
+    generations: Generations,
+    /// By pool of the plan.
+    facts: Vec<PoolFacts>,
+    standings: Vec<PoolStanding>,
+    designs: Vec<PoolDesign>,
+    /// By load balancer of the configuration, whether its fallback pool was reported to be in use.
+    fallbacks: BTreeMap<String, bool>,
+    /// Application numbers of the former daemon, which knew no names.
+    inherited_applications: BTreeMap<ApplicationKey, u32>,
+    paths: Paths,
+    watched: Vec<IpAddr>,
+    view: Arc<View>,
+    view_is_due: bool,
+    records_are_due: bool,
+    /// When the view and the health records went out last.
+    flushed: Option<Timestamp>,
+}
+
+/// Round-trip times and the age of results go out at most this often.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// An engine with no configuration.
+    #[must_use]
+    pub fn new(environment: Environment, now: Timestamp) -> Self {
+        let Environment {
+            hz,
+            hash_key,
+            snat_ports,
+            flags,
+            capacity,
+            adopted,
+            health,
+            assume_healthy,
+            seed,
+        } = environment;
+        let mut state = State {
+            config: None,
+            numbers: Numbers {
+                origins: Ids::new(1, capacity.origins),
+                pools: Ids::new(0, capacity.pools / 2),
+                applications: Ids::new(0, capacity.application_rows),
+            },
+            plan: Plan::default(),
+            probes: Probes::new(health, seed, now),
+            records: Records::new(&capacity, adopted.as_ref()),
+            generations: Generations::new(capacity),
+            facts: Vec::new(),
+            standings: Vec::new(),
+            designs: Vec::new(),
+            fallbacks: BTreeMap::new(),
+            inherited_applications: BTreeMap::new(),
+            paths: None,
+            watched: Vec::new(),
+            view: Arc::default(),
+            view_is_due: false,
+            records_are_due: false,
+            flushed: None,
+        };
+        let adopts = adopted.is_some();
+        let setup = Setup {
+            hz,
+            hash_key,
+            snat_ports,
+            flags,
+            capacity,
+            assume_healthy,
+            adopted: adopts,
+        };
+        if let Some(adopted) = adopted {
+            state.adopt(adopted);
+        }
+        Self { setup, state }
+    }
+
+    /// Handles one event.
+    pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Command> {
+        let mut commands = Vec::new();
+        match event {
+            Event::Configure(config) => self.configure(config, now, &mut commands),
+            Event::Observed {
+                target,
+                attempt,
+                observation,
+            } => {
+                let progress = self.state.probes.observe(target, attempt, observation, now);
+                self.proceed(vec![(target, progress)], now, &mut commands);
+            }
+            Event::Paths(paths) => self.state.set_paths(paths, &mut commands),
+            Event::Tick => {
+                let mut steps = Vec::new();
+                while let Some(step) = self.state.probes.advance(now) {
+                    steps.push(step);
+                }
+                self.proceed(steps, now, &mut commands);
+            }
+            Event::Drained(origins) => self.state.forget(&origins, &mut commands),
+        }
+        self.state.flush(now, &mut commands);
+        commands
+    }
+
+    /// When the next [`Event::Tick`] is wanted.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let state = &self.state;
+        let flush = state
+            .flushed
+            .filter(|_| state.view_is_due || state.records_are_due);
+        let flush = flush.map(|flushed| flushed.after(FLUSH_INTERVAL));
+        state.probes.deadline().into_iter().chain(flush).min()
+    }
+
+    /// Everything the maps should hold now, for the periodic comparison that repairs drift.
+    #[must_use]
+    pub fn image(&self) -> Vec<TableOp> {
+        let mut ops = Vec::new();
+        if self.state.config.is_some() {
+            self.state.records.image(&mut ops);
+            self.state.generations.image(&mut ops);
+        }
+        ops
+    }
+
+    /// How many map rows this configuration needs; the loader sizes new maps from it with room to grow.
+    #[must_use]
+    pub fn required_capacity(config: &Config) -> Capacity {
+        compile::required_capacity(config)
+    }
+
+    fn configure(&mut self, config: Arc<Config>, now: Timestamp, commands: &mut Vec<Command>) {
+        let former = self.state.clone();
+        if let Err(refusal) = self.state.configure(&self.setup, config, now, commands) {
+            self.state = former;
+            commands.clear();
+            commands.push(Command::Report(Report::Refused(refusal.to_string())));
+        }
+    }
+
+    /// Does what follows from steps of targets. Several flips make one generation.
+    fn proceed(&mut self, steps: Vec<(TargetId, Progress)>, now: Timestamp, commands: &mut Vec<Command>) {
+        let mut flips = Vec::new();
+        for (target, progress) in steps {
+            match progress {
+                Progress::Nothing => {}
+                Progress::Attempt(attempt) => {
+                    commands.extend(self.state.probes.request(target, attempt).map(Command::Probe));
+                }
+                Progress::Confirmed => {
+                    self.state.view_is_due = true;
+                    self.state.records_are_due = true;
+                }
+                Progress::Changed { healthy } => flips.push((target, healthy)),
+            }
+        }
+        if !flips.is_empty() {
+            self.state.flip(&self.setup, &flips, now, commands);
+        }
+    }
+}
+
+impl State {
+    fn adopt(&mut self, adopted: Adopted) {
+        for (id, record) in &adopted.origins {
+            if *id != OriginId::NONE {
+                self.numbers.origins.adopt(record.identity, id.0);
+                // Of two rows with one identity the second is nobody's.
+                self.numbers.origins.reserve(id.0);
+            }
+        }
+        for (key, record) in &adopted.applications {
+            self.inherited_applications.insert(*key, record.id);
+        }
+        self.generations.adopt(
+            adopted.generation,
+            &adopted.tables,
+            &adopted.applications,
+            &adopted.stale_applications,
+        );
+    }
+
+    fn set_paths(&mut self, paths: BTreeMap<IpAddr, Path>, commands: &mut Vec<Command>) {
+        // Without a configuration no address was asked for, so this says nothing of those that are missing.
+        let Some(config) = self.config.clone() else { return };
+        if self.paths.as_ref() == Some(&paths) {
+            return;
+        }
+        self.paths = Some(paths);
+        let mut ops = Vec::new();
+        self.update_records(&config, &mut ops);
+        if !ops.is_empty() {
+            commands.push(Command::Apply(ops));
+        }
+        self.publish(commands);
+    }
+
+    fn forget(&mut self, origins: &[OriginId], commands: &mut Vec<Command>) {
+        // A packet that is still being handled may have found such an origin in the tables of the generation before.
+        let mut ops = vec![TableOp::Grace];
+        for id in origins {
+            if self.numbers.origins.forget(id.0) {
+                self.records.clear(*id, &mut ops);
+            }
+        }
+        if ops.len() > 1 {
+            commands.push(Command::Apply(ops));
+            self.watch(commands);
+        }
+    }
+
+    /// Asks for the paths of all origins, those included that are gone and may still have flows.
+    fn watch(&mut self, commands: &mut Vec<Command>) {
+        let retired = self
+            .numbers
+            .origins
+            .retired()
+            .filter_map(|id| self.records.address(OriginId(id)));
+        let mut addresses: Vec<IpAddr> = self
+            .plan
+            .origins()
+            .map(|(_, origin)| origin.address)
+            .chain(retired)
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        if addresses != self.watched {
+            self.watched.clone_from(&addresses);
+            commands.push(Command::WatchPaths(addresses));
+        }
+    }
+
+    /// Sends the view if it says anything new.
+    fn publish(&mut self, commands: &mut Vec<Command>) {
+        let Some(config) = self.config.clone() else { return };
+        self.view_is_due = false;
+        let view = self.snapshot(&config);
+        if view != *self.view {
+            self.view = Arc::new(view);
+            commands.push(Command::Publish(Arc::clone(&self.view)));
+        }
+    }
+
+    fn persist(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
+        self.records_are_due = false;
+        let records = self.probes.iter().filter_map(|probed| {
+            let (healthy, age) = probed.target.established(now)?;
+            let pool = self.plan.pools.get(probed.pool)?;
+            let origin = pool.origins.get(probed.origin)?;
+            Some(HealthRecord {
+                pool: pool.name.clone(),
+                origin: origin.name.clone(),
+                address: origin.address,
+                monitor: probed.target.monitor().name.clone(),
+                healthy,
+                failure_reason: probed.target.failure().cloned(),
+                age,
+            })
+        });
+        commands.push(Command::Persist(records.collect()));
+    }
+
+    /// Sends what can wait, if it has waited long enough.
+    fn flush(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
+        let due = self
+            .flushed
+            .is_none_or(|flushed| now.since(flushed) >= FLUSH_INTERVAL);
+        if due && (self.view_is_due || self.records_are_due) {
+            self.flushed = Some(now);
+            if self.view_is_due {
+                self.publish(commands);
+            }
+            if self.records_are_due {
+                self.persist(now, commands);
+            }
+        }
+    }
+
+    /// The state that an origin's record is to have.
+    fn origin_state(&self, pool: usize, origin: usize) -> OriginState {
+        match self.facts[pool].origins[origin].health {
+            OriginHealth::Healthy => OriginState::UP,
+            OriginHealth::Unhealthy | OriginHealth::Unknown => OriginState::DOWN,
+            OriginHealth::Disabled => OriginState::DRAINING,
+        }
+    }
+}

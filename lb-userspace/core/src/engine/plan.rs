@@ -1,0 +1,331 @@
+//! The configuration with every reference resolved and every number assigned.
+
+use super::TargetId;
+use super::ids::{Ids, identity};
+use super::tables::Full;
+use crate::model::{Application, Config, Destination, Monitor, MonitorKind, OriginSteering, Weight};
+use core::net::IpAddr;
+use lb_common::abi::{OriginId, PoolId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Numbers that outlive a configuration.
+#[derive(Clone, Debug)]
+pub struct Numbers {
+    /// By identity.
+    pub origins: Ids<u64>,
+    pub pools: Ids<String>,
+    pub applications: Ids<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Declared pools, then one for each application with `origin_direct`.
+    pub pools: Vec<PlannedPool>,
+    /// In the order of the configuration.
+    pub applications: Vec<PlannedApplication>,
+    index: BTreeMap<String, usize>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PlannedPool {
+    pub name: String,
+    pub id: PoolId,
+    pub enabled: bool,
+    pub monitor: Option<Arc<Monitor>>,
+    pub minimum_origins: u32,
+    pub by_client: bool,
+    /// Whether some load balancer names it as its fallback pool.
+    pub last_resort: bool,
+    pub origins: Vec<PlannedOrigin>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PlannedOrigin {
+    pub name: String,
+    pub identity: u64,
+    pub id: OriginId,
+    pub address: IpAddr,
+    pub port: Option<u16>,
+    /// 0 for `icmp_ping` and without a monitor.
+    pub probe_port: u16,
+    pub weight: Weight,
+    pub enabled: bool,
+    /// `None`: not probed.
+    pub target: Option<TargetId>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PlannedApplication {
+    /// Row of the counters.
+    pub id: u32,
+    pub route: Route,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// Index into the configuration's load balancers.
+    Balancer(usize),
+    /// Index into the plan's pools.
+    Direct(usize),
+}
+
+/// Why a configuration cannot come into force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    Full(Full),
+    /// A declared pool has the name of an implicit one.
+    ReservedName(String),
+    /// An application names a load balancer that does not exist.
+    Dangling {
+        application: String,
+        load_balancer: String,
+    },
+}
+
+impl core::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Full(full) => full.fmt(f),
+            Self::ReservedName(pool) => {
+                write!(
+                    f,
+                    "pool {pool:?} has the name of the pool that an application's origin_direct implies: rename it"
+                )
+            }
+            Self::Dangling {
+                application,
+                load_balancer,
+            } => {
+                write!(
+                    f,
+                    "application {application:?} names load balancer {load_balancer:?}, which does not exist"
+                )
+            }
+        }
+    }
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        Self::Full(full)
+    }
+}
+
+impl Plan {
+    /// Resolves a configuration. Numbers of things that are gone are retired.
+    pub fn new(config: &Config, numbers: &mut Numbers) -> Result<Self, Refusal> {
+        let mut plan = Self::default();
+        plan.add_declared_pools(config);
+        let balancers: BTreeMap<&str, usize> = (0..)
+            .zip(&config.load_balancers)
+            .map(|(index, balancer)| (balancer.name.as_str(), index))
+            .collect();
+        for application in &config.applications {
+            let route = match &application.destination {
+                Destination::LoadBalancer(name) => match balancers.get(name.as_str()) {
+                    Some(index) => Route::Balancer(*index),
+                    None => {
+                        let (application, load_balancer) = (application.name.clone(), name.clone());
+                        return Err(Refusal::Dangling {
+                            application,
+                            load_balancer,
+                        });
+                    }
+                },
+                Destination::Direct(_) => Route::Direct(plan.add_direct_pool(application)?),
+            };
+            plan.applications.push(PlannedApplication { id: 0, route });
+        }
+        plan.number(config, numbers)?;
+        Ok(plan)
+    }
+
+    /// The pool of that name.
+    pub fn pool(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
+    /// All origins with their pools.
+    pub fn origins(&self) -> impl Iterator<Item = (&PlannedPool, &PlannedOrigin)> {
+        self.pools
+            .iter()
+            .flat_map(|pool| pool.origins.iter().map(move |origin| (pool, origin)))
+    }
+
+    fn add_declared_pools(&mut self, config: &Config) {
+        let monitors: BTreeMap<&str, Arc<Monitor>> = config
+            .monitors
+            .iter()
+            .map(|monitor| (monitor.name.as_str(), Arc::new(monitor.clone())))
+            .collect();
+        let fallbacks: BTreeSet<&str> = config
+            .load_balancers
+            .iter()
+            .filter_map(|balancer| balancer.fallback_pool.as_deref())
+            .collect();
+        let served = served_ports(config);
+        for pool in &config.pools {
+            let monitor = pool
+                .monitor
+                .as_deref()
+                .and_then(|name| monitors.get(name))
+                .cloned();
+            let origin = |origin: &crate::model::Origin| PlannedOrigin {
+                name: origin.name.clone(),
+                identity: identity(&pool.name, &origin.name, origin.address, origin.port),
+                id: OriginId::NONE,
+                address: origin.address,
+                port: origin.port,
+                probe_port: monitor.as_ref().map_or(0, |monitor| {
+                    probe_port(monitor, origin.port, served.get(pool.name.as_str()).copied())
+                }),
+                weight: origin.weight,
+                enabled: origin.enabled,
+                target: None,
+            };
+            let planned = PlannedPool {
+                name: pool.name.clone(),
+                id: PoolId::NONE,
+                enabled: pool.enabled,
+                origins: pool.origins.iter().map(origin).collect(),
+                monitor,
+                minimum_origins: pool.minimum_origins,
+                by_client: match pool.origin_steering {
+                    OriginSteering::Random => false,
+                    OriginSteering::Hash => true,
+                },
+                last_resort: fallbacks.contains(pool.name.as_str()),
+            };
+            self.index.insert(pool.name.clone(), self.pools.len());
+            self.pools.push(planned);
+        }
+    }
+
+    fn add_direct_pool(&mut self, application: &Application) -> Result<usize, Refusal> {
+        let Destination::Direct(origins) = &application.destination else {
+            return Ok(0);
+        };
+        let name = format!("direct:{}", application.name);
+        if self.index.contains_key(&name) {
+            return Err(Refusal::ReservedName(name));
+        }
+        let mut seen = BTreeSet::new();
+        let origins = origins
+            .iter()
+            .filter(|origin| seen.insert((origin.address, origin.port)))
+            .map(|origin| {
+                let origin_name = core::net::SocketAddr::new(origin.address, origin.port).to_string();
+                PlannedOrigin {
+                    identity: identity(&name, &origin_name, origin.address, Some(origin.port)),
+                    name: origin_name,
+                    id: OriginId::NONE,
+                    address: origin.address,
+                    port: Some(origin.port),
+                    probe_port: 0,
+                    weight: Weight::ONE,
+                    enabled: true,
+                    target: None,
+                }
+            })
+            .collect();
+        let index = self.pools.len();
+        self.index.insert(name.clone(), index);
+        self.pools.push(PlannedPool {
+            name,
+            id: PoolId::NONE,
+            enabled: true,
+            monitor: None,
+            minimum_origins: 1,
+            by_client: false,
+            last_resort: false,
+            origins,
+        });
+        Ok(index)
+    }
+
+    fn number(&mut self, config: &Config, numbers: &mut Numbers) -> Result<(), Full> {
+        let full = |what, needed: usize, ids: u32| Full {
+            what,
+            needed: needed as u64,
+            available: u64::from(ids),
+        };
+        let origins = self.origins().count();
+        for pool in &mut self.pools {
+            for origin in &mut pool.origins {
+                let assigned = numbers.origins.assign(&origin.identity);
+                let (id, _) = assigned.ok_or_else(|| full("origins", origins, numbers.origins.count()))?;
+                origin.id = OriginId(id);
+            }
+        }
+        let identities: BTreeSet<u64> = self.origins().map(|(_, origin)| origin.identity).collect();
+        numbers
+            .origins
+            .retain(|identity, _| identities.contains(identity));
+
+        let pools = self.pools.len();
+        for pool in &mut self.pools {
+            // The rows of a pool that is gone are not read any more when its number's next rows are written.
+            let assigned = numbers.pools.assign(&pool.name);
+            let (id, _) = assigned.ok_or_else(|| full("pools", pools, numbers.pools.count()))?;
+            pool.id = PoolId(id);
+        }
+        numbers.pools.retain(|name, _| self.index.contains_key(name));
+
+        for (planned, application) in self.applications.iter_mut().zip(&config.applications) {
+            let assigned = numbers.applications.assign(&application.name);
+            let (id, _) = assigned.ok_or_else(|| {
+                full(
+                    "applications",
+                    config.applications.len(),
+                    numbers.applications.count(),
+                )
+            })?;
+            planned.id = id;
+        }
+        let names: BTreeSet<&str> = config
+            .applications
+            .iter()
+            .map(|application| application.name.as_str())
+            .collect();
+        numbers
+            .applications
+            .retain(|name, _| names.contains(name.as_str()));
+        Ok(())
+    }
+}
+
+/// The port at which an origin is probed; 0 when the monitor needs none.
+fn probe_port(monitor: &Monitor, origin: Option<u16>, served: Option<u16>) -> u16 {
+    let named = monitor.port.or(origin);
+    match monitor.kind {
+        MonitorKind::IcmpPing => 0,
+        MonitorKind::Http(_) => named.unwrap_or(80),
+        MonitorKind::Https { .. } => named.unwrap_or(443),
+        MonitorKind::Tcp => named.or(served).unwrap_or(80),
+    }
+}
+
+/// By pool, the port that origins without one serve: that of the first application that leads to the pool.
+fn served_ports(config: &Config) -> BTreeMap<&str, u16> {
+    let balancers: BTreeMap<&str, _> = config
+        .load_balancers
+        .iter()
+        .map(|balancer| (balancer.name.as_str(), balancer))
+        .collect();
+    let mut ports = BTreeMap::new();
+    for application in &config.applications {
+        let Destination::LoadBalancer(name) = &application.destination else {
+            continue;
+        };
+        let Some(balancer) = balancers.get(name.as_str()) else {
+            continue;
+        };
+        for pool in balancer.default_pools.iter().chain(&balancer.fallback_pool) {
+            ports
+                .entry(pool.as_str())
+                .or_insert(application.origin_port.unwrap_or(application.port));
+        }
+    }
+    ports
+}

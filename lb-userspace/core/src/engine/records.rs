@@ -1,0 +1,473 @@
+//! The records that all generations share: origins, next hops and source addresses. Each write takes effect on the next
+//! packet, so nothing is ever written that another record's meaning depends on: hops and source addresses come before
+//! the origins that name them, and a row gets a new meaning only after nobody names it any more and a grace period.
+
+use super::ids::{Ids, Reuse};
+use super::{Adopted, Path};
+use crate::arena::Arena;
+use crate::image::{Capacity, TableOp};
+use crate::steering::Family;
+use core::net::IpAddr;
+use lb_common::abi::{Forwarding, Hop, HopId, Ip, Mac, Origin, OriginId, OriginState, Port};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How the watched addresses are reached; `None`: nobody has said so yet.
+pub type Paths = Option<BTreeMap<IpAddr, Path>>;
+
+/// An origin's record as the configuration and health want it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    pub id: OriginId,
+    pub identity: u64,
+    pub address: IpAddr,
+    pub port: Option<u16>,
+    pub state: OriginState,
+}
+
+#[derive(Clone, Debug)]
+pub struct Records {
+    origins: BTreeMap<OriginId, Origin>,
+    problems: BTreeMap<OriginId, String>,
+    hops: Hops,
+    sources: Sources,
+}
+
+impl Records {
+    pub fn new(capacity: &Capacity, adopted: Option<&Adopted>) -> Self {
+        let mut records = Self {
+            origins: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            hops: Hops::new(capacity.hops),
+            sources: Sources::new(capacity.snat_addresses),
+        };
+        if let Some(adopted) = adopted {
+            records.origins = adopted
+                .origins
+                .iter()
+                .filter(|(id, _)| *id != OriginId::NONE)
+                .copied()
+                .collect();
+            records.hops.adopt(&adopted.hops, records.origins.values());
+            records
+                .sources
+                .adopt(&adopted.snat_addresses, records.origins.values());
+        }
+        records
+    }
+
+    /// Why packets cannot reach the origin.
+    pub fn problem(&self, id: OriginId) -> Option<&String> {
+        self.problems.get(&id)
+    }
+
+    /// The state that the origin's record has.
+    pub fn state(&self, id: OriginId) -> Option<OriginState> {
+        self.origins.get(&id).map(|record| record.state)
+    }
+
+    /// The address that the origin's record has.
+    pub fn address(&self, id: OriginId) -> Option<IpAddr> {
+        self.origins.get(&id).map(|record| record.address.into())
+    }
+
+    /// Changes nothing but an origin's state.
+    pub fn set_state(&mut self, id: OriginId, state: OriginState, ops: &mut Vec<TableOp>) {
+        if let Some(record) = self.origins.get_mut(&id)
+            && record.state != state
+        {
+            record.state = state;
+            ops.push(TableOp::Origin { id, record: *record });
+        }
+    }
+
+    /// Brings the records of `wanted` origins, and of `retired` ones, in line with how they are reached.
+    pub fn update(
+        &mut self,
+        wanted: &[Wanted],
+        retired: &[OriginId],
+        paths: &Paths,
+        snat: &[IpAddr],
+        ops: &mut Vec<TableOp>,
+    ) {
+        let pass = Pass {
+            wanted,
+            retired,
+            paths,
+            snat,
+        };
+        if self.pass(&pass, ops) == Room::Short {
+            // The first pass has let go of rows that nobody names any more.
+            let _ = self.pass(&pass, ops);
+        }
+    }
+
+    /// Empties the record of an origin that no flow means any more.
+    pub fn clear(&mut self, id: OriginId, ops: &mut Vec<TableOp>) {
+        if self.origins.remove(&id).is_some() {
+            ops.push(TableOp::Origin {
+                id,
+                record: Origin::default(),
+            });
+        }
+    }
+
+    /// Everything that the rows should hold.
+    pub fn image(&self, ops: &mut Vec<TableOp>) {
+        ops.extend(self.hops.records.iter().map(|(id, record)| TableOp::Hop {
+            id: *id,
+            record: *record,
+        }));
+        let addresses = self.sources.addresses.iter();
+        ops.extend(addresses.map(|(index, address)| TableOp::SnatAddress {
+            index: *index,
+            address: *address,
+        }));
+        ops.extend(self.origins.iter().map(|(id, record)| TableOp::Origin {
+            id: *id,
+            record: *record,
+        }));
+    }
+
+    fn pass(&mut self, pass: &Pass<'_>, ops: &mut Vec<TableOp>) -> Room {
+        let mut room = Room::Enough;
+        self.problems.clear();
+        for origin in pass.wanted {
+            let known = self
+                .origins
+                .get(&origin.id)
+                .filter(|record| record.identity == origin.identity)
+                .copied();
+            let reach = self.reach(origin.address, known.as_ref(), pass, ops);
+            if reach.room == Room::Short {
+                room = Room::Short;
+            }
+            if let Some(problem) = reach.problem {
+                self.problems.insert(origin.id, problem);
+            }
+            let record = Origin {
+                address: origin.address.into(),
+                identity: origin.identity,
+                snat_base: reach.sources.0,
+                snat_count: reach.sources.1,
+                hop: reach.hop,
+                port: origin.port.map_or(Port::default(), Port::new),
+                state: origin.state,
+                forwarding: Forwarding::NAT,
+            };
+            self.write(origin.id, record, ops);
+        }
+        for id in pass.retired {
+            let Some(known) = self.origins.get(id).copied() else {
+                continue;
+            };
+            let reach = self.reach(known.address.into(), Some(&known), pass, ops);
+            // Tracked flows keep the source address they have, and nobody new comes.
+            self.write(
+                *id,
+                Origin {
+                    hop: reach.hop,
+                    state: OriginState::DRAINING,
+                    ..known
+                },
+                ops,
+            );
+        }
+        // While the paths are not known, adopted records keep hops of which only the number is known.
+        if pass.paths.is_some() {
+            let named: BTreeSet<HopId> = self.origins.values().map(|record| record.hop).collect();
+            self.hops.retain(&named);
+        }
+        room
+    }
+
+    fn write(&mut self, id: OriginId, record: Origin, ops: &mut Vec<TableOp>) {
+        if self.origins.get(&id) != Some(&record) {
+            self.origins.insert(id, record);
+            ops.push(TableOp::Origin { id, record });
+        }
+    }
+
+    fn reach(
+        &mut self,
+        address: IpAddr,
+        known: Option<&Origin>,
+        pass: &Pass<'_>,
+        ops: &mut Vec<TableOp>,
+    ) -> Reach {
+        let sources = known.map_or((0, 0), |record| (record.snat_base, record.snat_count));
+        let unreachable = |problem: String| Reach {
+            hop: HopId::UNRESOLVED,
+            sources,
+            problem: Some(problem),
+            room: Room::Enough,
+        };
+        let full = |problem: &str| Reach {
+            room: Room::Short,
+            ..unreachable(problem.to_owned())
+        };
+        let Some(paths) = pass.paths else {
+            return match known {
+                Some(record) => Reach {
+                    hop: record.hop,
+                    sources,
+                    problem: None,
+                    room: Room::Enough,
+                },
+                None => unreachable("how it is reached is not known yet".to_owned()),
+            };
+        };
+        let via = match paths.get(&address) {
+            None => return unreachable("no route to it through an attached interface".to_owned()),
+            Some(Path::Unusable(why)) => return unreachable(why.clone()),
+            Some(Path::Via {
+                ifindex,
+                next_hop,
+                neighbour,
+                interface_mac,
+                mtu,
+                sources,
+            }) => Via {
+                ifindex: *ifindex,
+                next_hop: *next_hop,
+                neighbour: *neighbour,
+                interface: *interface_mac,
+                mtu: *mtu,
+                sources,
+            },
+        };
+        let family = Family::of(address);
+        let of_family = |source: &&IpAddr| Family::of(**source) == family;
+        let mut list: Vec<Ip> = pass
+            .snat
+            .iter()
+            .filter(of_family)
+            .map(|source| Ip::from(*source))
+            .collect();
+        if list.is_empty() {
+            list.extend(via.sources.iter().find(of_family).map(|first| Ip::from(*first)));
+        }
+        if list.is_empty() {
+            return unreachable(format!(
+                "interface {} has no address of its family to send from: set datapath.snat_addresses",
+                via.ifindex
+            ));
+        }
+        let Some(sources) = self.sources.place(&list, &self.origins, ops) else {
+            return full("the table of source addresses is full");
+        };
+        let Some(hop) = self.hops.place(&via, ops) else {
+            return full("the table of next hops is full");
+        };
+        let problem = via.neighbour.is_none().then(|| {
+            format!(
+                "neighbour {} on interface {} does not answer",
+                via.next_hop, via.ifindex
+            )
+        });
+        Reach {
+            hop,
+            sources,
+            problem,
+            room: Room::Enough,
+        }
+    }
+}
+
+/// What an update goes by.
+struct Pass<'a> {
+    wanted: &'a [Wanted],
+    retired: &'a [OriginId],
+    paths: &'a Paths,
+    snat: &'a [IpAddr],
+}
+
+/// Whether every row that was wanted could be had.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Enough,
+    Short,
+}
+
+/// [`Path::Via`] as a value.
+struct Via<'a> {
+    ifindex: u32,
+    next_hop: IpAddr,
+    neighbour: Option<Mac>,
+    interface: Mac,
+    mtu: u16,
+    sources: &'a [IpAddr],
+}
+
+struct Reach {
+    hop: HopId,
+    /// Base and count.
+    sources: (u32, u32),
+    problem: Option<String>,
+    room: Room,
+}
+
+/// Next hops, one for each neighbour on an interface.
+#[derive(Clone, Debug)]
+struct Hops {
+    ids: Ids<(u32, IpAddr)>,
+    records: BTreeMap<HopId, Hop>,
+    /// Rows of a former daemon, of which it is not known which neighbour they stood for.
+    adopted: BTreeMap<HopId, Option<Hop>>,
+}
+
+impl Hops {
+    fn new(capacity: u32) -> Self {
+        Self {
+            ids: Ids::new(1, capacity),
+            records: BTreeMap::new(),
+            adopted: BTreeMap::new(),
+        }
+    }
+
+    fn adopt<'a>(&mut self, hops: &[(HopId, Hop)], origins: impl Iterator<Item = &'a Origin>) {
+        self.adopted = origins.map(|record| (record.hop, None)).collect();
+        for (id, hop) in hops {
+            self.adopted.entry(*id).and_modify(|known| *known = Some(*hop));
+        }
+        self.adopted.remove(&HopId::UNRESOLVED);
+        for id in self.adopted.keys() {
+            self.ids.block(id.0);
+        }
+    }
+
+    /// Writes the hop of a path if need be.
+    fn place(&mut self, path: &Via<'_>, ops: &mut Vec<TableOp>) -> Option<HopId> {
+        let key = (path.ifindex, path.next_hop);
+        let record = Hop {
+            neighbour: path.neighbour.unwrap_or_default(),
+            mtu: path.mtu,
+            interface: path.interface,
+            resolved: u16::from(path.neighbour.is_some()),
+            ifindex: path.ifindex,
+            reserved: 0,
+        };
+        if self.ids.get(&key).is_none() {
+            // The same link address on the same interface is the same neighbour: the row goes on.
+            let same = |hop: &Hop| {
+                record.resolved != 0
+                    && (hop.resolved, hop.ifindex, hop.neighbour) == (1, record.ifindex, record.neighbour)
+            };
+            let row = self
+                .adopted
+                .iter()
+                .find(|(_, hop)| hop.as_ref().is_some_and(same))
+                .map(|(id, _)| *id);
+            if let Some(row) = row {
+                self.adopted.remove(&row);
+                self.ids.claim(key, row.0);
+            }
+        }
+        let (id, reuse) = self.ids.assign(&key)?;
+        let id = HopId(id);
+        if reuse == Reuse::Yes {
+            self.records.remove(&id);
+            ops.push(TableOp::Grace);
+        }
+        if self.records.get(&id) != Some(&record) {
+            self.records.insert(id, record);
+            ops.push(TableOp::Hop { id, record });
+        }
+        Some(id)
+    }
+
+    /// Lets go of the hops that no origin names.
+    fn retain(&mut self, named: &BTreeSet<HopId>) {
+        self.ids.retain(|_, id| named.contains(&HopId(id)));
+        self.records.retain(|id, _| named.contains(id));
+        let ids = &mut self.ids;
+        self.adopted.retain(|id, _| {
+            let kept = named.contains(id);
+            if !kept {
+                ids.release(id.0);
+            }
+            kept
+        });
+    }
+}
+
+/// Source addresses for `nat`: runs that origins point into. Equal lists share a run.
+#[derive(Clone, Debug)]
+struct Sources {
+    capacity: u32,
+    arena: Arena,
+    runs: BTreeMap<Vec<Ip>, u32>,
+    addresses: BTreeMap<u32, Ip>,
+}
+
+impl Sources {
+    fn new(capacity: u32) -> Self {
+        Self {
+            capacity,
+            arena: Arena::new(capacity),
+            runs: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+        }
+    }
+
+    fn adopt<'a>(&mut self, addresses: &[Ip], origins: impl Iterator<Item = &'a Origin>) {
+        let named: BTreeSet<(u32, u32)> = origins
+            .map(|record| (record.snat_base, record.snat_count))
+            .collect();
+        for (base, count) in named.into_iter().filter(|(_, count)| *count > 0) {
+            self.arena.reserve(base, count);
+            let run = addresses.get(base as usize..base.saturating_add(count) as usize);
+            if let Some(run) = run {
+                self.runs.insert(run.to_vec(), base);
+                self.addresses.extend((base..).zip(run.iter().copied()));
+            }
+        }
+    }
+
+    /// Base and count of a run that holds `list`, written if need be.
+    fn place(
+        &mut self,
+        list: &[Ip],
+        origins: &BTreeMap<OriginId, Origin>,
+        ops: &mut Vec<TableOp>,
+    ) -> Option<(u32, u32)> {
+        let count = u32::try_from(list.len()).ok()?;
+        if let Some(base) = self.runs.get(list) {
+            return Some((*base, count));
+        }
+        let base = match self.arena.allocate(count) {
+            Some(base) => base,
+            None => {
+                self.sweep(origins);
+                let base = self.arena.allocate(count)?;
+                ops.push(TableOp::Grace);
+                base
+            }
+        };
+        self.runs.insert(list.to_vec(), base);
+        for (index, &address) in (base..).zip(list) {
+            self.addresses.insert(index, address);
+            ops.push(TableOp::SnatAddress { index, address });
+        }
+        Some((base, count))
+    }
+
+    /// Frees the entries that no origin's record names.
+    fn sweep(&mut self, origins: &BTreeMap<OriginId, Origin>) {
+        let named: BTreeSet<(u32, u32)> = origins
+            .values()
+            .map(|record| (record.snat_base, record.snat_count))
+            .collect();
+        self.arena = Arena::new(self.capacity);
+        for &(base, count) in &named {
+            self.arena.reserve(base, count);
+        }
+        self.runs
+            .retain(|list, base| named.contains(&(*base, u32::try_from(list.len()).unwrap_or(u32::MAX))));
+        let is_named = |index: u32| {
+            named
+                .iter()
+                .any(|&(base, count)| (base..base.saturating_add(count)).contains(&index))
+        };
+        self.addresses.retain(|index, _| is_named(*index));
+    }
+}

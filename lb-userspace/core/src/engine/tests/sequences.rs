@@ -1,0 +1,266 @@
+//! Whatever happens in whatever order, the maps make sense after every single write.
+
+use super::world::*;
+use crate::engine::{Environment, Event, Path};
+use crate::health::{FailureReason, OriginHealth};
+use crate::image::Capacity;
+use crate::model::*;
+use core::net::IpAddr;
+use core::time::Duration;
+use lb_common::abi::OriginState;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Configure(Box<Config>),
+    /// Kills or revives the origin with this last byte, and lets the probes find out.
+    Toggle(u8),
+    /// Answers no probe for a while.
+    Silence,
+    /// Each watched address is reached by the router of its turn; 3: not at all, 4: silent neighbour.
+    Paths(Vec<u8>),
+    Restart,
+    /// The first origins that are not configured any more have no flows.
+    Drained,
+}
+
+fn address(number: u8) -> IpAddr {
+    if number < 12 {
+        ip(&format!("10.0.0.{number}"))
+    } else {
+        ip(&format!("2001:db8::{number}"))
+    }
+}
+
+prop_compose! {
+    fn any_pool(index: usize)(
+        numbers in prop::collection::btree_set(1u8..16, 0..6),
+        weights in prop::collection::vec(prop::sample::select(vec![0u8, 1, 30, 100]), 6),
+        enabled in prop::collection::vec(prop::bool::weighted(0.85), 7),
+        monitored in prop::bool::weighted(0.7),
+        minimum_origins in 0u32..3,
+    ) -> Pool {
+        let name = format!("pool-{index}");
+        let origins = numbers.iter().zip(&weights).zip(&enabled).map(|((number, weight), enabled)| Origin {
+            name: format!("origin-{number}"),
+            address: address(*number),
+            port: Some(80),
+            weight: Weight::from_hundredths(*weight).unwrap(),
+            enabled: *enabled,
+        });
+        Pool {
+            enabled: enabled[6],
+            monitor: monitored.then(|| "check".to_owned()),
+            minimum_origins,
+            origins: origins.collect(),
+            ..pool(&name, &[])
+        }
+    }
+}
+
+prop_compose! {
+    fn any_config()(
+        pools in (any_pool(0), any_pool(1), any_pool(2)),
+        random in any::<bool>(),
+        fallback in prop::option::of(0usize..3),
+        applications in prop::collection::btree_set(0u8..4, 0..4),
+        interval in 1u64..6,
+        source in prop::option::weighted(0.3, Just("198.51.100.9")),
+    ) -> Config {
+        let mut config = web(vec![pools.0, pools.1, pools.2], None);
+        config.monitors[0].interval = Duration::from_secs(interval);
+        config.datapath.snat_addresses = source.into_iter().map(ip).collect();
+        config.load_balancers[0].fallback_pool = fallback.map(|index| format!("pool-{index}"));
+        if random {
+            config.load_balancers[0].steering_policy = SteeringPolicy::Random {
+                weights: vec![("pool-1".to_owned(), Weight::from_hundredths(10).unwrap())],
+                default_weight: Weight::ONE,
+            };
+        }
+        config.applications = applications
+            .into_iter()
+            .map(|number| {
+                let mut new = application(&format!("app-{number}"), &format!("203.0.113.{number}"), "web");
+                new.addresses.push(ip(&format!("2001:db8:1::{number}")));
+                if number == 3 {
+                    new.destination = Destination::Direct(vec![DirectOrigin { address: address(11), port: 90 }]);
+                }
+                new
+            })
+            .collect();
+        config
+    }
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => any_config().prop_map(|config| Step::Configure(Box::new(config))),
+        4 => (1u8..16).prop_map(Step::Toggle),
+        1 => Just(Step::Silence),
+        2 => prop::collection::vec(0u8..5, 1..16).prop_map(Step::Paths),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Drained),
+    ]
+}
+
+fn step(world: &mut World, config: &mut Config, step: Step) {
+    match step {
+        Step::Configure(new) => {
+            *config = *new;
+            world.configure(config.clone());
+            world.run(1);
+        }
+        Step::Toggle(number) => {
+            let address = address(number);
+            if !world.dead.remove(&address) {
+                world.dead.insert(address);
+            }
+            world.run(7);
+        }
+        Step::Silence => {
+            world.silent = true;
+            world.run(12);
+            world.silent = false;
+            world.run(1);
+        }
+        Step::Paths(routers) => {
+            let watched = world.watched.clone();
+            let paths: BTreeMap<IpAddr, Path> = watched
+                .into_iter()
+                .zip(routers.iter().cycle())
+                .filter(|(_, router)| **router != 3)
+                .map(|(address, router)| {
+                    let mut path = path(address, *router);
+                    if let Path::Via { neighbour, .. } = &mut path
+                        && *router == 4
+                    {
+                        *neighbour = None;
+                    }
+                    (address, path)
+                })
+                .collect();
+            world.handle(Event::Paths(paths));
+        }
+        Step::Restart => {
+            let served = world.serving("203.0.113.0");
+            let mut next = world.restart(world.saved.clone());
+            next.routed = false;
+            next.configure(config.clone());
+            assert_eq!(
+                next.serving("203.0.113.0"),
+                served,
+                "a restart changes nothing by itself"
+            );
+            next.routed = true;
+            next.watched.clone_from(&world.watched);
+            let paths = next
+                .watched
+                .iter()
+                .map(|address| (*address, path(*address, 0)))
+                .collect();
+            next.handle(Event::Paths(paths));
+            *world = next;
+        }
+        Step::Drained => {
+            let configured: Vec<_> = world
+                .view()
+                .pools
+                .iter()
+                .flat_map(|pool| &pool.origins)
+                .map(|origin| origin.id)
+                .collect();
+            let gone = world
+                .maps
+                .origins
+                .keys()
+                .filter(|id| !configured.contains(id))
+                .take(3)
+                .copied()
+                .collect();
+            world.handle(Event::Drained(gone));
+        }
+    }
+}
+
+/// What the maps say of origins agrees with what the view says.
+fn check_states(world: &World) {
+    for origin in world.view().pools.iter().flat_map(|pool| &pool.origins) {
+        let expected = match origin.health {
+            OriginHealth::Healthy => OriginState::UP,
+            OriginHealth::Unhealthy | OriginHealth::Unknown => OriginState::DOWN,
+            OriginHealth::Disabled => OriginState::DRAINING,
+        };
+        assert_eq!(world.maps.origins[&origin.id].state, expected, "{origin:?}");
+    }
+    let configured = world
+        .view()
+        .pools
+        .iter()
+        .flat_map(|pool| &pool.origins)
+        .map(|origin| origin.id);
+    let configured: Vec<_> = configured.collect();
+    for (id, record) in &world.maps.origins {
+        assert!(configured.contains(id) || record.identity == 0 || record.state == OriginState::DRAINING);
+    }
+    // The tables of the live generation follow health exactly: whoever is in a steered table is up.
+    for (row, pool) in &world.maps.pools {
+        if row & 1 == u32::from(world.maps.settings.parity().0) {
+            let known = world.view().pools.len() as u32 * 2;
+            if *row < known {
+                for table in &pool.tables[..2] {
+                    for owner in world.maps.owners(table) {
+                        assert_eq!(world.maps.origins[&owner].state, OriginState::UP);
+                    }
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_number_in_every_table_resolves_after_every_write(
+        first in any_config(), steps in prop::collection::vec(any_step(), 1..14)
+    ) {
+        let mut config = first;
+        // So few rows that numbers are used again.
+        let capacity = Capacity { origins: 20, hops: 12, snat_addresses: 4, ..capacity() };
+        let mut world = World::new(Environment { capacity, ..environment() });
+        world.configure(config.clone());
+        world.run(1);
+        for next in steps {
+            step(&mut world, &mut config, next);
+            check_states(&world);
+        }
+        prop_assert!(!world.reports.iter().any(|report| matches!(report, crate::engine::Report::Refused(_))));
+    }
+
+    #[test]
+    fn the_same_events_give_the_same_writes(config in any_config(), dead in prop::collection::vec(1u8..16, 0..4)) {
+        let run = || {
+            let mut world = World::new(Environment { seed: 7, ..environment() });
+            world.configure(config.clone());
+            world.run(3);
+            for number in &dead {
+                world.dead.insert(address(*number));
+                world.run(7);
+            }
+            (world.applied, world.reports)
+        };
+        prop_assert_eq!(run(), run());
+    }
+}
+
+#[test]
+fn a_lost_answer_counts_as_a_timeout() {
+    let mut world = World::settled(web(vec![pool("first", &["10.0.0.1"])], None));
+    world.silent = true;
+    world.run(12);
+    assert_eq!(
+        world.origin("10.0.0.1").failure_reason,
+        Some(FailureReason::TcpTimeout)
+    );
+}
