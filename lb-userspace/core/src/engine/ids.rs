@@ -154,6 +154,11 @@ impl<K: Ord + Clone> Ids<K> {
         self.retired.iter().map(|(_, id)| *id)
     }
 
+    /// All living things.
+    pub fn living(&self) -> impl Iterator<Item = K> + '_ {
+        self.live.keys().cloned()
+    }
+
     /// How many numbers there are.
     pub fn count(&self) -> u32 {
         self.end.saturating_sub(self.first)
