@@ -423,12 +423,15 @@ impl State {
         (!self.stale_pools.is_empty()).then_some(deadline)
     }
 
-    /// When results that changed nothing are to go out.
+    /// When results that changed nothing are to go out. Between a change of health and the tables that follow it the
+    /// view would contradict itself; it goes out with the tables then.
     fn flush_deadline(&self) -> Option<Timestamp> {
-        let due = self.view_is_due || self.records_are_due;
-        self.flushed
-            .filter(|_| due)
-            .map(|flushed| flushed.after(FLUSH_INTERVAL))
+        let due = (self.view_is_due || self.records_are_due) && self.stale_pools.is_empty();
+        let at_once = Timestamp::default();
+        due.then(|| {
+            self.flushed
+                .map_or(at_once, |flushed| flushed.after(FLUSH_INTERVAL))
+        })
     }
 
     fn set_paths(&mut self, paths: BTreeMap<IpAddr, Path>, commands: &mut Vec<Command>) {
@@ -513,12 +516,7 @@ impl State {
 
     /// Sends what can wait, if it has waited long enough.
     fn flush(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
-        // Between a change of health and the tables that follow it the view would contradict itself.
-        let consistent = self.stale_pools.is_empty();
-        let due = self
-            .flushed
-            .is_none_or(|flushed| now.since(flushed) >= FLUSH_INTERVAL);
-        if consistent && due && (self.view_is_due || self.records_are_due) {
+        if self.flush_deadline().is_some_and(|deadline| deadline <= now) {
             self.flushed = Some(now);
             if self.view_is_due {
                 self.publish(commands);
