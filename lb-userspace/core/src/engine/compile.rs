@@ -34,6 +34,8 @@ impl State {
         let first = self.config.is_none();
         self.inherit_applications(&config);
         let former: BTreeMap<String, bool> = self.usability();
+        self.stale_pools.clear();
+        self.rebuilt = Some(now);
         let mut plan = Plan::new(&config, &mut self.numbers)?;
         if !setup.assume_healthy {
             let records = &self.records;
@@ -62,32 +64,31 @@ impl State {
         commands.push(Command::Report(Report::Configured {
             generation: self.generations.live(),
         }));
-        self.report_pools(&former, commands);
+        for index in 0..self.plan.pools.len() {
+            // A pool that is new has changed nothing.
+            if let Some(former) = former.get(&self.plan.pools[index].name) {
+                self.report_pool(index, *former, commands);
+            }
+        }
         self.report_fallbacks(&config, commands);
         self.publish(commands);
         self.records_are_due = !setup.assume_healthy;
         Ok(())
     }
 
-    /// Follows changes of health: each origin's own record first, then the tables of the pools concerned.
+    /// Notes changes of health, and writes each origin's own record: that is what stops or allows new flows.
     pub(super) fn flip(
         &mut self,
-        setup: &Setup,
         flips: &[(TargetId, bool)],
-        now: Timestamp,
+        ops: &mut Vec<TableOp>,
         commands: &mut Vec<Command>,
     ) {
-        let Some(config) = self.config.clone() else { return };
-        let former = self.usability();
-        let mut ops = Vec::new();
-        let mut pools = BTreeSet::new();
-        let mut reports = Vec::new();
         for &(target, healthy) in flips {
             let Some(probed) = self.probes.get(target) else {
                 continue;
             };
             let (pool, origin) = (probed.pool, probed.origin);
-            reports.push(Command::Report(Report::OriginHealth {
+            commands.push(Command::Report(Report::OriginHealth {
                 pool: self.plan.pools[pool].name.clone(),
                 origin: self.plan.pools[pool].origins[origin].name.clone(),
                 healthy,
@@ -100,25 +101,34 @@ impl State {
             };
             let state = self.origin_state(pool, origin);
             self.records
-                .set_state(self.plan.pools[pool].origins[origin].id, state, &mut ops);
-            pools.insert(pool);
+                .set_state(self.plan.pools[pool].origins[origin].id, state, ops);
+            self.stale_pools.insert(pool);
         }
-        for pool in pools {
+    }
+
+    /// Lets standings and tables follow the health of the pools concerned.
+    pub(super) fn rebuild(
+        &mut self,
+        setup: &Setup,
+        now: Timestamp,
+        ops: &mut Vec<TableOp>,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(config) = self.config.clone() else { return };
+        self.rebuilt = Some(now);
+        for pool in core::mem::take(&mut self.stale_pools) {
+            let former = self.standings[pool];
             self.standings[pool] = pool_standing(&self.facts[pool]);
             self.designs[pool] = self.pool_design(pool);
+            self.report_pool(pool, former.is_usable_somewhere(), commands);
         }
         match self.advance(setup, &config, false, Vec::new()) {
             Ok(rebuilt) => ops.extend(rebuilt.into_iter().flatten()),
             // The packet path goes by the origins' records, so only shares are less exact until there is room.
-            Err(full) => reports.push(Command::Report(Report::Refused(format!(
+            Err(full) => commands.push(Command::Report(Report::Refused(format!(
                 "health has changed, and the tables could not follow: {full}"
             )))),
         }
-        if !ops.is_empty() {
-            commands.push(Command::Apply(ops));
-        }
-        commands.append(&mut reports);
-        self.report_pools(&former, commands);
         self.report_fallbacks(&config, commands);
         self.publish(commands);
         self.persist(now, commands);
@@ -335,18 +345,17 @@ impl State {
             .collect()
     }
 
-    /// Reports the pools that got or lost new flows; a pool that is new has changed nothing.
-    fn report_pools(&self, former: &BTreeMap<String, bool>, commands: &mut Vec<Command>) {
-        for (pool, standing) in self.plan.pools.iter().zip(&self.standings) {
-            let usable = standing.is_usable_somewhere();
-            if former.get(&pool.name).is_some_and(|former| *former != usable) {
-                commands.push(Command::Report(Report::PoolHealth {
-                    pool: pool.name.clone(),
-                    usable,
-                    healthy_origins: standing.healthy_origins,
-                    minimum_origins: pool.minimum_origins,
-                }));
-            }
+    /// Reports a pool that got or lost new flows.
+    fn report_pool(&self, index: usize, former: bool, commands: &mut Vec<Command>) {
+        let (pool, standing) = (&self.plan.pools[index], self.standings[index]);
+        let usable = standing.is_usable_somewhere();
+        if usable != former {
+            commands.push(Command::Report(Report::PoolHealth {
+                pool: pool.name.clone(),
+                usable,
+                healthy_origins: standing.healthy_origins,
+                minimum_origins: pool.minimum_origins,
+            }));
         }
     }
 
@@ -399,7 +408,7 @@ const SOURCES: usize = 64;
 pub(super) fn required_capacity(config: &Config) -> Capacity {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let twice = |number: usize| count(number).saturating_mul(2);
-    let mut origins = 1;
+    let mut origins = 1usize;
     let mut pools = config.pools.len();
     let mut addresses = BTreeSet::new();
     for pool in &config.pools {
@@ -421,7 +430,8 @@ pub(super) fn required_capacity(config: &Config) -> Capacity {
     Capacity {
         applications: twice(listeners),
         pools: twice(pools),
-        origins: count(origins),
+        // All origins may be replaced at once: the old ones drain.
+        origins: twice(origins),
         // All origins may change their routers at once.
         hops: twice(addresses.len() + 1),
         snat_addresses: count(config.datapath.snat_addresses.len() + SOURCES),

@@ -154,6 +154,11 @@ impl<K: Ord + Clone> Ids<K> {
         self.retired.iter().map(|(_, id)| *id)
     }
 
+    /// All living things.
+    pub fn living(&self) -> impl Iterator<Item = K> + '_ {
+        self.live.keys().cloned()
+    }
+
     /// How many numbers there are.
     pub fn count(&self) -> u32 {
         self.end.saturating_sub(self.first)
@@ -224,6 +229,6 @@ mod tests {
         ];
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
         // Pinned: it stands in the maps of running nodes.
-        assert_eq!(all[0], identity("p", "o", "10.0.0.1".parse().unwrap(), Some(80)));
+        assert_eq!(all[0], 2093273371972098029);
     }
 }

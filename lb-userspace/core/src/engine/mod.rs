@@ -34,7 +34,7 @@ use lb_common::abi::{
     Application, ApplicationKey, HashKey, Hop, HopId, Ip, Mac, Origin, OriginId, OriginState, PortRange,
     SettingsFlags, Table,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Everything that can happen to the engine.
@@ -212,6 +212,10 @@ struct State {
     facts: Vec<PoolFacts>,
     standings: Vec<PoolStanding>,
     designs: Vec<PoolDesign>,
+    /// Pools whose standings and designs are behind the facts.
+    stale_pools: BTreeSet<usize>,
+    /// When tables were made last.
+    rebuilt: Option<Timestamp>,
     /// By load balancer of the configuration, whether its fallback pool was reported to be in use.
     fallbacks: BTreeMap<String, bool>,
     /// Application numbers of the former daemon, which knew no names.
@@ -227,6 +231,9 @@ struct State {
 
 /// Round-trip times and the age of results go out at most this often.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// Tables follow a change of health at once, and then again after this time at the earliest: when many origins change
+/// together, that makes few generations. Their own records say the truth in the meantime.
+const REBUILD_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Engine {
     /// An engine with no configuration.
@@ -257,6 +264,8 @@ impl Engine {
             facts: Vec::new(),
             standings: Vec::new(),
             designs: Vec::new(),
+            stale_pools: BTreeSet::new(),
+            rebuilt: None,
             fallbacks: BTreeMap::new(),
             inherited_applications: BTreeMap::new(),
             paths: None,
@@ -285,6 +294,7 @@ impl Engine {
     /// Handles one event.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Command> {
         let mut commands = Vec::new();
+        let mut ops = Vec::new();
         match event {
             Event::Configure(config) => self.configure(config, now, &mut commands),
             Event::Observed {
@@ -293,7 +303,7 @@ impl Engine {
                 observation,
             } => {
                 let progress = self.state.probes.observe(target, attempt, observation, now);
-                self.proceed(vec![(target, progress)], now, &mut commands);
+                self.state.proceed(&[(target, progress)], &mut ops, &mut commands);
             }
             Event::Paths(paths) => self.state.set_paths(paths, &mut commands),
             Event::Tick => {
@@ -301,9 +311,19 @@ impl Engine {
                 while let Some(step) = self.state.probes.advance(now) {
                     steps.push(step);
                 }
-                self.proceed(steps, now, &mut commands);
+                self.state.proceed(&steps, &mut ops, &mut commands);
             }
             Event::Drained(origins) => self.state.forget(&origins, &mut commands),
+        }
+        if self
+            .state
+            .rebuild_deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.state.rebuild(&self.setup, now, &mut ops, &mut commands);
+        }
+        if !ops.is_empty() {
+            commands.insert(0, Command::Apply(ops));
         }
         self.state.flush(now, &mut commands);
         commands
@@ -313,11 +333,14 @@ impl Engine {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let state = &self.state;
-        let flush = state
-            .flushed
-            .filter(|_| state.view_is_due || state.records_are_due);
-        let flush = flush.map(|flushed| flushed.after(FLUSH_INTERVAL));
-        state.probes.deadline().into_iter().chain(flush).min()
+        [
+            state.probes.deadline(),
+            state.rebuild_deadline(),
+            state.flush_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Everything the maps should hold now, for the periodic comparison that repairs drift.
@@ -345,27 +368,6 @@ impl Engine {
             commands.push(Command::Report(Report::Refused(refusal.to_string())));
         }
     }
-
-    /// Does what follows from steps of targets. Several flips make one generation.
-    fn proceed(&mut self, steps: Vec<(TargetId, Progress)>, now: Timestamp, commands: &mut Vec<Command>) {
-        let mut flips = Vec::new();
-        for (target, progress) in steps {
-            match progress {
-                Progress::Nothing => {}
-                Progress::Attempt(attempt) => {
-                    commands.extend(self.state.probes.request(target, attempt).map(Command::Probe));
-                }
-                Progress::Confirmed => {
-                    self.state.view_is_due = true;
-                    self.state.records_are_due = true;
-                }
-                Progress::Changed { healthy } => flips.push((target, healthy)),
-            }
-        }
-        if !flips.is_empty() {
-            self.state.flip(&self.setup, &flips, now, commands);
-        }
-    }
 }
 
 impl State {
@@ -386,6 +388,50 @@ impl State {
             &adopted.applications,
             &adopted.stale_applications,
         );
+    }
+
+    /// Does what follows from steps of targets.
+    fn proceed(
+        &mut self,
+        steps: &[(TargetId, Progress)],
+        ops: &mut Vec<TableOp>,
+        commands: &mut Vec<Command>,
+    ) {
+        let mut flips = Vec::new();
+        for &(target, progress) in steps {
+            match progress {
+                Progress::Nothing => {}
+                Progress::Attempt(attempt) => {
+                    commands.extend(self.probes.request(target, attempt).map(Command::Probe));
+                }
+                Progress::Confirmed => {
+                    self.view_is_due = true;
+                    self.records_are_due = true;
+                }
+                Progress::Changed { healthy } => flips.push((target, healthy)),
+            }
+        }
+        self.flip(&flips, ops, commands);
+    }
+
+    /// When tables are to follow changes of health.
+    fn rebuild_deadline(&self) -> Option<Timestamp> {
+        let at_once = Timestamp::default();
+        let deadline = self
+            .rebuilt
+            .map_or(at_once, |rebuilt| rebuilt.after(REBUILD_INTERVAL));
+        (!self.stale_pools.is_empty()).then_some(deadline)
+    }
+
+    /// When results that changed nothing are to go out. Between a change of health and the tables that follow it the
+    /// view would contradict itself; it goes out with the tables then.
+    fn flush_deadline(&self) -> Option<Timestamp> {
+        let due = (self.view_is_due || self.records_are_due) && self.stale_pools.is_empty();
+        let at_once = Timestamp::default();
+        due.then(|| {
+            self.flushed
+                .map_or(at_once, |flushed| flushed.after(FLUSH_INTERVAL))
+        })
     }
 
     fn set_paths(&mut self, paths: BTreeMap<IpAddr, Path>, commands: &mut Vec<Command>) {
@@ -470,10 +516,7 @@ impl State {
 
     /// Sends what can wait, if it has waited long enough.
     fn flush(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
-        let due = self
-            .flushed
-            .is_none_or(|flushed| now.since(flushed) >= FLUSH_INTERVAL);
-        if due && (self.view_is_due || self.records_are_due) {
+        if self.flush_deadline().is_some_and(|deadline| deadline <= now) {
             self.flushed = Some(now);
             if self.view_is_due {
                 self.publish(commands);

@@ -250,39 +250,31 @@ impl Plan {
             needed: needed as u64,
             available: u64::from(ids),
         };
-        let origins = self.origins().count();
+        // Old origins keep their numbers until the new ones have theirs: the live tables still name them.
+        let mut identities: BTreeSet<u64> = self.origins().map(|(_, origin)| origin.identity).collect();
         for pool in &mut self.pools {
             for origin in &mut pool.origins {
-                let assigned = numbers.origins.assign(&origin.identity);
-                let (id, _) = assigned.ok_or_else(|| full("origins", origins, numbers.origins.count()))?;
+                let Some((id, _)) = numbers.origins.assign(&origin.identity) else {
+                    identities.extend(numbers.origins.living());
+                    let what = "origins (of the old and the new configuration together)";
+                    return Err(full(what, identities.len(), numbers.origins.count()));
+                };
                 origin.id = OriginId(id);
             }
         }
-        let identities: BTreeSet<u64> = self.origins().map(|(_, origin)| origin.identity).collect();
         numbers
             .origins
             .retain(|identity, _| identities.contains(identity));
 
+        // The rows of a pool that is gone are not read any more when its number's next rows are written.
+        numbers.pools.retain(|name, _| self.index.contains_key(name));
         let pools = self.pools.len();
         for pool in &mut self.pools {
-            // The rows of a pool that is gone are not read any more when its number's next rows are written.
             let assigned = numbers.pools.assign(&pool.name);
             let (id, _) = assigned.ok_or_else(|| full("pools", pools, numbers.pools.count()))?;
             pool.id = PoolId(id);
         }
-        numbers.pools.retain(|name, _| self.index.contains_key(name));
 
-        for (planned, application) in self.applications.iter_mut().zip(&config.applications) {
-            let assigned = numbers.applications.assign(&application.name);
-            let (id, _) = assigned.ok_or_else(|| {
-                full(
-                    "applications",
-                    config.applications.len(),
-                    numbers.applications.count(),
-                )
-            })?;
-            planned.id = id;
-        }
         let names: BTreeSet<&str> = config
             .applications
             .iter()
@@ -291,6 +283,12 @@ impl Plan {
         numbers
             .applications
             .retain(|name, _| names.contains(name.as_str()));
+        for (planned, application) in self.applications.iter_mut().zip(&config.applications) {
+            let assigned = numbers.applications.assign(&application.name);
+            let (id, _) =
+                assigned.ok_or_else(|| full("applications", names.len(), numbers.applications.count()))?;
+            planned.id = id;
+        }
         Ok(())
     }
 }

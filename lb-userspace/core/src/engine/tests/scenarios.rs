@@ -668,7 +668,7 @@ fn ten_thousand_origins_are_configured_quickly() {
     }
     let capacity = crate::engine::Engine::required_capacity(&config);
     assert!(
-        capacity.origins == 10_001 && capacity.slots < 20_000_000,
+        capacity.origins == 20_002 && capacity.slots < 20_000_000,
         "{capacity:?}"
     );
     let environment = Environment {

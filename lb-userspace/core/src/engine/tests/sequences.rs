@@ -219,7 +219,7 @@ fn check_states(world: &World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn every_number_in_every_table_resolves_after_every_write(
@@ -227,7 +227,7 @@ proptest! {
     ) {
         let mut config = first;
         // So few rows that numbers are used again.
-        let capacity = Capacity { origins: 20, hops: 12, snat_addresses: 4, ..capacity() };
+        let capacity = Capacity { origins: 34, hops: 12, snat_addresses: 4, ..capacity() };
         let mut world = World::new(Environment { capacity, ..environment() });
         world.configure(config.clone());
         world.run(1);
