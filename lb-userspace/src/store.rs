@@ -1,1 +1,180 @@
-//! (being written)
+//! What outlives the daemon on disk: the health that a next start may restore.
+
+use anyhow::{Context, Result};
+use lb_core::engine::HealthRecord;
+use lb_core::health::FailureReason;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// The file's format; another one is ignored.
+const VERSION: u32 = 1;
+
+/// The health file of one node.
+#[derive(Clone, Debug)]
+pub struct Store {
+    path: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HealthFile {
+    version: u32,
+    /// Milliseconds since 1970.
+    written_at: u64,
+    origins: Vec<Row>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    pool: String,
+    origin: String,
+    address: IpAddr,
+    monitor: String,
+    healthy: bool,
+    /// Words only: a restored reason is for the operator.
+    failure_reason: Option<String>,
+    age_ms: u64,
+}
+
+impl Store {
+    /// The store in `state_dir`, which is made when it is missing.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        fs::create_dir_all(state_dir)
+            .with_context(|| format!("make the state folder {}", state_dir.display()))?;
+        Ok(Self {
+            path: state_dir.join("health.json"),
+        })
+    }
+
+    /// Health known from before, aged by the time since it was written. Nothing, when there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood. It is kept aside as `health.json.damaged`.
+    pub fn load(&self) -> Result<Vec<HealthRecord>> {
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("read {}", self.path.display())),
+        };
+        let file: HealthFile = match serde_json::from_slice(&text) {
+            Ok(file) => file,
+            Err(error) => {
+                let aside = self.path.with_extension("json.damaged");
+                // Nothing is lost when it cannot be renamed either: the next write replaces it.
+                let _ = fs::rename(&self.path, &aside);
+                return Err(error)
+                    .with_context(|| format!("understand the health file, kept as {}", aside.display()));
+            }
+        };
+        if file.version != VERSION {
+            return Ok(Vec::new());
+        }
+        let passed = Duration::from_millis(now().saturating_sub(file.written_at));
+        Ok(file.origins.into_iter().map(|row| row.record(passed)).collect())
+    }
+
+    /// Replaces the file as a whole: a crash leaves the old or the new one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, records: &[HealthRecord]) -> Result<()> {
+        let origins = records.iter().map(Row::new).collect();
+        let file = HealthFile {
+            version: VERSION,
+            written_at: now(),
+            origins,
+        };
+        let text = serde_json::to_vec(&file)?;
+        let new = self.path.with_extension("json.new");
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&new)?;
+            file.write_all(&text)?;
+            file.sync_data()?;
+            fs::rename(&new, &self.path)
+        };
+        write().with_context(|| format!("write {}", self.path.display()))
+    }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Row {
+    fn new(record: &HealthRecord) -> Self {
+        Self {
+            pool: record.pool.clone(),
+            origin: record.origin.clone(),
+            address: record.address,
+            monitor: record.monitor.clone(),
+            healthy: record.healthy,
+            failure_reason: record.failure_reason.as_ref().map(crate::wire::failure_reason),
+            age_ms: u64::try_from(record.age.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn record(self, passed: Duration) -> HealthRecord {
+        HealthRecord {
+            pool: self.pool,
+            origin: self.origin,
+            address: self.address,
+            monitor: self.monitor,
+            healthy: self.healthy,
+            failure_reason: self.failure_reason.map(FailureReason::Other),
+            age: Duration::from_millis(self.age_ms).saturating_add(passed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> HealthRecord {
+        HealthRecord {
+            pool: "eu".into(),
+            origin: "a".into(),
+            address: IpAddr::from([10, 0, 0, 1]),
+            monitor: "tcp".into(),
+            healthy: true,
+            failure_reason: None,
+            age: Duration::from_millis(1500),
+        }
+    }
+
+    #[test]
+    fn health_comes_back_older() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("a/b")).unwrap();
+        assert_eq!(store.load().unwrap(), []);
+        store.save(&[record()]).unwrap();
+        let [loaded] = store.load().unwrap().try_into().unwrap();
+        assert!(loaded.age >= record().age && loaded.age < Duration::from_secs(60));
+        assert_eq!(
+            HealthRecord {
+                age: record().age,
+                ..loaded
+            },
+            record()
+        );
+    }
+
+    #[test]
+    fn a_damaged_file_is_kept_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        fs::write(folder.path().join("health.json"), "{").unwrap();
+        assert!(store.load().is_err());
+        assert!(folder.path().join("health.json.damaged").exists());
+        assert_eq!(store.load().unwrap(), []);
+    }
+}

@@ -74,7 +74,7 @@ impl ErrorDetail {
 }
 
 /// Why a probe failed, in Cloudflare's words.
-pub(super) fn failure_reason(reason: &FailureReason) -> String {
+pub(crate) fn failure_reason(reason: &FailureReason) -> String {
     let words = match reason {
         FailureReason::ConnectionFailed => "TCP connection failed",
         FailureReason::TcpTimeout => "TCP Timeout",

@@ -11,6 +11,7 @@ mod ordered;
 mod status;
 
 pub use check::{CheckReport, Problem, Reloaded, Version};
+pub(crate) use error::failure_reason;
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
 pub use event::{Event, Events};
 pub use explain::{Explain, ExplainQuery, ExplainStep};

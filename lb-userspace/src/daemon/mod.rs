@@ -1,0 +1,35 @@
+//! The composition root: everything that does I/O, around one engine that decides.
+
+mod node;
+mod oneshot;
+mod requests;
+mod setup;
+mod watch;
+
+pub use oneshot::{attach, detach};
+
+use crate::cli::{Exit, Failure};
+use crate::config::Loaded;
+use node::Node;
+use std::path::PathBuf;
+
+/// Runs the daemon until it is told to stop. `interfaces`, when there are some, replace those of the file.
+///
+/// # Errors
+/// When a privilege, a kernel feature or an interface is missing, another daemon runs the same node, or the kernel
+/// refuses the program.
+pub fn run(config_path: PathBuf, loaded: Loaded, interfaces: Vec<String>) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        let mut node = Node::start(config_path, loaded.config, interfaces).await?;
+        node.run().await?;
+        node.stop().await
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("start the runtime: {error}")))
+}

@@ -1,0 +1,467 @@
+//! One running node: the event loop, and the execution of what the engine asks for.
+
+use super::setup;
+use super::watch::FileWatch;
+use crate::api::{Handle, Request, Server};
+use crate::cli::Failure;
+use crate::config::{self, ConfigErrors, Loaded};
+use crate::datapath::attach;
+use crate::datapath::explain::Explainer;
+use crate::datapath::flows::FlowCounts;
+use crate::datapath::kernel::Datapath;
+use crate::net::paths::{self, PathWatcher};
+use crate::probe::{self, Probes};
+use crate::store::Store;
+use crate::wire::Event as WireEvent;
+use anyhow::{Context, Result};
+use lb_common::abi::{OriginId, OriginState};
+use lb_core::engine::{Command, Engine, Environment, Event, Path, ProbeRequest, Report, TargetId};
+use lb_core::health::Observation;
+use lb_core::image::TableOp;
+use lb_core::model::{Config, OnExit};
+use lb_core::time::Timestamp;
+use lb_core::view::View;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// Time between two sweeps of the flow tables, unless they take so long that it must be more.
+const SWEEP: Duration = Duration::from_secs(1);
+/// A sweep may take this part of the time.
+const SWEEP_SHARE: u32 = 20;
+/// Time between two comparisons of the maps with what they should hold.
+const REPAIR: Duration = Duration::from_secs(30);
+/// Events that are remembered for the API.
+const MAX_EVENTS: usize = 10_000;
+
+/// A running node.
+pub struct Node {
+    pub(super) config_path: PathBuf,
+    /// Interfaces from the command line, which replace those of the file.
+    overrides: Vec<String>,
+    pub(super) config: Arc<Config>,
+    engine: Engine,
+    pub(super) datapath: Datapath,
+    pub(super) explainer: Explainer,
+    pub(super) view: watch::Sender<Arc<View>>,
+    pub(super) counts: FlowCounts,
+    pub(super) events: VecDeque<WireEvent>,
+    pub(super) started: Instant,
+    next_event: u64,
+    /// Why the last configuration was refused, for the answer to a reload.
+    refusal: Option<String>,
+    store: Option<Store>,
+    probes: Arc<Probes>,
+    observations: mpsc::UnboundedSender<(TargetId, u64, Observation)>,
+    observed: mpsc::UnboundedReceiver<(TargetId, u64, Observation)>,
+    paths: PathWatcher,
+    path_changes: mpsc::Receiver<BTreeMap<IpAddr, Path>>,
+    requests: mpsc::Receiver<Request>,
+    file: Option<FileWatch>,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+    _lock: File,
+}
+
+impl Node {
+    /// Brings everything up: the program is attached and the first configuration is in force when it returns.
+    ///
+    /// # Errors
+    /// As [`super::run`].
+    pub async fn start(
+        config_path: PathBuf,
+        mut config: Config,
+        overrides: Vec<String>,
+    ) -> Result<Self, Failure> {
+        if !overrides.is_empty() {
+            config.datapath.interfaces.clone_from(&overrides);
+        }
+        setup::check_machine(&config).await?;
+        let interfaces = setup::interfaces(&config.datapath.interfaces)?;
+        let flags = setup::flags(&interfaces);
+        let sizes = setup::sizes(&config);
+        let (mut datapath, adopted) = Datapath::open(&config.node.name, sizes)?;
+        let lock = setup::lock(datapath.pins())?;
+        let hash_key = if adopted.is_some() {
+            datapath.settings()?.hash_key
+        } else {
+            setup::new_hash_key()?
+        };
+        let store = open_store(&config);
+        let environment = Environment {
+            hz: datapath.clock.hz,
+            hash_key,
+            snat_ports: crate::net::ports::snat_ports()?,
+            flags,
+            capacity: datapath.sizes.capacity,
+            adopted,
+            health: store.as_ref().map_or_else(Vec::new, |store| {
+                store.load().unwrap_or_else(|error| {
+                    warn!(error = %format!("{error:#}"), "health from before cannot be restored");
+                    Vec::new()
+                })
+            }),
+            assume_healthy: false,
+            seed: hash_key.k0 ^ u64::from(std::process::id()),
+        };
+        let started = Instant::now();
+        let engine = Engine::new(environment, Timestamp::default());
+        let named: Vec<(String, u32)> = interfaces
+            .iter()
+            .map(|interface| (interface.name.clone(), interface.index))
+            .collect();
+        datapath.attach(&named, config.datapath.mode)?;
+        let indexes: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
+        datapath.detach_others(&indexes)?;
+        let (paths, path_changes) = PathWatcher::start(indexes).await?;
+        let (view, views) = watch::channel(Arc::new(View::default()));
+        let (sender, requests) = mpsc::channel(64);
+        let stop = CancellationToken::new();
+        let server = Server::bind(&config.api)?;
+        let server = tokio::spawn({
+            let (handle, stop) = (
+                Handle {
+                    view: views,
+                    requests: sender,
+                },
+                stop.clone(),
+            );
+            async move { server.serve(handle, stop).await }
+        });
+        let (observations, observed) = mpsc::unbounded_channel();
+        let explainer = Explainer::new(&datapath)?;
+        let file = FileWatch::new(&config_path)
+            .inspect_err(|error| warn!(error = %format!("{error:#}"), "changes of the file are not noticed"));
+        let mut node = Self {
+            config_path,
+            overrides,
+            config: Arc::new(config),
+            engine,
+            datapath,
+            explainer,
+            view,
+            counts: FlowCounts::default(),
+            events: VecDeque::new(),
+            started,
+            next_event: 1,
+            refusal: None,
+            store,
+            probes: Arc::new(Probes::new()?),
+            observations,
+            observed,
+            paths,
+            path_changes,
+            requests,
+            file: file.ok(),
+            stop,
+            server,
+            _lock: lock,
+        };
+        let config = node.config.clone();
+        node.tell(Event::Configure(config));
+        if let Some(refusal) = node.refusal.take() {
+            return Err(anyhow::anyhow!(refusal).into());
+        }
+        info!(node = node.config.node.name, "running");
+        Ok(node)
+    }
+
+    /// Handles events until a signal says to stop.
+    ///
+    /// # Errors
+    /// When signals cannot be received.
+    pub async fn run(&mut self) -> Result<()> {
+        let mut hangup = signal(SignalKind::hangup()).context("receive SIGHUP")?;
+        let mut terminate = signal(SignalKind::terminate()).context("receive SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("receive SIGINT")?;
+        let mut repair = interval(REPAIR);
+        repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        repair.reset();
+        let mut sweep_at = tokio::time::Instant::now();
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                Some((target, attempt, observation)) = self.observed.recv() => {
+                    self.tell(Event::Observed { target, attempt, observation });
+                }
+                Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
+                () = sleep_until(deadline) => self.tell(Event::Tick),
+                Some(request) = self.requests.recv() => self.answer(request).await,
+                _ = hangup.recv() => self.reload_and_report("SIGHUP").await,
+                () = changed(&mut self.file) => self.reload_and_report("the file has changed").await,
+                () = sleep_until(sweep_at) => sweep_at = self.sweep(),
+                _ = repair.tick() => self.repair(),
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> tokio::time::Instant {
+        let deadline = self
+            .engine
+            .next_deadline()
+            .map_or(Duration::from_secs(3600), |deadline| deadline.0);
+        (self.started + deadline).into()
+    }
+
+    /// Ends: forwarding goes on by the pinned program, or everything is removed, as the configuration says.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub async fn stop(self) -> Result<(), Failure> {
+        info!("stopping");
+        self.stop.cancel();
+        // The server removes its socket; what else could go wrong there ends with the process.
+        let _ = self.server.await;
+        if self.config.datapath.on_exit == OnExit::Detach {
+            self.paths.release().await?;
+            for pin in self.datapath.pins().links() {
+                attach::remove(&pin)?;
+            }
+            self.datapath.pins().remove().context("remove the pins")?;
+            info!("detached");
+        }
+        Ok(())
+    }
+
+    /// Tells the engine what has happened and does what it asks for.
+    fn tell(&mut self, event: Event) {
+        let now = Timestamp(self.started.elapsed());
+        for command in self.engine.handle(event, now) {
+            self.execute(command);
+        }
+    }
+
+    fn execute(&mut self, command: Command) {
+        match command {
+            Command::Apply(steps) => {
+                if let Err(error) = self.datapath.writer.apply(&steps) {
+                    error!(error = %format!("{error:#}"), "the maps could not be written: repairing");
+                    self.repair();
+                }
+            }
+            Command::Probe(request) => self.probe(request),
+            Command::WatchPaths(addresses) => self.paths.watch(addresses),
+            Command::Publish(view) => {
+                // Nobody may be looking.
+                let _ = self.view.send_replace(view);
+            }
+            Command::Persist(records) => {
+                if let Some(store) = &self.store
+                    && let Err(error) = store.save(&records)
+                {
+                    warn!(error = %format!("{error:#}"), "health is not kept for the next start");
+                }
+            }
+            Command::Report(report) => self.report(report),
+        }
+    }
+
+    fn probe(&self, request: ProbeRequest) {
+        let (probes, answer) = (self.probes.clone(), self.observations.clone());
+        tokio::spawn(async move {
+            let Ok(_permit) = probes.permits().clone().acquire_owned().await else {
+                return;
+            };
+            let observation = probe::attempt(&request, &probes).await;
+            // The daemon is stopping when nobody listens.
+            let _ = answer.send((request.target, request.attempt, observation));
+        });
+    }
+
+    fn report(&mut self, report: Report) {
+        let event = WireEvent::new(self.next_event, SystemTime::now(), &report);
+        self.next_event += 1;
+        match &report {
+            Report::Refused(why) => {
+                error!("{}", event.message);
+                self.refusal = Some(why.clone());
+            }
+            Report::OriginHealth { healthy: false, .. }
+            | Report::PoolHealth { usable: false, .. }
+            | Report::Fallback { active: true, .. } => warn!("{}", event.message),
+            Report::OriginHealth { .. }
+            | Report::PoolHealth { .. }
+            | Report::Fallback { .. }
+            | Report::Configured { .. } => info!("{}", event.message),
+        }
+        if self.events.len() == MAX_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    /// Removes flows that have timed out, counts the others, and returns when to do it again.
+    fn sweep(&mut self) -> tokio::time::Instant {
+        let start = Instant::now();
+        let swept = self
+            .datapath
+            .settings()
+            .and_then(|settings| self.datapath.flows.sweep(&settings, &self.datapath.clock));
+        match swept {
+            Ok(counts) => self.counts = counts,
+            Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
+        }
+        let pause = SWEEP.max(start.elapsed() * SWEEP_SHARE);
+        tokio::time::Instant::now() + pause
+    }
+
+    /// Compares the maps with what they should hold, and lets go of removed origins that have no flows left.
+    fn repair(&mut self) {
+        let image = self.engine.image();
+        match self.datapath.writer.repair(&image) {
+            Ok(0) => {}
+            Ok(rows) => warn!(rows, "map rows held something else than they should: repaired"),
+            Err(error) => error!(error = %format!("{error:#}"), "the maps cannot be repaired"),
+        }
+        let shown: BTreeSet<OriginId> = self
+            .view
+            .borrow()
+            .pools
+            .iter()
+            .flat_map(|pool| &pool.origins)
+            .map(|origin| origin.id)
+            .collect();
+        let drained: Vec<OriginId> = image
+            .iter()
+            .filter_map(|step| match step {
+                TableOp::Origin { id, record } if record.state == OriginState::DRAINING => Some(*id),
+                _ => None,
+            })
+            .filter(|id| !shown.contains(id) && !self.counts.origins.contains_key(&id.0))
+            .collect();
+        if !drained.is_empty() {
+            self.tell(Event::Drained(drained));
+        }
+    }
+
+    /// Reads the configuration file again and brings it into force, all or nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or why it cannot be put into force.
+    pub(super) async fn reload(&mut self) -> Result<Loaded, ReloadError> {
+        if let Some(file) = &mut self.file {
+            file.settle();
+        }
+        let mut loaded = config::load(&self.config_path).map_err(ReloadError::Invalid)?;
+        let config = &mut loaded.config;
+        if !self.overrides.is_empty() {
+            config.datapath.interfaces.clone_from(&self.overrides);
+        }
+        let running = &self.config;
+        if config.node.name != running.node.name {
+            return Err(ReloadError::Refused(format!(
+                "node.name = \"{}\" cannot replace \"{}\" in a running daemon: restart it",
+                config.node.name, running.node.name
+            )));
+        }
+        if config.api != running.api {
+            warn!("changes of [api] take effect at the next start");
+        }
+        if config.datapath.max_flows != running.datapath.max_flows {
+            warn!("datapath.max_flows takes effect when the maps are made anew: after `lb detach`");
+        }
+        if config.datapath.interfaces != running.datapath.interfaces
+            || config.datapath.mode != running.datapath.mode
+        {
+            self.attach(config)
+                .await
+                .map_err(|error| ReloadError::Refused(format!("{error:#}")))?;
+        }
+        let config = Arc::new(config.clone());
+        self.refusal = None;
+        self.tell(Event::Configure(config.clone()));
+        match self.refusal.take() {
+            Some(why) => Err(ReloadError::Refused(why)),
+            None => {
+                self.config = config;
+                Ok(loaded)
+            }
+        }
+    }
+
+    /// Follows a change of the interfaces.
+    async fn attach(&mut self, config: &Config) -> Result<()> {
+        let interfaces = setup::interfaces(&config.datapath.interfaces)?;
+        let named: Vec<(String, u32)> = interfaces
+            .iter()
+            .map(|interface| (interface.name.clone(), interface.index))
+            .collect();
+        self.datapath.attach(&named, config.datapath.mode)?;
+        let indexes: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
+        self.datapath.detach_others(&indexes)?;
+        let (paths, changes) = PathWatcher::start(indexes).await?;
+        self.paths = paths;
+        self.path_changes = changes;
+        let config: BTreeSet<IpAddr> = self
+            .view
+            .borrow()
+            .pools
+            .iter()
+            .flat_map(|pool| &pool.origins)
+            .map(|origin| origin.address)
+            .collect();
+        self.paths.watch(config.into_iter().collect());
+        Ok(())
+    }
+
+    async fn reload_and_report(&mut self, cause: &str) {
+        info!(cause, "reading the configuration again");
+        match self.reload().await {
+            Ok(loaded) => {
+                for warning in &loaded.warnings {
+                    warn!("{}", warning.render(false).trim_end());
+                }
+            }
+            Err(ReloadError::Invalid(errors)) => {
+                error!(
+                    "the configuration is invalid, the old one stays:\n{}",
+                    errors.render(false).trim_end()
+                );
+                self.report(Report::Refused(format!(
+                    "{} is invalid: {} errors; the old configuration stays",
+                    self.config_path.display(),
+                    errors.errors.len()
+                )));
+            }
+            Err(ReloadError::Refused(why)) => error!("the old configuration stays: {why}"),
+        }
+    }
+}
+
+/// Why a reload changed nothing.
+pub enum ReloadError {
+    Invalid(ConfigErrors),
+    Refused(String),
+}
+
+async fn changed(file: &mut Option<FileWatch>) {
+    match file {
+        Some(file) => file.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn open_store(config: &Config) -> Option<Store> {
+    Store::open(&config.node.state_dir)
+        .inspect_err(|error| warn!(error = %format!("{error:#}"), "health is not kept for the next start"))
+        .ok()
+}
+
+/// Removes the neighbour entries that a daemon left to the kernel.
+pub(super) fn release_neighbours() {
+    if let Err(error) = paths::release_neighbours() {
+        warn!(error = %format!("{error:#}"), "neighbour entries could not be released");
+    }
+}

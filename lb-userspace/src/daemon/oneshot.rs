@@ -1,0 +1,179 @@
+//! `lb attach` and `lb detach`: the datapath without a daemon.
+
+use super::{node, runtime, setup};
+use crate::cli::{Exit, Failure};
+use crate::config::Loaded;
+use crate::datapath::attach as links;
+use crate::datapath::kernel::Datapath;
+use crate::datapath::pins::{self, Pins};
+use crate::net::interface;
+use crate::net::paths::PathWatcher;
+use lb_core::engine::{Command, Engine, Environment, Event, Path, Report};
+use lb_core::model::Config;
+use lb_core::time::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+
+/// How long neighbours may take to answer. What is not resolved by then is left out until a daemon comes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Attaches to `interface` and fills the tables once: every enabled origin counts as up. Interfaces that were attached
+/// before stay.
+///
+/// # Errors
+/// As [`super::run`].
+pub fn attach(loaded: Loaded, interface: String) -> Result<(), Failure> {
+    runtime()?.block_on(fill(loaded.config, interface))
+}
+
+async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
+    config.datapath.interfaces = vec![interface];
+    setup::check_machine(&config).await?;
+    let mut interfaces = setup::interfaces(&config.datapath.interfaces)?;
+    let named: Vec<(String, u32)> = interfaces
+        .iter()
+        .map(|interface| (interface.name.clone(), interface.index))
+        .collect();
+    let (mut datapath, adopted) = Datapath::open(&config.node.name, setup::sizes(&config))?;
+    let _lock = setup::lock(datapath.pins())?;
+    let netns = pins::network_namespace()?;
+    let attached: Vec<u32> = datapath
+        .pins()
+        .links()
+        .iter()
+        .filter(|pin| pin.netns == netns)
+        .map(|pin| pin.ifindex)
+        .collect();
+    let others = interface::all()?;
+    interfaces.extend(others.into_iter().filter(|other| attached.contains(&other.index)));
+    let hash_key = if adopted.is_some() {
+        datapath.settings()?.hash_key
+    } else {
+        setup::new_hash_key()?
+    };
+    let environment = Environment {
+        hz: datapath.clock.hz,
+        hash_key,
+        snat_ports: crate::net::ports::snat_ports()?,
+        flags: setup::flags(&interfaces),
+        capacity: datapath.sizes.capacity,
+        adopted,
+        health: Vec::new(),
+        assume_healthy: true,
+        seed: hash_key.k0,
+    };
+    let mut engine = Engine::new(environment, Timestamp::default());
+    let indexes = interfaces.iter().map(|interface| interface.index).collect();
+    let (paths, mut changes) = PathWatcher::start(indexes).await?;
+    // All interfaces that run the program get the new one: their stages change together.
+    let mut all = named;
+    for other in &interfaces {
+        if !all.iter().any(|(_, index)| *index == other.index) {
+            all.push((other.name.clone(), other.index));
+        }
+    }
+    datapath.attach(&all, config.datapath.mode)?;
+    execute(
+        engine.handle(Event::Configure(Arc::new(config)), Timestamp::default()),
+        &mut datapath,
+        &paths,
+    )?;
+    let deadline = Instant::now() + PATIENCE;
+    while let Ok(Some(found)) = timeout_at(deadline, changes.recv()).await {
+        let unresolved: Vec<String> = found
+            .iter()
+            .filter(|(_, path)| matches!(path, Path::Via { neighbour: None, .. }))
+            .map(|(address, _)| address.to_string())
+            .collect();
+        execute(
+            engine.handle(Event::Paths(found), Timestamp::default()),
+            &mut datapath,
+            &paths,
+        )?;
+        if unresolved.is_empty() {
+            info!("attached; forwarding goes on without a daemon");
+            return Ok(());
+        }
+    }
+    warn!(
+        "some neighbours do not answer: their origins get no traffic until `lb run` or another `lb attach`"
+    );
+    Ok(())
+}
+
+fn execute(commands: Vec<Command>, datapath: &mut Datapath, paths: &PathWatcher) -> Result<(), Failure> {
+    for command in commands {
+        match command {
+            Command::Apply(steps) => datapath.writer.apply(&steps)?,
+            Command::WatchPaths(addresses) => paths.watch(addresses),
+            Command::Report(Report::Refused(why)) => return Err(Failure::new(Exit::Failed, why)),
+            Command::Probe(_) | Command::Publish(_) | Command::Persist(_) | Command::Report(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes programs, pins and neighbour entries: of one interface, or of this whole network namespace.
+///
+/// # Errors
+/// Exit 5 when a named interface has no program of lb, exit 6 when a daemon manages it.
+pub fn detach(wanted: Option<String>, config: Option<Loaded>) -> Result<(), Failure> {
+    let netns = pins::network_namespace()?;
+    let index = match &wanted {
+        Some(name) => Some(
+            setup::interfaces(std::slice::from_ref(name))?
+                .first()
+                .map_or(0, |found| found.index),
+        ),
+        None => None,
+    };
+    let nodes = match config {
+        Some(loaded) => vec![Pins::of(&loaded.config.node.name)],
+        None => Pins::all(),
+    };
+    let mut detached = 0;
+    for node in nodes {
+        let ours = |node: &Pins| {
+            node.links()
+                .into_iter()
+                .filter(|pin| pin.netns == netns)
+                .collect::<Vec<_>>()
+        };
+        let links: Vec<_> = ours(&node)
+            .into_iter()
+            .filter(|pin| index.is_none_or(|index| index == pin.ifindex))
+            .collect();
+        // Maps without a link are left by a daemon that died while it started: nobody else can tell whose they are.
+        let abandoned = node.folder().is_dir() && node.links().is_empty() && index.is_none();
+        if links.is_empty() && !abandoned {
+            continue;
+        }
+        let lock = setup::lock(&node)?;
+        for pin in &links {
+            links::remove(pin)?;
+            detached += 1;
+        }
+        if node.links().is_empty() {
+            drop(lock);
+            node.remove().map_err(|error| {
+                Failure::new(
+                    Exit::Failed,
+                    format!("remove the pins in {}: {error}", node.folder().display()),
+                )
+            })?;
+        }
+    }
+    if let (Some(name), 0) = (&wanted, detached) {
+        return Err(Failure::new(
+            Exit::NotFound,
+            format!("no program of lb is attached to {name}"),
+        ));
+    }
+    if wanted.is_none() {
+        node::release_neighbours();
+    }
+    info!(interfaces = detached, "detached");
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! What the API asks, answered from the engine's snapshot and the maps.
+
+use super::node::{Node, ReloadError};
+use crate::api::Request;
+use crate::datapath::explain::Question;
+use crate::datapath::flows::Flow;
+use crate::wire::{
+    Counters, Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, FlowRow, Flows,
+    Flushed, InterfaceStatus, NodeStatus, Ordered, Problem, Reloaded, Status,
+};
+use lb_common::abi::{ABI_VERSION, FlowCore, OriginId, Protocol};
+use lb_core::view::View;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+impl Node {
+    /// Answers one request. A reply that nobody waits for any more is dropped.
+    pub(super) async fn answer(&mut self, request: Request) {
+        match request {
+            Request::Status { reply } => {
+                let _ = reply.send(Ok(self.status()));
+            }
+            Request::Reload { reply } => {
+                let result = self.reload_for_request().await;
+                let _ = reply.send(result);
+            }
+            Request::Explain { query, reply } => {
+                let _ = reply.send(self.explain(&query));
+            }
+            Request::Flows { filter, limit, reply } => {
+                let _ = reply.send(self.flows(&filter, limit));
+            }
+            Request::FlushFlows { filter, reply } => {
+                let _ = reply.send(self.flush(&filter));
+            }
+            Request::Drops { reply } => {
+                let drops = named(self.datapath.reader.drops());
+                let verdicts = named(self.datapath.reader.verdicts());
+                let _ = reply.send(Ok(Drops { drops, verdicts }));
+            }
+            Request::Events { since, reply } => {
+                let events = self
+                    .events
+                    .iter()
+                    .filter(|event| event.sequence > since)
+                    .cloned()
+                    .collect();
+                let next = self.events.back().map_or(0, |event| event.sequence);
+                let _ = reply.send(Ok(Events { events, next }));
+            }
+        }
+    }
+
+    fn status(&mut self) -> Status {
+        let view = self.snapshot();
+        let reader = &self.datapath.reader;
+        let applications = view
+            .applications
+            .iter()
+            .map(|view| (view.id, reader.application(view.id)));
+        let origins = view.pools.iter().flat_map(|pool| &pool.origins);
+        let counters = Counters {
+            applications: applications.collect(),
+            origins: origins
+                .map(|origin| (origin.id.0, reader.origin(origin.id.0)))
+                .collect(),
+            application_flows: self.counts.applications.clone(),
+            origin_flows: self.counts.origins.clone(),
+            verdicts: reader.verdicts(),
+            drops: reader.drops(),
+        };
+        let program_id = self.datapath.program_id().unwrap_or_default();
+        let interfaces = self
+            .datapath
+            .attachments
+            .iter()
+            .map(|attachment| InterfaceStatus {
+                name: attachment.name.clone(),
+                mode: attachment.mode.name().to_owned(),
+                program_id,
+            });
+        let node = NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi_version: ABI_VERSION,
+            uptime_seconds: self.started.elapsed().as_secs(),
+            ..NodeStatus::default()
+        };
+        Status::new(&view, &counters, node, interfaces.collect())
+    }
+
+    fn snapshot(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    async fn reload_for_request(&mut self) -> Result<Reloaded, ErrorDetail> {
+        match self.reload().await {
+            Ok(loaded) => Ok(Reloaded {
+                generation: self.snapshot().generation,
+                warnings: loaded.warnings.iter().map(Problem::from).collect(),
+            }),
+            Err(ReloadError::Invalid(errors)) => Err(ErrorDetail::new(
+                ErrorCode::ConfigurationInvalid,
+                format!(
+                    "{} is invalid; the old configuration stays",
+                    self.config_path.display()
+                ),
+            )
+            .with_problems(errors.errors.iter().map(Problem::from).collect())),
+            Err(ReloadError::Refused(why)) => Err(ErrorDetail::new(
+                ErrorCode::Conflict,
+                format!("the old configuration stays: {why}"),
+            )),
+        }
+    }
+
+    fn explain(&self, query: &ExplainQuery) -> Result<Explain, ErrorDetail> {
+        let protocol = match query.protocol.as_str() {
+            "tcp" => Protocol::TCP,
+            "udp" => Protocol::UDP,
+            other => {
+                let message = format!("protocol `{other}` is neither `tcp` nor `udp`");
+                return Err(ErrorDetail::new(ErrorCode::InvalidRequest, message).of_field("protocol"));
+            }
+        };
+        if query.client.is_ipv4() != query.vip.is_ipv4() {
+            let message = "client and vip are of different address families: no packet has both";
+            return Err(ErrorDetail::new(ErrorCode::InvalidRequest, message).of_field("client"));
+        }
+        let settings = self.datapath.settings().map_err(|error| internal(&error))?;
+        let question = Question {
+            protocol,
+            client: query.client,
+            vip: query.vip,
+        };
+        Ok(self
+            .explainer
+            .explain(settings, &self.datapath.clock, &self.snapshot(), question))
+    }
+
+    fn flows(&self, filter: &FlowFilter, limit: usize) -> Result<Flows, ErrorDetail> {
+        let view = self.snapshot();
+        let wanted = Wanted::new(&view, filter)?;
+        let flows = self
+            .datapath
+            .flows
+            .list(&self.datapath.clock, |core| wanted.matches(core))
+            .map_err(|error| internal(&error))?;
+        let total = flows.len() as u64;
+        Ok(Flows {
+            flows: flows.iter().take(limit).map(|flow| row(&view, flow)).collect(),
+            total,
+        })
+    }
+
+    fn flush(&mut self, filter: &FlowFilter) -> Result<Flushed, ErrorDetail> {
+        let wanted = Wanted::new(&self.snapshot(), filter)?;
+        let flushed = self
+            .datapath
+            .flows
+            .flush(|core| wanted.matches(core))
+            .map_err(|error| internal(&error))?;
+        Ok(Flushed { flushed })
+    }
+}
+
+fn internal(error: &anyhow::Error) -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::Internal, format!("{error:#}"))
+}
+
+fn named(counters: Vec<(&'static str, u64)>) -> Ordered<u64> {
+    Ordered(
+        counters
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count))
+            .collect(),
+    )
+}
+
+/// A filter in the numbers that flow entries hold.
+struct Wanted {
+    application: Option<u32>,
+    origins: Option<BTreeSet<OriginId>>,
+}
+
+impl Wanted {
+    fn new(view: &View, filter: &FlowFilter) -> Result<Self, ErrorDetail> {
+        let application = match &filter.application {
+            None => None,
+            Some(name) => match view
+                .applications
+                .iter()
+                .find(|application| application.name == *name)
+            {
+                Some(found) => Some(found.id),
+                None => return Err(unknown("application", name)),
+            },
+        };
+        let origins = match &filter.origin {
+            None => None,
+            Some(name) => {
+                let found = origins(view, name);
+                if found.is_empty() {
+                    return Err(unknown("origin", name));
+                }
+                Some(found)
+            }
+        };
+        Ok(Self { application, origins })
+    }
+
+    fn matches(&self, core: &FlowCore) -> bool {
+        self.application.is_none_or(|id| id == core.application)
+            && self
+                .origins
+                .as_ref()
+                .is_none_or(|origins| origins.contains(&core.origin))
+    }
+}
+
+fn unknown(field: &str, name: &str) -> ErrorDetail {
+    ErrorDetail::new(ErrorCode::NotFound, format!("there is no {field} `{name}`")).of_field(field)
+}
+
+/// The origins called `POOL/ORIGIN`, or `ORIGIN` in any pool.
+fn origins(view: &View, name: &str) -> BTreeSet<OriginId> {
+    let mut found = BTreeSet::new();
+    for pool in &view.pools {
+        for origin in &pool.origins {
+            if origin.name == name || format!("{}/{}", pool.name, origin.name) == name {
+                found.insert(origin.id);
+            }
+        }
+    }
+    found
+}
+
+fn row(view: &View, flow: &Flow) -> FlowRow {
+    let application = view
+        .applications
+        .iter()
+        .find(|application| application.id == flow.application);
+    let place = view
+        .pools
+        .iter()
+        .flat_map(|pool| pool.origins.iter().map(move |origin| (pool, origin)))
+        .find(|(_, origin)| origin.id == flow.origin);
+    FlowRow {
+        protocol: if flow.protocol == Protocol::TCP {
+            "tcp"
+        } else {
+            "udp"
+        }
+        .to_owned(),
+        client: flow.client,
+        vip: flow.vip,
+        snat: Some(flow.snat),
+        origin_address: flow.origin_address,
+        application: application.map(|application| application.name.clone()),
+        origin: place.map(|(_, origin)| origin.name.clone()),
+        pool: place.map(|(pool, _)| pool.name.clone()),
+        state: flow.state.to_owned(),
+        idle_seconds: flow.idle.as_secs(),
+    }
+}

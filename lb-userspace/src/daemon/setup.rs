@@ -1,0 +1,130 @@
+//! What has to be there before the datapath is: privileges, interfaces, sizes, secrets.
+
+use crate::cli::{Exit, Failure};
+use crate::datapath::object::MapSizes;
+use crate::datapath::pins::Pins;
+use crate::net::doctor::{self, Status};
+use crate::net::interface::{self, Interface};
+use anyhow::{Context, Result};
+use lb_common::abi::{HashKey, SettingsFlags};
+use lb_core::engine::Engine;
+use lb_core::image::Capacity;
+use lb_core::model::{Application, Config};
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use tracing::{debug, warn};
+
+/// Sizes of new maps at least: 1,000 applications on four addresses, 10,000 origins, each twice, and tables for them.
+const FLOOR: Capacity = Capacity {
+    applications: 16_384,
+    pools: 8_192,
+    origins: 32_768,
+    hops: 16_384,
+    snat_addresses: 4_096,
+    slots: 1 << 22,
+    application_rows: 8_192,
+};
+
+/// The sizes of new maps for a configuration, with room to grow.
+pub fn sizes(config: &Config) -> MapSizes {
+    let needed = Engine::required_capacity(config);
+    let twice = |needed: u32, floor: u32| needed.saturating_mul(2).max(floor);
+    MapSizes {
+        capacity: Capacity {
+            applications: twice(needed.applications, FLOOR.applications),
+            pools: twice(needed.pools, FLOOR.pools),
+            origins: twice(needed.origins, FLOOR.origins),
+            hops: twice(needed.hops, FLOOR.hops),
+            snat_addresses: twice(needed.snat_addresses, FLOOR.snat_addresses),
+            slots: twice(needed.slots, FLOOR.slots),
+            application_rows: twice(needed.application_rows, FLOOR.application_rows),
+        },
+        max_flows: config.datapath.max_flows,
+    }
+}
+
+/// Refuses to start where it cannot work, and says all that is missing at once; warns of what will not work well.
+///
+/// # Errors
+/// Exit 7 with every missing thing and its remedy.
+pub async fn check_machine(config: &Config) -> Result<(), Failure> {
+    let vips: Vec<IpAddr> = config.applications.iter().flat_map(addresses).collect();
+    let mut missing = Vec::new();
+    for check in doctor::checks(&config.datapath.interfaces, &vips).await {
+        let remedy = check
+            .remedy
+            .as_deref()
+            .map_or(String::new(), |remedy| format!(" ({remedy})"));
+        match check.status {
+            Status::Ok => debug!(check = check.name, "{}", check.detail),
+            Status::Warn => warn!(check = check.name, "{}{remedy}", check.detail),
+            Status::Fail => missing.push(format!("{}: {}{remedy}", check.name, check.detail)),
+        }
+    }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Privilege, missing.join("\n")))
+    }
+}
+
+fn addresses(application: &Application) -> impl Iterator<Item = IpAddr> + '_ {
+    application.addresses.iter().copied()
+}
+
+/// Looks the interfaces up.
+///
+/// # Errors
+/// Exit 7, naming the first that is not there.
+pub fn interfaces(names: &[String]) -> Result<Vec<Interface>, Failure> {
+    names
+        .iter()
+        .map(|name| {
+            interface::by_name(name).map_err(|error| Failure::new(Exit::Privilege, format!("{error:#}")))
+        })
+        .collect()
+}
+
+/// What the packet path has to know of the interfaces.
+pub fn flags(interfaces: &[Interface]) -> SettingsFlags {
+    let mut flags = 0;
+    if interfaces.iter().any(interface::needs_partial_checksums) {
+        flags |= SettingsFlags::PARTIAL_CHECKSUMS;
+    }
+    if interfaces.iter().any(interface::is_veth) {
+        flags |= SettingsFlags::NO_XDP_TX;
+    }
+    SettingsFlags(flags)
+}
+
+/// A new secret for the flow hash.
+///
+/// # Errors
+/// When the system has no randomness.
+pub fn new_hash_key() -> Result<HashKey> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("read /dev/urandom")?;
+    Ok(bytemuck::cast(bytes))
+}
+
+/// Makes this process the only one that manages a node; the lock goes with the process.
+///
+/// # Errors
+/// Exit 6 when another daemon holds it.
+pub fn lock(pins: &Pins) -> Result<File, Failure> {
+    let folder = pins.folder();
+    let file = File::open(folder).with_context(|| format!("open {}", folder.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        Failure::new(
+            Exit::Conflict,
+            format!(
+                "another lb manages this node already (it holds {}): stop it first",
+                folder.display()
+            ),
+        )
+    })?;
+    Ok(file)
+}
