@@ -35,8 +35,21 @@ pub fn connect<F: Family, T: Tables>(
         flow: F::flow_hash(settings.hash_key, &draft.subject.arriving),
         client: F::client_hash(settings.hash_key, draft.subject.arriving.source),
     };
-    let Some(choice) = select::choose::<F, T>(tables, opening.parity, &opening.application, hashes) else {
-        return Err(Refusal::NoOrigin);
+    draft.unresolved = 0;
+    let choice = select::choose::<F, T>(
+        tables,
+        opening.parity,
+        &opening.application,
+        hashes,
+        &mut draft.unresolved,
+    );
+    let Some(choice) = choice else {
+        // The client's next attempt may find the neighbour resolved: a refusal would be final.
+        return Err(if draft.unresolved == 0 {
+            Refusal::NoOrigin
+        } else {
+            Refusal::Drop(DropReason::NoNextHop)
+        });
     };
     let Some(origin) = tables.origin(choice.id) else {
         return Err(Refusal::NoOrigin);

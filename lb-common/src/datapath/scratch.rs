@@ -19,6 +19,8 @@ pub struct Scratch {
 #[repr(C)]
 pub struct Draft<A, K, F> {
     pub subject: Subject<A>,
+    /// 1: an origin could have served, but its neighbour is not resolved.
+    pub unresolved: u32,
     pub leaving: Tuple<A>,
     pub client_key: K,
     pub client: F,

@@ -8,7 +8,7 @@
 
 use super::family::Family;
 use super::tables::Tables;
-use crate::abi::{Application, HopId, OriginId, OriginState, Parity, PoolFlags, PoolId, Steering, TableKind};
+use crate::abi::{Application, OriginId, OriginState, Parity, PoolFlags, PoolId, Steering, TableKind};
 use crate::hash;
 
 /// Pools that one packet tries before the fallback pool. Userspace lists usable pools only, so the second try is rare.
@@ -49,13 +49,15 @@ pub struct Hashes {
     pub client: u64,
 }
 
-/// Chooses the origin of a new flow; `None` when nobody can serve it.
+/// Chooses the origin of a new flow; `None` when nobody can serve it. `unresolved` becomes 1 when somebody could, but how
+/// to reach it is not known yet. It lies in the scratch, because a local would double the paths that the verifier walks.
 #[inline(always)]
 pub fn choose<F: Family, T: Tables>(
     tables: &T,
     parity: Parity,
     application: &Application,
     hashes: Hashes,
+    unresolved: &mut u32,
 ) -> Option<Choice> {
     let list = application.pools;
     let entry = if list.steering == Steering::WEIGHTED_BY_CLIENT {
@@ -78,14 +80,28 @@ pub fn choose<F: Family, T: Tables>(
         let Some(slot) = tables.slot(list.base.wrapping_add(index)) else {
             break;
         };
-        if let Some(choice) = pick::<F, T>(tables, parity, PoolId(slot.owner), Role::Steered, hashes) {
+        if let Some(choice) = pick::<F, T>(
+            tables,
+            parity,
+            PoolId(slot.owner),
+            Role::Steered,
+            hashes,
+            unresolved,
+        ) {
             return Some(choice);
         }
     }
     if application.fallback == PoolId::NONE {
         return None;
     }
-    pick::<F, T>(tables, parity, application.fallback, Role::LastResort, hashes)
+    pick::<F, T>(
+        tables,
+        parity,
+        application.fallback,
+        Role::LastResort,
+        hashes,
+        unresolved,
+    )
 }
 
 #[inline(always)]
@@ -95,6 +111,7 @@ fn pick<F: Family, T: Tables>(
     pool: PoolId,
     role: Role,
     hashes: Hashes,
+    unresolved: &mut u32,
 ) -> Option<Choice> {
     let pool = tables.pool(pool.row(parity))?;
     let kind = match role {
@@ -123,16 +140,13 @@ fn pick<F: Family, T: Tables>(
         let slot = tables.slot(table.base.wrapping_add(index))?;
         let id = OriginId(slot.owner);
         let Some(origin) = tables.origin(id) else { continue };
-        if !role.accepts(origin.state) || origin.hop == HopId::UNRESOLVED {
+        if !role.accepts(origin.state) {
             continue;
         }
-        let Some(hop) = tables.hop(origin.hop) else {
-            continue;
-        };
-        if hop.resolved == 0 {
-            continue;
+        match tables.hop(origin.hop) {
+            Some(hop) if hop.resolved != 0 => return Some(Choice { id, role }),
+            Some(_) | None => *unresolved = 1,
         }
-        return Some(Choice { id, role });
     }
     None
 }

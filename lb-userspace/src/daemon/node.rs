@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -39,6 +39,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 const SWEEP_SHARE: u32 = 20;
 /// Time between two comparisons of the maps with what they should hold.
 const REPAIR: Duration = Duration::from_secs(30);
+/// How long the start waits for neighbours to answer.
+const FIRST_PATHS: Duration = Duration::from_secs(1);
 /// Events that are remembered for the API.
 const MAX_EVENTS: usize = 10_000;
 
@@ -88,8 +90,8 @@ impl Node {
         let interfaces = setup::interfaces(&config.datapath.interfaces)?;
         let flags = setup::flags(&interfaces);
         let sizes = setup::sizes(&config);
-        let (mut datapath, adopted) = Datapath::open(&config.node.name, sizes)?;
-        let lock = setup::lock(datapath.pins())?;
+        let (pins, lock) = setup::claim(&config.node.name)?;
+        let (mut datapath, adopted) = Datapath::open(pins, sizes)?;
         let hash_key = if adopted.is_some() {
             datapath.settings()?.hash_key
         } else {
@@ -170,8 +172,23 @@ impl Node {
         if let Some(refusal) = node.refusal.take() {
             return Err(anyhow::anyhow!(refusal).into());
         }
+        node.find_paths().await;
         info!(node = node.config.node.name, "running");
         Ok(node)
+    }
+
+    /// Waits a moment for the neighbours to answer, so that the first client is not the one to wait for them.
+    async fn find_paths(&mut self) {
+        let deadline = tokio::time::Instant::now() + FIRST_PATHS;
+        while let Ok(Some(paths)) = timeout_at(deadline, self.path_changes.recv()).await {
+            let resolved = !paths
+                .values()
+                .any(|path| matches!(path, Path::Via { neighbour: None, .. }));
+            self.tell(Event::Paths(paths));
+            if resolved {
+                break;
+            }
+        }
     }
 
     /// Handles events until a signal says to stop.

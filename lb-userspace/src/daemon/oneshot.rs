@@ -5,7 +5,7 @@ use crate::cli::{Exit, Failure};
 use crate::config::Loaded;
 use crate::datapath::attach as links;
 use crate::datapath::kernel::Datapath;
-use crate::datapath::pins::{self, Pins};
+use crate::datapath::pins::{Pins, network_namespace};
 use crate::net::interface;
 use crate::net::paths::PathWatcher;
 use lb_core::engine::{Command, Engine, Environment, Event, Path, Report};
@@ -36,9 +36,9 @@ async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
         .iter()
         .map(|interface| (interface.name.clone(), interface.index))
         .collect();
-    let (mut datapath, adopted) = Datapath::open(&config.node.name, setup::sizes(&config))?;
-    let _lock = setup::lock(datapath.pins())?;
-    let netns = pins::network_namespace()?;
+    let (pins, _lock) = setup::claim(&config.node.name)?;
+    let (mut datapath, adopted) = Datapath::open(pins, setup::sizes(&config))?;
+    let netns = network_namespace()?;
     let attached: Vec<u32> = datapath
         .pins()
         .links()
@@ -120,7 +120,7 @@ fn execute(commands: Vec<Command>, datapath: &mut Datapath, paths: &PathWatcher)
 /// # Errors
 /// Exit 5 when a named interface has no program of lb, exit 6 when a daemon manages it.
 pub fn detach(wanted: Option<String>, config: Option<Loaded>) -> Result<(), Failure> {
-    let netns = pins::network_namespace()?;
+    let netns = network_namespace()?;
     let index = match &wanted {
         Some(name) => Some(
             setup::interfaces(std::slice::from_ref(name))?
@@ -150,7 +150,12 @@ pub fn detach(wanted: Option<String>, config: Option<Loaded>) -> Result<(), Fail
         if links.is_empty() && !abandoned {
             continue;
         }
-        let lock = setup::lock(&node)?;
+        let lock = match setup::lock(&node) {
+            Ok(lock) => lock,
+            // It is starting, somewhere else.
+            Err(_) if links.is_empty() => continue,
+            Err(failure) => return Err(failure),
+        };
         for pin in &links {
             links::remove(pin)?;
             detached += 1;

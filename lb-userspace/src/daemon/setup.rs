@@ -110,10 +110,25 @@ pub fn new_hash_key() -> Result<HashKey> {
     Ok(bytemuck::cast(bytes))
 }
 
-/// Makes this process the only one that manages a node; the lock goes with the process.
+/// Opens a node's pin folder and makes this process the only one that manages it; the lock goes with the process.
 ///
 /// # Errors
 /// Exit 6 when another daemon holds it.
+pub fn claim(node: &str) -> Result<(Pins, File), Failure> {
+    loop {
+        let pins = Pins::open(node)?;
+        let lock = lock(&pins)?;
+        // `lb detach` may have removed the folder between the two.
+        if pins.folder().is_dir() {
+            return Ok((pins, lock));
+        }
+    }
+}
+
+/// Locks a node's pin folder.
+///
+/// # Errors
+/// Exit 6 when another process holds it.
 pub fn lock(pins: &Pins) -> Result<File, Failure> {
     let folder = pins.folder();
     let file = File::open(folder).with_context(|| format!("open {}", folder.display()))?;

@@ -37,12 +37,11 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads the programs for `node`, on the maps that a former daemon pinned, or on new ones of the wanted sizes.
+    /// Loads the programs on the maps that a former daemon pinned in a node's folder, or on new ones of the wanted sizes.
     ///
     /// # Errors
     /// Without privilege, or when the kernel refuses.
-    pub fn open(node: &str, wanted: MapSizes) -> Result<(Self, Option<Adopted>)> {
-        let pins = Pins::open(node)?;
+    pub fn open(pins: Pins, wanted: MapSizes) -> Result<(Self, Option<Adopted>)> {
         let netns = pins::network_namespace()?;
         let sizes = existing(&pins, wanted)?;
         let Loaded { mut ebpf, stages } = object::load(&sizes, Some(pins.folder()))?;
