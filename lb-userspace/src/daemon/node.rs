@@ -215,8 +215,8 @@ impl Node {
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
                 () = sleep_until(deadline) => self.tell(Event::Tick),
                 Some(request) = self.requests.recv() => self.answer(request).await,
-                _ = hangup.recv() => self.reload_and_report("SIGHUP").await,
-                () = changed(&mut self.file) => self.reload_and_report("the file has changed").await,
+                _ = hangup.recv() => drop(self.reload("SIGHUP").await),
+                () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
                 () = sleep_until(sweep_at) => sweep_at = self.sweep(),
                 _ = repair.tick() => self.repair(),
             }
@@ -367,7 +367,7 @@ impl Node {
     ///
     /// # Errors
     /// What is wrong with the file, or why it cannot be put into force.
-    pub(super) async fn reload(&mut self) -> Result<Loaded, ReloadError> {
+    async fn read_again(&mut self) -> Result<Loaded, ReloadError> {
         if let Some(file) = &mut self.file {
             file.settle();
         }
@@ -433,9 +433,14 @@ impl Node {
         Ok(())
     }
 
-    async fn reload_and_report(&mut self, cause: &str) {
+    /// Reads the configuration again and tells the operator how that went, whoever asked for it.
+    ///
+    /// # Errors
+    /// As [`Self::read_again`].
+    pub(super) async fn reload(&mut self, cause: &str) -> Result<Loaded, ReloadError> {
         info!(cause, "reading the configuration again");
-        match self.reload().await {
+        let result = self.read_again().await;
+        match &result {
             Ok(loaded) => {
                 for warning in &loaded.warnings {
                     warn!("{}", warning.render(false).trim_end());
@@ -443,17 +448,18 @@ impl Node {
             }
             Err(ReloadError::Invalid(errors)) => {
                 error!(
-                    "the configuration is invalid, the old one stays:\n{}",
+                    "the old configuration stays:\n{}",
                     errors.render(false).trim_end()
                 );
                 self.report(Report::Refused(format!(
-                    "{} is invalid: {} errors; the old configuration stays",
+                    "{} is invalid ({} errors): the old configuration stays",
                     self.config_path.display(),
                     errors.errors.len()
                 )));
             }
             Err(ReloadError::Refused(why)) => error!("the old configuration stays: {why}"),
         }
+        result
     }
 }
 

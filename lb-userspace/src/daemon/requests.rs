@@ -35,7 +35,7 @@ impl Node {
             }
             Request::Drops { reply } => {
                 let drops = named(self.datapath.reader.drops());
-                let verdicts = named(self.datapath.reader.verdicts());
+                let verdicts = named(self.datapath.reader.passes());
                 let _ = reply.send(Ok(Drops { drops, verdicts }));
             }
             Request::Events { since, reply } => {
@@ -66,7 +66,7 @@ impl Node {
                 .collect(),
             application_flows: self.counts.applications.clone(),
             origin_flows: self.counts.origins.clone(),
-            verdicts: reader.verdicts(),
+            verdicts: reader.passes(),
             drops: reader.drops(),
         };
         let program_id = self.datapath.program_id().unwrap_or_default();
@@ -93,7 +93,7 @@ impl Node {
     }
 
     async fn reload_for_request(&mut self) -> Result<Reloaded, ErrorDetail> {
-        match self.reload().await {
+        match self.reload("lb reload").await {
             Ok(loaded) => Ok(Reloaded {
                 generation: self.snapshot().generation,
                 warnings: loaded.warnings.iter().map(Problem::from).collect(),

@@ -5,6 +5,7 @@ use notify::{RecursiveMode, Watcher};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 /// Editors write a file in several steps; the last one counts.
 const QUIET: Duration = Duration::from_millis(150);
@@ -15,6 +16,8 @@ pub struct FileWatch {
     /// What was read last, so that a touch is no change.
     content: Option<Vec<u8>>,
     events: mpsc::UnboundedReceiver<()>,
+    /// When the folder will have been quiet for long enough, while a change is being made.
+    quiet_at: Option<Instant>,
     _watcher: notify::RecommendedWatcher,
 }
 
@@ -41,25 +44,35 @@ impl FileWatch {
             content: std::fs::read(&path).ok(),
             path,
             events,
+            quiet_at: None,
             _watcher: watcher,
         })
     }
 
-    /// Waits until the file's content is another than the one last read.
+    /// Waits until the file's content is another than the one last read. May be dropped and called again at any time.
     pub async fn changed(&mut self) {
         loop {
-            if self.events.recv().await.is_none() {
-                return std::future::pending().await;
-            }
-            while tokio::time::timeout(QUIET, self.events.recv())
-                .await
-                .is_ok_and(|event| event.is_some())
-            {}
-            let content = std::fs::read(&self.path).ok();
-            // A file that is away for a moment is about to be replaced.
-            if content.is_some() && content != self.content {
-                self.content = content;
-                return;
+            // What has been seen is kept in `quiet_at`, because this future may be dropped at any await.
+            let quiet_at = match self.quiet_at {
+                Some(quiet_at) => quiet_at,
+                None => {
+                    if self.events.recv().await.is_none() {
+                        return std::future::pending().await;
+                    }
+                    *self.quiet_at.insert(Instant::now() + QUIET)
+                }
+            };
+            match timeout_at(quiet_at, self.events.recv()).await {
+                Ok(_) => self.quiet_at = Some(Instant::now() + QUIET),
+                Err(_) => {
+                    self.quiet_at = None;
+                    let content = std::fs::read(&self.path).ok();
+                    // A file that is away for a moment is about to be replaced.
+                    if content.is_some() && content != self.content {
+                        self.content = content;
+                        return;
+                    }
+                }
             }
         }
     }

@@ -37,25 +37,25 @@ impl Reader {
         sum(self.origins.get(&id, 0))
     }
 
-    /// Packets passed and answered, by reason.
+    /// Packets left to the kernel, by reason.
     #[must_use]
-    pub fn verdicts(&self) -> Vec<(&'static str, u64)> {
-        let passed = Pass::ALL
-            .iter()
-            .map(|reason| (reason.name(), self.verdict(reason.row())));
-        let replied = Reply::ALL
-            .iter()
-            .map(|reason| (reason.name(), self.verdict(reason.row())));
-        passed.chain(replied).collect()
-    }
-
-    /// Packets dropped, by reason.
-    #[must_use]
-    pub fn drops(&self) -> Vec<(&'static str, u64)> {
-        DropReason::ALL
+    pub fn passes(&self) -> Vec<(&'static str, u64)> {
+        Pass::ALL
             .iter()
             .map(|reason| (reason.name(), self.verdict(reason.row())))
             .collect()
+    }
+
+    /// Packets of applications that were not forwarded, by reason: refused with an answer, or dropped.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        let refused = Reply::ALL
+            .iter()
+            .map(|reason| (reason.name(), self.verdict(reason.row())));
+        let dropped = DropReason::ALL
+            .iter()
+            .map(|reason| (reason.name(), self.verdict(reason.row())));
+        refused.chain(dropped).collect()
     }
 
     fn verdict(&self, row: u32) -> u64 {
