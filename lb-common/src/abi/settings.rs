@@ -56,6 +56,14 @@ pub struct Settings {
     pub reserved: u32,
 }
 
+impl Settings {
+    /// The copy of the configuration that is live.
+    #[inline(always)]
+    pub const fn parity(&self) -> Parity {
+        Parity::of(self.generation)
+    }
+}
+
 /// Properties of the node, as bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 #[repr(transparent)]

@@ -8,5 +8,6 @@ use bytemuck::{Pod, Zeroable};
 pub struct Slot {
     /// Number of the [`super::OriginId`] or [`super::PoolId`] that owns the slot.
     pub owner: u32,
-    pub reserved: u32,
+    /// Another one of the table's owners, for when the first has just gone down; the same where there is no other.
+    pub alternate: u32,
 }

@@ -1,9 +1,9 @@
 //! Which origin a new flow gets.
 //!
 //! 1. The application's pools, in the order its steering gives.
-//! 2. In each pool a few probes of its table, entered by the flow's hash (or the client's): the first origin that is up
-//!    and reachable. Probes differ, so the share of an origin that just went down spreads over the others by weight,
-//!    before any table is rebuilt.
+//! 2. In each pool a few probes of its table, entered by the flow's hash (or the client's), two owners each: the first
+//!    origin that is up and reachable. Slots differ, so the share of an origin that just went down spreads over the
+//!    others by weight, before any table is rebuilt.
 //! 3. The fallback pool, whose health is ignored.
 
 use super::family::Family;
@@ -12,9 +12,9 @@ use crate::abi::{Application, OriginId, OriginState, Parity, PoolFlags, PoolId, 
 use crate::hash;
 
 /// Pools that one packet tries before the fallback pool. Userspace lists usable pools only, so the second try is rare.
-const MAX_POOLS: u32 = 8;
-/// Origins of one pool that one packet tries.
-const MAX_ORIGINS: u32 = 8;
+const MAX_POOLS: u32 = 4;
+/// Origins of one pool that one packet tries: two of each slot, so that one origin's death alone never empties a pool.
+const MAX_ORIGINS: u32 = 16;
 
 /// The origin of a new flow.
 #[derive(Clone, Copy)]
@@ -74,8 +74,9 @@ pub fn choose<F: Family, T: Tables>(
             attempt
         } else {
             // The halves are swapped so that a pool's share does not choose the origin's slot as well.
-            hash::probe(entry.rotate_left(32), attempt) & list.extent
+            hash::probe(entry.rotate_left(32), attempt >> 1) & list.extent
         };
+        let first = list.steering == Steering::ORDERED || attempt & 1 == 0;
         attempt += 1;
         let Some(slot) = tables.slot(list.base.wrapping_add(index)) else {
             break;
@@ -83,7 +84,7 @@ pub fn choose<F: Family, T: Tables>(
         if let Some(choice) = pick::<F, T>(
             tables,
             parity,
-            PoolId(slot.owner),
+            PoolId(if first { slot.owner } else { slot.alternate }),
             Role::Steered,
             hashes,
             unresolved,
@@ -135,10 +136,11 @@ fn pick<F: Family, T: Tables>(
     };
     let mut attempt = 0;
     while attempt < MAX_ORIGINS {
-        let index = hash::probe(entry, attempt) & table.size.wrapping_sub(1);
+        let index = hash::probe(entry, attempt >> 1) & table.size.wrapping_sub(1);
+        let first = attempt & 1 == 0;
         attempt += 1;
         let slot = tables.slot(table.base.wrapping_add(index))?;
-        let id = OriginId(slot.owner);
+        let id = OriginId(if first { slot.owner } else { slot.alternate });
         let Some(origin) = tables.origin(id) else { continue };
         if !role.accepts(origin.state) {
             continue;

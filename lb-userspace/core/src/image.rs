@@ -1,7 +1,7 @@
 //! What the kernel maps should hold, and the ordered steps that bring them there.
 
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Pool, PoolRow, Settings,
+    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Pool, PoolRow, Settings, Slot,
 };
 
 /// One step of the datapath writer. Steps are executed in order; together they keep the rule that a packet meets one
@@ -14,7 +14,7 @@ pub enum TableOp {
     Hop { id: HopId, record: Hop },
     /// Writes a source address for `nat`.
     SnatAddress { index: u32, address: Ip },
-    /// Writes a run of slots that the live generation does not use.
+    /// Writes a run of slots that the live generation does not use; see [`slots`].
     Slots { base: u32, owners: Vec<u32> },
     /// Writes a pool's record of the generation that is not live.
     Pool { row: PoolRow, record: Pool },
@@ -47,4 +47,50 @@ pub struct Capacity {
     pub slots: u32,
     /// Rows of the application counters.
     pub application_rows: u32,
+}
+
+/// The slots of a run: beside each owner the next other one, which in a consistent-hash table is a random one by weight.
+#[must_use]
+pub fn slots(owners: &[u32]) -> Vec<Slot> {
+    let mut slots: Vec<Slot> = owners
+        .iter()
+        .map(|&owner| Slot {
+            owner,
+            alternate: owner,
+        })
+        .collect();
+    // Twice around, so that the end sees what the beginning has.
+    let mut next = None;
+    for index in (0..slots.len()).rev().chain((0..slots.len()).rev()) {
+        let owner = slots[index].owner;
+        if let Some((following, other)) = next {
+            let other = if following == owner { other } else { following };
+            slots[index].alternate = other;
+            next = Some((owner, other));
+        } else {
+            next = Some((owner, owner));
+        }
+    }
+    slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slots;
+
+    #[test]
+    fn each_slot_knows_another_owner() {
+        let alternates = |owners: &[u32]| {
+            slots(owners)
+                .iter()
+                .map(|slot| slot.alternate)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(alternates(&[]), []);
+        assert_eq!(alternates(&[7]), [7]);
+        assert_eq!(alternates(&[7, 7]), [7, 7]);
+        assert_eq!(alternates(&[1, 1, 2, 3]), [2, 2, 3, 1]);
+        assert_eq!(alternates(&[1, 2, 2, 2]), [2, 1, 1, 1]);
+        assert_eq!(alternates(&[2, 2, 1, 2]), [1, 1, 2, 1]);
+    }
 }

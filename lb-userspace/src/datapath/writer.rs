@@ -3,8 +3,8 @@
 use super::sys;
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
-use lb_common::abi::{Application, ApplicationKey, Hop, Ip, Origin, Pool, Settings, Slot, maps};
-use lb_core::image::TableOp;
+use lb_common::abi::{Application, ApplicationKey, Hop, Ip, Origin, Pool, Settings, maps};
+use lb_core::image::{TableOp, slots};
 use std::os::fd::AsFd;
 
 /// The configuration maps, for writing.
@@ -84,10 +84,9 @@ impl Writer {
 
     fn slots(&self, base: u32, owners: &[u32]) -> Result<()> {
         let mut first = base;
-        for chunk in owners.chunks(SLOTS_PER_CALL) {
-            let slots: Vec<Slot> = chunk.iter().map(|&owner| Slot { owner, reserved: 0 }).collect();
-            sys::update_rows(self.slots.fd().as_fd(), first, &slots)
-                .with_context(|| format!("write {} slots from {first}", slots.len()))?;
+        for chunk in slots(owners).chunks(SLOTS_PER_CALL) {
+            sys::update_rows(self.slots.fd().as_fd(), first, chunk)
+                .with_context(|| format!("write {} slots from {first}", chunk.len()))?;
             first = first.saturating_add(chunk.len() as u32);
         }
         Ok(())

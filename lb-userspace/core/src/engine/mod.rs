@@ -367,7 +367,27 @@ impl Engine {
             commands.clear();
             commands.push(Command::Report(Report::Refused(refusal.to_string())));
         }
+        for command in commands {
+            if let Command::Apply(ops) = command {
+                retire_last(ops);
+            }
+        }
     }
+}
+
+/// Moves the writes that end an origin's service behind the generation that no longer names it: the generation before
+/// names it still, and may have nobody else.
+fn retire_last(ops: &mut Vec<TableOp>) {
+    let Some(flip) = ops.iter().rposition(|op| matches!(op, TableOp::Settings(_))) else {
+        return;
+    };
+    let after = ops.split_off(flip + 1);
+    let ends =
+        |op: &TableOp| matches!(op, TableOp::Origin { record, .. } if record.state == OriginState::DRAINING);
+    let (retiring, mut others): (Vec<_>, Vec<_>) = std::mem::take(ops).into_iter().partition(ends);
+    ops.append(&mut others);
+    ops.extend(retiring);
+    ops.extend(after);
 }
 
 impl State {
