@@ -248,6 +248,23 @@ impl Lab {
         }
     }
 
+    /// Makes every packet pass the node by itself, as it does when XDP runs there: nothing is merged on arrival, and the
+    /// node's neighbours segment what they send. For comparisons in [`Lab::routed`].
+    pub fn pass_packet_by_packet(&self) {
+        for (namespace, interface) in [(&self.client, "eth0")]
+            .into_iter()
+            .chain(self.between.iter().map(|switch| (switch, "node")))
+            .chain([(&self.node, "eth0"), (&self.node, "eth1")])
+        {
+            for feature in ["tso", "gso"] {
+                namespace.offload(interface, feature, "off");
+            }
+        }
+        for interface in ["eth0", "eth1"] {
+            self.node.offload(interface, "gro", "off");
+        }
+    }
+
     /// Gives the VIPs to the node itself, so that its own services answer on them too.
     pub fn own_vips(&self) {
         self.node.ip(&format!(

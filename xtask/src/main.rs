@@ -1,5 +1,6 @@
-//! What one does with the tree: `cargo xtask setup | test | demo | tidy`. One file a task.
+//! What one does with the tree: `cargo xtask setup | test | demo | bench | tidy`. One file a task.
 
+mod bench;
 mod demo;
 mod setup;
 mod step;
@@ -26,6 +27,8 @@ enum Task {
     Test(test::Arguments),
     /// Watch pools fail over and back, in network namespaces, in under a minute
     Demo,
+    /// What a packet costs, beside what nothing can be below; and throughput beside other ways to balance
+    Bench(bench::Arguments),
     /// Check the rules of the house that no compiler knows
     Tidy,
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Test(arguments) => test::run(&arguments),
         Task::Demo => demo::run(),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Tidy => tidy::run(),
     };
     done.unwrap_or_else(|error| {

@@ -19,6 +19,15 @@ pub struct Arguments {
     unit: bool,
 }
 
+/// All packages but those that only the kernel runs.
+const HOST: [&str; 5] = [
+    "--workspace",
+    "--exclude",
+    "lb-ebpf",
+    "--exclude",
+    "lb-bench-ebpf",
+];
+
 #[derive(Default, Clone, Copy, PartialEq, Debug)]
 struct Tally {
     passed: u64,
@@ -61,16 +70,7 @@ fn steps(arguments: &Arguments, tally: &mut Tally) -> Result<()> {
             cargo().args(["fmt", "--all", "--check"]),
             Show::Nothing,
         )?);
-        let clippy = [
-            "clippy",
-            "--workspace",
-            "--exclude",
-            "lb-ebpf",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ];
+        let clippy = [&["clippy"], &HOST[..], &["--all-targets", "--", "-D", "warnings"]].concat();
         tally.step(&step::run("clippy", cargo().args(clippy), Show::Nothing)?);
     }
     if e2e {
@@ -80,13 +80,10 @@ fn steps(arguments: &Arguments, tally: &mut Tally) -> Result<()> {
             cargo().args(["build", "--release", "--package", "lb-userspace"]),
         )?;
     }
-    step::must(
-        "build tests",
-        &mut tests(&["--workspace", "--exclude", "lb-ebpf", "--no-run"]),
-    )?;
+    step::must("build tests", &mut tests(&[&HOST[..], &["--no-run"]].concat()))?;
 
     let filter: Vec<&str> = arguments.only.iter().map(String::as_str).collect();
-    let mut unit = tests(&["--workspace", "--exclude", "lb-ebpf", "--exclude", "lb-tests"]);
+    let mut unit = tests(&[&HOST[..], &["--exclude", "lb-tests"]].concat());
     unit.arg("--").args(&filter);
     tally.tests(&step::run("unit tests", &mut unit, Show::Nothing)?);
     let mut harness = tests(&["--package", "lb-tests", "--lib", "--bins"]);

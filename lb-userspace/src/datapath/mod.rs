@@ -8,5 +8,5 @@ pub mod kernel;
 pub mod object;
 pub mod pins;
 pub mod reader;
-mod sys;
+pub mod sys;
 pub mod writer;

@@ -11,6 +11,7 @@ use std::path::Path;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `struct { ... } batch` of `union bpf_attr` (include/uapi/linux/bpf.h).
@@ -44,17 +45,43 @@ fn bpf<T>(command: libc::c_long, attribute: &mut T) -> io::Result<libc::c_long> 
 /// The kernel's error; rows before the refused one are written.
 pub fn update_rows<V: Pod>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> io::Result<()> {
     let keys: Vec<u32> = (first..).take(values.len()).collect();
+    update(map, &keys, values)
+}
+
+/// Writes entries in one system call: the shorter of the two slices counts.
+///
+/// # Errors
+/// The kernel's error; entries before the refused one are written.
+pub fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
     let mut batch = Batch {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
-        count: values.len() as u32,
+        count: keys.len().min(values.len()) as u32,
         map_fd: map.as_raw_fd() as u32,
         ..Batch::default()
     };
-    if values.is_empty() {
+    if batch.count == 0 {
         Ok(())
     } else {
         bpf(BPF_MAP_UPDATE_BATCH, &mut batch).map(|_| ())
+    }
+}
+
+/// Removes entries in one system call.
+///
+/// # Errors
+/// The kernel's error, also when one is not there; those before it are removed.
+pub fn remove<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
+    let mut batch = Batch {
+        keys: keys.as_ptr() as u64,
+        count: keys.len() as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..Batch::default()
+    };
+    if keys.is_empty() {
+        Ok(())
+    } else {
+        bpf(BPF_MAP_DELETE_BATCH, &mut batch).map(|_| ())
     }
 }
 

@@ -1,0 +1,235 @@
+//! Programs of the benchmark.
+//!
+//! The kernel's own repetition (BPF_PROG_TEST_RUN) gives a program the same frame again as the former run left it:
+//! rewritten already. [`drive`] makes a fresh packet of another flow each time and calls the program that is measured,
+//! which needs no change for it. The floors are called in the same way; they are what nothing that returns a packet, and
+//! nothing that remembers flows, can be below.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+#[expect(dead_code, reason = "the rest is for userspace")]
+mod abi;
+mod network;
+
+use abi::{FRAME_LEN, Series, TEMPLATE_LEN, Varied, WORDS};
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
+use aya_ebpf::macros::{btf_map, xdp};
+use aya_ebpf::programs::XdpContext;
+use core::arch::asm;
+use core::mem::offset_of;
+use lb_common::abi::{Flow4, Flow6, FlowKey4, FlowKey6, Ip4, Ip6, Port, Protocol};
+use network::{Headers4, Headers6};
+
+#[btf_map]
+static SERIES: Array<Series, 1> = Array::new();
+#[btf_map]
+static TARGETS: ProgramArray<4> = ProgramArray::new();
+#[btf_map]
+static FOUND: PerCpuArray<u64, 2> = PerCpuArray::new();
+/// lb's own tables.
+#[btf_map]
+static FLOWS4: LruHashMap<FlowKey4, Flow4, 1> = LruHashMap::new();
+#[btf_map]
+static FLOWS6: LruHashMap<FlowKey6, Flow6, 1> = LruHashMap::new();
+
+/// Looks at what the last packet has become, makes the next one, and calls the program that is measured.
+#[xdp(frags)]
+pub fn drive(context: XdpContext) -> u32 {
+    let Some(series) = SERIES.get_ptr_mut(0) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: the map's only value, and one run at a time uses it.
+    let series = unsafe { &mut *series };
+    let drift = length(&context) as i32 - FRAME_LEN as i32;
+    if drift != 0 {
+        series.bad += 1;
+        // SAFETY: the context is valid; packet pointers are read anew afterwards.
+        if unsafe { bpf_xdp_adjust_head(context.ctx, drift) } != 0 {
+            return xdp_action::XDP_ABORTED;
+        }
+    }
+    let Some(frame) = at::<[u64; WORDS]>(&context) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    let flow = flow(series);
+    let (address, port) = abi::ends(series.first_address, series.first_port, series.port_bits, flow);
+    let (address, port) = (address.to_be(), port.to_be());
+    series.turn = series.turn.wrapping_add(1);
+    let base = frame.cast::<u8>();
+    let v4 = series.varied == Varied::SOURCE4 || series.varied == Varied::DESTINATION4;
+    // SAFETY: `at` proved that the template's length lies in the frame, and all offsets lie in the template. The frame
+    // is at an address that is a multiple of 8 only as far as nobody moved it: the machine does not mind.
+    unsafe {
+        let ttl = if v4 {
+            base.add(offset_of!(Headers4, ttl))
+        } else {
+            base.add(offset_of!(Headers6, hop_limit))
+        };
+        if u32::from(ttl.read_volatile()) != series.ttl_after {
+            series.bad += 1;
+        }
+        let words = frame.cast::<u64>();
+        let mut word = 0;
+        while word < WORDS {
+            words.add(word).write_volatile(series.template[word]);
+            word += 1;
+        }
+        let (address_at, port_at) = match series.varied {
+            Varied::SOURCE4 => (offset_of!(Headers4, source), offset_of!(Headers4, source_port)),
+            Varied::DESTINATION4 => (
+                offset_of!(Headers4, destination),
+                offset_of!(Headers4, destination_port),
+            ),
+            Varied::SOURCE6 => (
+                offset_of!(Headers6, source) + 12,
+                offset_of!(Headers6, source_port),
+            ),
+            _ => (
+                offset_of!(Headers6, destination) + 12,
+                offset_of!(Headers6, destination_port),
+            ),
+        };
+        base.add(address_at).cast::<u32>().write_volatile(address);
+        base.add(port_at).cast::<u16>().write_volatile(port);
+        // Comes back only when the target is not there.
+        TARGETS.tail_call(&context, series.target);
+    }
+    xdp_action::XDP_ABORTED
+}
+
+/// The flow whose turn it is: each once in `mask + 1` turns, some twice when their number is no power of two.
+#[inline(always)]
+fn flow(series: &Series) -> u32 {
+    /// Makes neighbours in time strangers in memory. Odd, so that each turn meets another flow.
+    const STRIDE: u32 = 0x9e37_79b1;
+    let flow = series.turn.wrapping_mul(STRIDE) & series.mask;
+    if flow < series.flows {
+        flow
+    } else {
+        flow - series.flows
+    }
+}
+
+/// The floor of everything that sends a packet.
+#[xdp(frags)]
+pub fn floor_transmit(_: XdpContext) -> u32 {
+    xdp_action::XDP_TX
+}
+
+/// The floor of everything that remembers flows: one lookup in lb's table, and one counter of what it found.
+#[xdp(frags)]
+pub fn floor_lookup4(context: XdpContext) -> u32 {
+    let Some(headers) = at::<Headers4>(&context) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: `at` proved that the headers lie in the frame.
+    let key = unsafe {
+        FlowKey4 {
+            source: Ip4(field(headers, offset_of!(Headers4, source))),
+            destination: Ip4(field(headers, offset_of!(Headers4, destination))),
+            source_port: Port(field(headers, offset_of!(Headers4, source_port))),
+            destination_port: Port(field(headers, offset_of!(Headers4, destination_port))),
+            protocol: Protocol(field(headers, offset_of!(Headers4, protocol))),
+            reserved: [0; 3],
+        }
+    };
+    // SAFETY: nobody writes the table while a lookup is measured.
+    match unsafe { FLOWS4.get(&key) } {
+        Some(flow) => count(flow.core.application),
+        None => xdp_action::XDP_DROP,
+    }
+}
+
+/// As [`floor_lookup4`], for IPv6.
+#[xdp(frags)]
+pub fn floor_lookup6(context: XdpContext) -> u32 {
+    let Some(headers) = at::<Headers6>(&context) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: `at` proved that the headers lie in the frame.
+    let key = unsafe {
+        FlowKey6 {
+            source: Ip6(field(headers, offset_of!(Headers6, source))),
+            destination: Ip6(field(headers, offset_of!(Headers6, destination))),
+            source_port: Port(field(headers, offset_of!(Headers6, source_port))),
+            destination_port: Port(field(headers, offset_of!(Headers6, destination_port))),
+            protocol: Protocol(field(headers, offset_of!(Headers6, next_header))),
+            reserved: [0; 3],
+        }
+    };
+    // SAFETY: nobody writes the table while a lookup is measured.
+    match unsafe { FLOWS6.get(&key) } {
+        Some(flow) => count(flow.core.application),
+        None => xdp_action::XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn count(row: u32) -> u32 {
+    let Some(found) = FOUND.get_ptr_mut(row) else {
+        return xdp_action::XDP_DROP;
+    };
+    // SAFETY: the row is this CPU's own.
+    unsafe { *found += 1 };
+    xdp_action::XDP_TX
+}
+
+/// Start and end of the frame, read anew each time: volatile, because they move.
+#[inline(always)]
+fn bounds(context: &XdpContext) -> (usize, usize) {
+    let context: *mut xdp_md = context.ctx;
+    // SAFETY: the kernel passed a valid context.
+    unsafe {
+        (
+            (&raw const (*context).data).read_volatile() as usize,
+            (&raw const (*context).data_end).read_volatile() as usize,
+        )
+    }
+}
+
+#[inline(always)]
+fn length(context: &XdpContext) -> usize {
+    let (start, end) = bounds(context);
+    let mut length = end - start;
+    // SAFETY: a move of a register to itself, which hides the subtraction from LLVM: it would turn a comparison of the
+    // difference into arithmetic on the end pointer, and the verifier refuses that.
+    unsafe { asm!("{0} = {0}", inout(reg) length, options(pure, nomem, nostack)) };
+    length
+}
+
+/// The frame's first bytes as a `T`, when it has as many.
+#[inline(always)]
+fn at<T>(context: &XdpContext) -> Option<*mut T> {
+    let (start, end) = bounds(context);
+    if start + size_of::<T>() > end {
+        return None;
+    }
+    Some(start as *mut T)
+}
+
+/// A field of headers, in as few loads as the machine needs: it does not mind where words stand.
+///
+/// # Safety
+/// The field lies in the headers.
+#[inline(always)]
+unsafe fn field<T, H>(headers: *const H, offset: usize) -> T {
+    // SAFETY: the caller's promise.
+    unsafe { headers.cast::<u8>().add(offset).cast::<T>().read_volatile() }
+}
+
+const _: () = assert!(size_of::<Headers6>() <= TEMPLATE_LEN && TEMPLATE_LEN <= FRAME_LEN);
+
+/// Unreachable, as in lb itself.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+// The kernel lends GPL-only helpers to programs whose licence says so.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

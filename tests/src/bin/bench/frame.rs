@@ -1,0 +1,295 @@
+//! The packets of the benchmark and the flows they belong to.
+
+use crate::abi::{FRAME_LEN, Series, Varied, WORDS, ends};
+use crate::network::{Headers4, Headers6};
+use lb_common::abi::{FlowCore, FlowSide, Ip4, Ip6, OriginId, Port, Protocol, TcpState};
+use lb_common::datapath::checksum;
+use lb_common::datapath::family::{Family, Tuple, V4, V6};
+use lb_common::datapath::track::TcpFlags;
+use std::mem::offset_of;
+use std::net::Ipv4Addr;
+
+/// An IPv4 address; in IPv6 it stands in the last 32 bits.
+#[derive(Clone, Copy)]
+pub struct Address(pub u32);
+
+const fn address(a: u8, b: u8, c: u8, d: u8) -> Address {
+    Address(Ipv4Addr::new(a, b, c, d).to_bits())
+}
+
+pub const VIP: Address = address(203, 0, 113, 10);
+pub const ORIGIN: Address = address(10, 0, 2, 11);
+/// The node itself, where somebody else listens.
+const NODE: Address = address(10, 0, 1, 1);
+/// The first of the clients whose flows are in the tables.
+const CLIENTS: Address = address(10, 64, 0, 0);
+/// The first of those whose flows are opened.
+const NEW_CLIENTS: Address = address(10, 128, 0, 0);
+/// The first of the node's source addresses.
+pub const SNAT: Address = address(198, 18, 0, 0);
+
+pub const VIP_PORT: u16 = 443;
+pub const ORIGIN_PORT: u16 = 8443;
+const SSH_PORT: u16 = 22;
+const FIRST_PORT: u16 = 1024;
+/// 16,384 flows have the same client, and the same source address of the node.
+const PORT_BITS: u32 = 14;
+/// New flows: 64 of each client, so that the node's source addresses share them.
+const NEW_PORT_BITS: u32 = 6;
+
+const IPV6_PREFIX: u32 = 0xfd00_0000;
+pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
+pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x01];
+pub const ORIGIN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xa1];
+
+const TTL: u8 = 64;
+/// Where the transport header of either family stands.
+const TRANSPORT: [usize; 2] = [
+    offset_of!(Headers4, source_port),
+    offset_of!(Headers6, source_port),
+];
+const LINK_LEN: usize = 14;
+
+/// A family as the cases name it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    V4,
+    V6,
+}
+
+/// A family whose addresses can be made from numbers.
+pub trait Numbered: Family {
+    /// The origin of this family.
+    const ORIGIN: OriginId;
+
+    fn numbered(address: Address) -> Self::Address;
+}
+
+impl Numbered for V4 {
+    const ORIGIN: OriginId = OriginId(1);
+
+    fn numbered(Address(bits): Address) -> Ip4 {
+        Ip4(bits.to_be())
+    }
+}
+
+impl Numbered for V6 {
+    const ORIGIN: OriginId = OriginId(2);
+
+    fn numbered(Address(bits): Address) -> Ip6 {
+        Ip6([IPV6_PREFIX.to_be(), 0, 0, bits.to_be()])
+    }
+}
+
+/// Which packets are sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Traffic {
+    /// Of known flows, from clients.
+    In,
+    /// Of known flows, from the origin.
+    Out,
+    /// Each the first of its flow.
+    New,
+    /// For somebody else on this machine.
+    NotOurs,
+}
+
+/// A run of `flows` flows' packets for the program `target`, after which `ttl_lost` hops are counted.
+pub fn series(
+    version: Version,
+    protocol: Protocol,
+    traffic: Traffic,
+    flows: u32,
+    target: u32,
+    ttl_lost: u8,
+) -> Series {
+    let (source, destination) = match traffic {
+        Traffic::In => ((CLIENTS, FIRST_PORT), (VIP, VIP_PORT)),
+        Traffic::New => ((NEW_CLIENTS, FIRST_PORT), (VIP, VIP_PORT)),
+        Traffic::Out => ((ORIGIN, ORIGIN_PORT), (SNAT, FIRST_PORT)),
+        Traffic::NotOurs => ((CLIENTS, FIRST_PORT), (NODE, SSH_PORT)),
+    };
+    let (varied, first) = match (version, traffic) {
+        (Version::V4, Traffic::Out) => (Varied::DESTINATION4, destination),
+        (Version::V6, Traffic::Out) => (Varied::DESTINATION6, destination),
+        (Version::V4, _) => (Varied::SOURCE4, source),
+        (Version::V6, _) => (Varied::SOURCE6, source),
+    };
+    let flags = if traffic == Traffic::New {
+        TcpFlags::SYN
+    } else {
+        TcpFlags::ACK
+    };
+    Series {
+        template: template(version, protocol, flags, source, destination),
+        turn: 0,
+        mask: flows.next_power_of_two() - 1,
+        flows,
+        varied,
+        first_address: first.0.0,
+        first_port: first.1.into(),
+        target,
+        ttl_after: u32::from(TTL - ttl_lost),
+        bad: 0,
+        port_bits: if traffic == Traffic::New {
+            NEW_PORT_BITS
+        } else {
+            PORT_BITS
+        },
+    }
+}
+
+/// The headers, whose checksums nobody looks at: lb only adjusts them.
+fn template(
+    version: Version,
+    protocol: Protocol,
+    flags: u8,
+    (source, source_port): (Address, u16),
+    (destination, destination_port): (Address, u16),
+) -> [u64; WORDS] {
+    let mut link = [0; 12];
+    link[..6].copy_from_slice(&NODE_MAC);
+    link[6..].copy_from_slice(&if source.0 == ORIGIN.0 {
+        ORIGIN_MAC
+    } else {
+        CLIENT_MAC
+    });
+    let mut words = [0; WORDS];
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    let transport = TRANSPORT[version as usize];
+    match version {
+        Version::V4 => put(
+            bytes,
+            0,
+            &Headers4 {
+                link,
+                ether_type: 0x0800_u16.to_be(),
+                version_ihl: 0x45,
+                total_length: ((FRAME_LEN - LINK_LEN) as u16).to_be(),
+                ttl: TTL,
+                protocol: protocol.0,
+                source: V4::numbered(source).0,
+                destination: V4::numbered(destination).0,
+                source_port: source_port.to_be(),
+                destination_port: destination_port.to_be(),
+                ..Headers4::default()
+            },
+        ),
+        Version::V6 => put(
+            bytes,
+            0,
+            &Headers6 {
+                link,
+                ether_type: 0x86dd_u16.to_be(),
+                version: 0x6000_0000_u32.to_be(),
+                payload_length: ((FRAME_LEN - transport) as u16).to_be(),
+                next_header: protocol.0,
+                hop_limit: TTL,
+                source: V6::numbered(source).0,
+                destination: V6::numbered(destination).0,
+                source_port: source_port.to_be(),
+                destination_port: destination_port.to_be(),
+            },
+        ),
+    }
+    if protocol == Protocol::TCP {
+        // Length of the header, flags, window.
+        put(bytes, transport + 12, &[0x50, flags, 0x20, 0]);
+        put(bytes, transport + 16, &[0x12, 0x34]);
+    } else {
+        put(bytes, transport + 4, &((FRAME_LEN - transport) as u16).to_be());
+        put(bytes, transport + 6, &[0x12, 0x34]);
+    }
+    words
+}
+
+fn put<T: bytemuck::Pod>(bytes: &mut [u8], at: usize, value: &T) {
+    bytes[at..at + size_of::<T>()].copy_from_slice(bytemuck::bytes_of(value));
+}
+
+/// Where the TTL or hop limit stands in a frame.
+pub fn ttl(version: Version) -> usize {
+    match version {
+        Version::V4 => offset_of!(Headers4, ttl),
+        Version::V6 => offset_of!(Headers6, hop_limit),
+    }
+}
+
+/// The two entries of a flow that the tables hold, as lb itself would have made them.
+pub struct Entries<F: Family> {
+    pub client: (F::Key, F::Flow),
+    pub origin: (F::Key, F::Flow),
+}
+
+/// The application of every flow: its counter row.
+pub const APPLICATION: u32 = 1;
+/// The interface that BPF_PROG_TEST_RUN says frames come in by: the loopback's.
+pub const IFINDEX: u32 = 1;
+
+/// The entries of flow number `flow` of [`Traffic::In`] and [`Traffic::Out`].
+pub fn entries<F: Numbered>(protocol: Protocol, flow: u32, now: u32) -> Entries<F> {
+    let side = |Address(first)| ends(first, FIRST_PORT.into(), PORT_BITS, flow);
+    let arriving = from_client::<F>(protocol, side(CLIENTS));
+    let (source, source_port) = side(SNAT);
+    let leaving = Tuple {
+        source: F::numbered(Address(source)),
+        destination: F::numbered(ORIGIN),
+        source_port: Port::new(source_port),
+        destination_port: Port::new(ORIGIN_PORT),
+        protocol,
+    };
+    let sum = |tuple: &Tuple<F::Address>| F::sum(tuple.source) + F::sum(tuple.destination);
+    let all =
+        |tuple: &Tuple<F::Address>| sum(tuple) + checksum::ports(tuple.source_port, tuple.destination_port);
+    let core = FlowCore {
+        origin: F::ORIGIN,
+        application: APPLICATION,
+        seen: now,
+        client_ifindex: IFINDEX,
+        client_mac: CLIENT_MAC.into(),
+        node_mac: NODE_MAC.into(),
+        source_port: leaving.source_port,
+        destination_port: leaving.destination_port,
+        header_delta: checksum::difference(sum(&arriving), sum(&leaving)),
+        payload_delta: checksum::difference(all(&arriving), all(&leaving)),
+        tcp: if protocol == Protocol::TCP {
+            TcpState(TcpState::ANSWERED | TcpState::ESTABLISHED)
+        } else {
+            TcpState::NEW
+        },
+        side: FlowSide::CLIENT,
+        last_resort: 0,
+        reserved: 0,
+    };
+    let back = arriving.reversed();
+    let mirrored = FlowCore {
+        source_port: back.source_port,
+        destination_port: back.destination_port,
+        header_delta: !core.header_delta,
+        payload_delta: !core.payload_delta,
+        side: FlowSide::ORIGIN,
+        ..core
+    };
+    Entries {
+        client: (F::key(&arriving), F::flow(core, &leaving)),
+        origin: (F::key(&leaving.reversed()), F::flow(mirrored, &back)),
+    }
+}
+
+/// How the packets of flow number `flow` of [`Traffic::New`] arrive.
+pub fn new_client<F: Numbered>(protocol: Protocol, flow: u32) -> Tuple<F::Address> {
+    from_client::<F>(
+        protocol,
+        ends(NEW_CLIENTS.0, FIRST_PORT.into(), NEW_PORT_BITS, flow),
+    )
+}
+
+fn from_client<F: Numbered>(protocol: Protocol, (address, port): (u32, u16)) -> Tuple<F::Address> {
+    Tuple {
+        source: F::numbered(Address(address)),
+        destination: F::numbered(VIP),
+        source_port: Port::new(port),
+        destination_port: Port::new(VIP_PORT),
+        protocol,
+    }
+}

@@ -1,0 +1,101 @@
+//! What a packet costs in lb, beside what nothing can be below, and what TCP through lb achieves, beside other ways.
+//!
+//! `cargo xtask bench` builds and starts it. Nothing of it is stored; namespaces and programs go when it ends.
+
+#[path = "../../../bpf/src/abi.rs"]
+mod abi;
+mod arguments;
+mod cases;
+mod frame;
+#[path = "../../../bpf/src/network.rs"]
+mod network;
+mod node;
+mod packets;
+mod paths;
+mod report;
+
+use anyhow::{Context, Result, ensure};
+use arguments::Arguments;
+use clap::Parser;
+use lb_tests::check::interrupt;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Command {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+/// Exit code as `lb` has it.
+const NO_PRIVILEGE: u8 = 7;
+
+fn main() -> ExitCode {
+    let Command { arguments } = Command::parse();
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("error: the benchmark needs root: it loads BPF programs and makes network namespaces");
+        return ExitCode::from(NO_PRIVILEGE);
+    }
+    catch_signals();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    if let (_, Some(warning)) = report::load() {
+        eprintln!("warning: {warning}");
+    }
+    let statistics = std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled");
+    if statistics.is_ok_and(|enabled| enabled.trim() != "0") {
+        eprintln!("warning: kernel.bpf_stats_enabled is on: it adds to the cost of every program");
+    }
+    let rows = if arguments.measures_packets() {
+        let object = std::env::var_os("LB_BENCH_OBJECT")
+            .context("LB_BENCH_OBJECT names no programs: start it by `cargo xtask bench`")?;
+        packets::measure(arguments, object.as_ref())?
+    } else {
+        Vec::new()
+    };
+    let compared = packets::compare(&rows);
+    if !arguments.json && !rows.is_empty() {
+        report::print_packets(&compared, arguments.packet_rounds());
+    }
+    let paths = if arguments.measures_paths() {
+        paths::measure(arguments)?
+    } else {
+        Vec::new()
+    };
+    if arguments.json {
+        let (packets, paths_done) = (arguments.packet_rounds(), arguments.path_rounds());
+        let json = report::json(&compared, packets, &paths, paths_done, paths::SECONDS);
+        println!("{json:#}");
+    } else if !paths.is_empty() {
+        report::print_paths(&paths, arguments.path_rounds(), paths::SECONDS);
+    }
+    if let (_, Some(warning)) = report::load() {
+        eprintln!("warning: {warning}");
+    }
+    let bad: u64 = rows.iter().map(|row| row.bad).sum();
+    ensure!(
+        bad == 0,
+        "{bad} packets went another way than their case says: the rows marked WRONG measure something else"
+    );
+    Ok(())
+}
+
+/// Lets SIGINT and SIGTERM end what is under way, so that everything is cleaned up.
+fn catch_signals() {
+    extern "C" fn note(_: libc::c_int) {
+        interrupt();
+    }
+    let handler = note as extern "C" fn(libc::c_int);
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler only stores to an atomic, which is safe at any point of any thread.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+}

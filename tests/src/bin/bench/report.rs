@@ -1,0 +1,196 @@
+//! Statistics, the tables for people, and JSON.
+
+use crate::packets::Compared;
+use crate::paths::{Measure, Result as PathResult};
+use serde_json::{Value, json};
+
+/// What a set of samples comes down to.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Quartiles {
+    pub least: f64,
+    pub lower: f64,
+    pub median: f64,
+    pub upper: f64,
+}
+
+/// Sorts and picks; of an empty set, zeros.
+pub fn quartiles(samples: &[f64]) -> Quartiles {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        let index = (sorted.len().saturating_sub(1)) as f64 * share;
+        let (below, above) = (index.floor() as usize, index.ceil() as usize);
+        match (sorted.get(below), sorted.get(above)) {
+            (Some(low), Some(high)) => low + (high - low) * index.fract(),
+            _ => 0.0,
+        }
+    };
+    Quartiles {
+        least: at(0.0),
+        lower: at(0.25),
+        median: at(0.5),
+        upper: at(0.75),
+    }
+}
+
+/// Ratios of what was measured in the same round.
+pub fn ratios(samples: &[f64], floors: &[f64]) -> Quartiles {
+    let pairs: Vec<f64> = samples
+        .iter()
+        .zip(floors)
+        .map(|(sample, floor)| sample / floor)
+        .collect();
+    quartiles(&pairs)
+}
+
+/// The load average, and a warning when it says that others are at work.
+pub fn load() -> (f64, Option<String>) {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = text
+        .split_whitespace()
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or(0.0);
+    let busy = load > 0.5;
+    (
+        load,
+        busy.then(|| {
+            format!("the machine is busy (load average {load}): trust the ratios, not the nanoseconds")
+        }),
+    )
+}
+
+/// Prints nanoseconds per packet.
+pub fn print_packets(rows: &[Compared<'_>], rounds: u32) {
+    println!(
+        "CPU time per packet in ns, of {rounds} rounds; ratios are medians of what was measured in the same round."
+    );
+    println!(
+        "It includes calling the program and making the packet, as the floors' does. Flows: in the tables, of each"
+    );
+    println!("protocol and family, two entries each.\n");
+    println!(
+        "{:<24} {:>9} {:>7} {:>7}  {:>10} {:>8}",
+        "case", "flows", "min", "median", "x transmit", "x lookup"
+    );
+    let mut last = String::new();
+    for Compared {
+        row,
+        nanoseconds,
+        to_transmit,
+        to_lookup,
+    } in rows
+    {
+        let name = row.case.name();
+        let ratio = |ratio: &Option<Quartiles>| {
+            ratio.map_or_else(String::new, |ratio| format!("{:.2}", ratio.median))
+        };
+        let bad = if row.bad > 0 {
+            format!("  WRONG: {} packets", row.bad)
+        } else {
+            String::new()
+        };
+        println!(
+            "{:<24} {:>9} {:>7.1} {:>7.1}  {:>10} {:>8}{bad}",
+            if name == last { "" } else { &name },
+            row.case.flows,
+            nanoseconds.least,
+            nanoseconds.median,
+            ratio(to_transmit),
+            ratio(to_lookup)
+        );
+        last = name;
+    }
+}
+
+/// Prints throughput and rates.
+pub fn print_paths(results: &[PathResult], rounds: u32, seconds: u32) {
+    println!(
+        "\nTCP through network namespaces: medians of {rounds} runs of {seconds} s each, taken in turns; in brackets the"
+    );
+    println!("median ratio to routing in the same round.\n");
+    print!("{:<34}", "path");
+    for measure in Measure::ALL {
+        print!(" {:>18}", measure.title());
+    }
+    println!();
+    let Some(reference) = results.first() else { return };
+    for result in results {
+        print!("{:<34}", result.name);
+        for (samples, reference) in result.samples.iter().zip(&reference.samples) {
+            let value = quartiles(samples).median;
+            let ratio = ratios(samples, reference).median;
+            print!(" {:>18}", format!("{value:.1} ({ratio:.2})"));
+        }
+        println!();
+    }
+    println!("\n{CAVEAT}");
+}
+
+const CAVEAT: &str = "\
+Client, node, origin and the programs that measure share this machine's CPUs, so each path's own cost is only a part.
+veth favours the kernel's stack in bulk TCP: it hands over unsegmented 64 KiB frames without a copy, where XDP on veth
+switches the peer's segmentation offload off and copies each packet into a buffer; neither happens on a network card.
+\"packet by packet\" is the same path with segmentation offload of the node and its neighbours off, and the node's GRO:
+each packet passes the node by itself, as under XDP. Compare lb with these in bulk, and with all in the other columns.";
+
+/// Everything, for programs.
+pub fn json(
+    packets: &[Compared<'_>],
+    packet_rounds: u32,
+    paths: &[PathResult],
+    path_rounds: u32,
+    seconds: u32,
+) -> Value {
+    let quartiles_of =
+        |of: &Quartiles| json!({"min": of.least, "q1": of.lower, "median": of.median, "q3": of.upper});
+    let ratio = |of: &Option<Quartiles>| of.as_ref().map(quartiles_of);
+    let packets: Vec<Value> = packets
+        .iter()
+        .map(|compared| {
+            json!({
+                "case": compared.row.case.name(),
+                "flows": compared.row.case.flows,
+                "ns": quartiles_of(&compared.nanoseconds),
+                "ratio_to_transmit": ratio(&compared.to_transmit),
+                "ratio_to_lookup": ratio(&compared.to_lookup),
+                "wrong_packets": compared.row.bad,
+            })
+        })
+        .collect();
+    let paths: Vec<Value> = paths
+        .iter()
+        .map(|path| {
+            let measures = Measure::ALL.iter().zip(&path.samples);
+            let measures = measures.map(|(measure, samples)| {
+                let value =
+                    json!({"unit": measure.unit(), "median": quartiles(samples).median, "samples": samples});
+                (measure.name().to_owned(), value)
+            });
+            json!({"path": path.name, "measures": measures.collect::<serde_json::Map<_, _>>()})
+        })
+        .collect();
+    json!({
+        "load_average": load().0,
+        "packet_rounds": packet_rounds,
+        "packets": packets,
+        "path_rounds": path_rounds,
+        "path_seconds": seconds,
+        "paths": paths,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_taken_round_by_round() {
+        let (slow, fast) = ([30.0, 60.0, 33.0], [10.0, 20.0, 10.0]);
+        assert_eq!(ratios(&slow, &fast).median, 3.0);
+        assert_eq!(ratios(&slow, &fast).least, 3.0);
+        let four = quartiles(&[4.0, 1.0, 3.0, 2.0]);
+        assert_eq!((four.least, four.median, four.lower), (1.0, 2.5, 1.75));
+        assert_eq!(quartiles(&[]).median, 0.0);
+    }
+}

@@ -1,0 +1,64 @@
+//! `cargo xtask bench`: builds `lb`, the benchmark and its kernel programs, and runs it. The benchmark itself is a program
+//! of the harness.
+
+#[path = "../../tests/src/bin/bench/arguments.rs"]
+#[expect(dead_code, reason = "the rest is the benchmark's own")]
+mod arguments;
+#[path = "../../lb-userspace/bpf_build.rs"]
+mod bpf_build;
+
+use crate::workspace::{cargo, is_root, lb_binary, root, target_dir};
+use crate::{NO_PRIVILEGE, setup, step};
+use anyhow::{Context, Result};
+pub use arguments::Arguments;
+use bpf_build::Machine;
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// Replaces this process by the benchmark, with the same arguments.
+///
+/// # Errors
+/// Something does not build or is missing.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if !is_root() {
+        eprintln!("error: the benchmark needs root: it loads BPF programs and makes network namespaces");
+        eprintln!("       sudo -E env \"PATH=$PATH\" cargo xtask bench");
+        return Ok(ExitCode::from(NO_PRIVILEGE));
+    }
+    setup::bpf()?;
+    if arguments.measures_paths() {
+        setup::lab()?;
+        setup::bench()?;
+    }
+    step::must(
+        "build lb",
+        cargo().args(["build", "--release", "--package", "lb-userspace"]),
+    )?;
+    step::must(
+        "build bench",
+        cargo().args(["build", "--package", "lb-tests", "--bin", "bench"]),
+    )?;
+    eprint!("build kernel programs … ");
+    let machine = Machine {
+        arch: env::consts::ARCH.into(),
+        little_endian: cfg!(target_endian = "little"),
+    };
+    let object = bpf_build::build(
+        "lb-bench-ebpf",
+        "bench",
+        &machine,
+        &root(),
+        &target_dir().join("bench"),
+    )?;
+    eprintln!("ok");
+    let bench = target_dir().join("debug/bench");
+    let own = env::args_os().skip_while(|argument| argument != "bench").skip(1);
+    let error = Command::new(&bench)
+        .args(own)
+        .env("LB_BIN", lb_binary())
+        .env("LB_LOG", "info")
+        .env("LB_BENCH_OBJECT", object)
+        .exec();
+    Err(error).with_context(|| format!("start {}", bench.display()))
+}
