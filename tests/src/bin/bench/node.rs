@@ -166,10 +166,8 @@ impl Node {
             _targets: targets,
             _lb: lb,
         };
-        for protocol in [Protocol::TCP, Protocol::UDP] {
-            node.flows4.fill::<V4>(protocol, flows, now)?;
-            node.flows6.fill::<V6>(protocol, flows, now)?;
-        }
+        node.flows4.fill::<V4>(flows, now)?;
+        node.flows6.fill::<V6>(flows, now)?;
         Ok(node)
     }
 
@@ -386,8 +384,9 @@ impl<K: Pod + bytemuck::Pod, V: Pod + bytemuck::Pod> Flows<K, V> {
         Ok(Self { raw, map })
     }
 
-    /// Adds the flows that are never new, in an order that is not the one of their packets.
-    fn fill<F: Numbered<Key = K, Flow = V>>(&self, protocol: Protocol, flows: u32, now: u32) -> Result<()> {
+    /// Adds the flows that are never new, in an order that is not the one of their packets. TCP's and UDP's alternate: what
+    /// is added last is found first in its bucket.
+    fn fill<F: Numbered<Key = K, Flow = V>>(&self, flows: u32, now: u32) -> Result<()> {
         const ORDER: u32 = 0x85eb_ca6b;
         let mask = flows.next_power_of_two() - 1;
         let order: Vec<u32> = (0..=mask)
@@ -397,10 +396,12 @@ impl<K: Pod + bytemuck::Pod, V: Pod + bytemuck::Pod> Flows<K, V> {
         for chunk in order.chunks(CHUNK) {
             let (mut keys, mut values) = (Vec::new(), Vec::new());
             for &flow in chunk {
-                let both = entries::<F>(protocol, flow, now);
-                for (key, value) in [both.origin, both.client] {
-                    keys.push(key);
-                    values.push(value);
+                for protocol in [Protocol::TCP, Protocol::UDP] {
+                    let both = entries::<F>(protocol, flow, now);
+                    for (key, value) in [both.origin, both.client] {
+                        keys.push(key);
+                        values.push(value);
+                    }
                 }
             }
             sys::update(self.raw.fd().as_fd(), &keys, &values).context("fill a flow table")?;

@@ -1,10 +1,11 @@
 //! Nanoseconds per packet: all cases take turns, so that what the machine does meanwhile meets them alike.
 
+use crate::abi::Series;
 use crate::arguments::Arguments;
 use crate::cases::{self, Case, Program};
 use crate::frame::Traffic;
 use crate::node::Node;
-use crate::report::{Quartiles, quartiles, ratios};
+use crate::report::{Quartiles, progress, quartiles, ratios};
 use anyhow::{Context, Result};
 use lb_tests::check::is_interrupted;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -62,7 +63,7 @@ fn rounds(arguments: &Arguments, object: &Path) -> Result<Vec<Row>> {
     let wanted = cases
         .into_iter()
         .filter(|case| case.is_floor() || arguments.wants(&case.name()));
-    let mut rows: Vec<(Row, crate::abi::Series)> = wanted
+    let mut rows: Vec<(Row, Series)> = wanted
         .map(|case| {
             let row = Row {
                 case,
@@ -74,14 +75,13 @@ fn rounds(arguments: &Arguments, object: &Path) -> Result<Vec<Row>> {
         .collect();
     let mut nodes = Vec::new();
     for &flows in &arguments.flows {
-        eprint!("load lb with {flows} flows of each kind … ");
+        progress(&format!("load lb with {flows} flows of each kind"));
         nodes.push(Node::new(object, flows).with_context(|| format!("prepare {flows} flows"))?);
-        eprintln!("ok");
     }
     let rounds = arguments.packet_rounds();
     let count = rows.len();
     for round in 0..rounds {
-        eprint!("\rround {} of {rounds} … ", round + 1);
+        progress(&format!("packets: round {} of {rounds}", round + 1));
         // Each round begins with another case.
         for turn in 0..count {
             anyhow::ensure!(!is_interrupted(), "interrupted");
@@ -92,11 +92,11 @@ fn rounds(arguments: &Arguments, object: &Path) -> Result<Vec<Row>> {
                 .with_context(|| format!("{} at {} flows", row.case.name(), row.case.flows))?;
         }
     }
-    eprintln!("ok");
+    progress("packets: done\n");
     Ok(rows.into_iter().map(|(row, _)| row).collect())
 }
 
-fn sample(row: &mut Row, series: &mut crate::abi::Series, node: &mut Node, usual: u32) -> Result<()> {
+fn sample(row: &mut Row, series: &mut Series, node: &mut Node, usual: u32) -> Result<()> {
     let case = row.case;
     node.leave_by(case.exit())?;
     if case.traffic != Traffic::New {

@@ -1,6 +1,7 @@
 //! Throughput and rates of real TCP through network namespaces: through lb, and through what one would use else.
 
 use crate::arguments::Arguments;
+use crate::report::progress;
 use anyhow::{Context, Result as Fallible, bail, ensure};
 use lb_tests::check::{SOON, is_interrupted, wait_until};
 use lb_tests::config::{MONITOR, application, balancer, pool};
@@ -108,9 +109,8 @@ pub fn measure(arguments: &Arguments) -> Fallible<Vec<Result>> {
         .filter(|(index, (name, ..))| *index == 0 || arguments.wants(name));
     let mut paths = Vec::new();
     for (_, (name, kind, single)) in wanted {
-        eprint!("set up {name} … ");
+        progress(&format!("set up {name}"));
         paths.push(Path::new(name, kind, single)?);
-        eprintln!("ok");
     }
     let mut results: Vec<Result> = paths
         .iter()
@@ -122,7 +122,11 @@ pub fn measure(arguments: &Arguments) -> Fallible<Vec<Result>> {
     let rounds = arguments.path_rounds() as usize;
     for round in 0..rounds {
         for (index, measure) in Measure::ALL.into_iter().enumerate() {
-            eprint!("\rround {} of {rounds}: {:<20}", round + 1, measure.name());
+            progress(&format!(
+                "paths: round {} of {rounds}, {}",
+                round + 1,
+                measure.name()
+            ));
             for turn in 0..paths.len() {
                 ensure!(!is_interrupted(), "interrupted");
                 // Each round begins with another path.
@@ -135,7 +139,7 @@ pub fn measure(arguments: &Arguments) -> Fallible<Vec<Result>> {
             }
         }
     }
-    eprintln!(" ok");
+    progress("paths: done\n");
     Ok(results)
 }
 

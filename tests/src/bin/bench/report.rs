@@ -1,8 +1,10 @@
 //! Statistics, the tables for people, and JSON.
 
+use crate::cases::Program;
 use crate::packets::Compared;
 use crate::paths::{Measure, Result as PathResult};
 use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
 
 /// What a set of samples comes down to.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -60,6 +62,17 @@ pub fn load() -> (f64, Option<String>) {
     )
 }
 
+/// Says how far it is: on a terminal, in the place of what was said before.
+pub fn progress(text: &str) {
+    let mut words = std::io::stderr().lock();
+    // Nobody reads it: that is no reason to stop.
+    let _ = if words.is_terminal() {
+        write!(words, "\r\x1b[K{text}")
+    } else {
+        writeln!(words, "{text}")
+    };
+}
+
 /// Prints nanoseconds per packet.
 pub fn print_packets(rows: &[Compared<'_>], rounds: u32) {
     println!(
@@ -93,7 +106,11 @@ pub fn print_packets(rows: &[Compared<'_>], rounds: u32) {
         println!(
             "{:<24} {:>9} {:>7.1} {:>7.1}  {:>10} {:>8}{bad}",
             if name == last { "" } else { &name },
-            row.case.flows,
+            if row.case.program == Program::Transmit {
+                "any".to_owned()
+            } else {
+                row.case.flows.to_string()
+            },
             nanoseconds.least,
             nanoseconds.median,
             ratio(to_transmit),
