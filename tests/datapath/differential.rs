@@ -1,11 +1,11 @@
 //! Host and kernel give every packet the same verdict and bytes, and remember and count the same.
 
-use lb_common::abi::SettingsFlags;
+use lb_common::abi::{ApplicationKey, FlowCore, OriginId, OriginState, Parity, SettingsFlags};
 use lb_common::datapath::Verdict;
-use lb_common::testing::Frame;
 use lb_common::testing::check::hex;
 use lb_common::testing::generate::Generator;
-use lb_common::testing::scenario::{Host, Scenario};
+use lb_common::testing::scenario::{Host, ONE_ARMED, Scenario, TWO_ARMED};
+use lb_common::testing::{Frame, Random};
 use lb_tests::gate;
 use lb_tests::needs_root;
 use lb_tests::prog::{Action, Kernel, namespace, small};
@@ -56,6 +56,62 @@ impl Pair {
         (verdict, host)
     }
 
+    /// Changes something in both, as userspace or time would.
+    fn disturb(&mut self, random: &mut Random) {
+        let kernel = self.kernel.snapshot().unwrap();
+        let host = &mut self.host.scenario.tables;
+        // The two stamp entries a tick apart; from here on they agree.
+        host.flows4 = kernel.flows4;
+        host.flows6 = kernel.flows6;
+        match random.below(8) {
+            0 | 1 => {
+                let id = OriginId(1 + random.below(host.origins.len()) as u32);
+                let state = OriginState(random.pick(&[0, 1, 1, 1, 2, 3]));
+                host.origins.get_mut(&id).unwrap().state = state;
+            }
+            2 => {
+                let hop = random.pick(&[ONE_ARMED, TWO_ARMED]);
+                let resolved = &mut host.hops.get_mut(&hop).unwrap().resolved;
+                *resolved = 1 - *resolved;
+            }
+            3 | 4 => {
+                // Hours pass, for some.
+                let by = random.pick(&[25_000, 113_000, 151_000, 170_000, 901_000]);
+                for flow in host.flows4.borrow_mut().values_mut() {
+                    age(&mut flow.core, by, random);
+                }
+                for flow in host.flows6.borrow_mut().values_mut() {
+                    age(&mut flow.core, by, random);
+                }
+            }
+            5 => {
+                // As eviction does.
+                host.flows4.borrow_mut().retain(|_, _| !random.once_in(4));
+                host.flows6.borrow_mut().retain(|_, _| !random.once_in(4));
+            }
+            6 => {
+                // Ports run out, and come back.
+                host.settings.snat_ports.count = random.pick(&[2, 8, 4096]);
+            }
+            _ => {
+                // The tables of the live generation come to stand in the other copy.
+                let before = Parity::of(host.settings.generation);
+                host.settings.generation += 1;
+                let after = before.other();
+                host.applications = std::mem::take(&mut host.applications)
+                    .into_iter()
+                    .map(|(key, row)| (ApplicationKey { parity: after, ..key }, row))
+                    .collect();
+                host.pools = std::mem::take(&mut host.pools)
+                    .into_iter()
+                    .map(|(row, pool)| (row ^ 1, pool))
+                    .collect();
+            }
+        }
+        self.kernel.write_configuration(host).unwrap();
+        self.kernel.write_flows(host).unwrap();
+    }
+
     /// Compares all flows and counters.
     fn compare(&mut self, context: &dyn Fn() -> String) {
         let kernel = self.kernel.snapshot().unwrap();
@@ -102,34 +158,49 @@ impl Pair {
     }
 }
 
-fn seed() -> u64 {
-    gate::number("LB_TEST_SEED", 20_261_122) as u64
+fn age(core: &mut FlowCore, by: u32, random: &mut Random) {
+    if random.once_in(2) {
+        core.seen = core.seen.wrapping_sub(by);
+    }
 }
 
-fn run(packets: usize, max_payload: usize, flags: u32) {
+/// One way of running the test.
+#[derive(Clone, Copy)]
+struct Course {
+    packets: usize,
+    max_payload: usize,
+    flags: u32,
+    /// Once in how many packets something changes underneath: a state, a hop, the clock, an entry.
+    disturb: usize,
+}
+
+fn run(course: Course) {
+    let first = gate::number("LB_TEST_SEED", 20_261_122) as u64;
     namespace().enter(|| {
         let mut pair = Pair::new();
         let mut tally: BTreeMap<String, usize> = BTreeMap::new();
-        for round in 0..packets.div_ceil(ROUND) {
-            let seed = seed().wrapping_add(round as u64);
+        for round in 0..course.packets.div_ceil(ROUND) as u64 {
+            let seed = first.wrapping_add(round);
             let mut scenario = Scenario::standard();
-            scenario.tables.settings.flags = SettingsFlags(flags);
+            scenario.tables.settings.flags = SettingsFlags(course.flags);
             pair.reset(scenario);
             let mut generator = Generator::new(seed);
-            generator.max_payload = max_payload;
+            generator.max_payload = course.max_payload;
             for number in 0..ROUND {
+                if course.disturb > 0 && generator.random.once_in(course.disturb) {
+                    pair.disturb(&mut generator.random);
+                }
                 let (ifindex, frame) = generator.next();
-                let context = || format!("LB_TEST_SEED={seed} flags {flags}, packet {number}");
+                let context = || format!("LB_TEST_SEED={seed} flags {}, packet {number}", course.flags);
                 let (verdict, left) = pair.send(ifindex, &frame, &context);
                 *tally.entry(format!("{verdict:?}")).or_default() += 1;
-                if matches!(verdict, Verdict::Forward(_)) {
-                    generator.forwarded(&frame, &left);
-                }
-                if matches!(verdict, Verdict::Pass(_)) {
-                    assert_eq!(left, frame, "{}", context());
+                match verdict {
+                    Verdict::Forward(_) => generator.forwarded(&frame, &left),
+                    Verdict::Pass(_) => assert_eq!(left, frame, "{}", context()),
+                    Verdict::Reply(..) | Verdict::Drop(_) => {}
                 }
             }
-            pair.compare(&|| format!("LB_TEST_SEED={seed} flags {flags}, after the round"));
+            pair.compare(&|| format!("LB_TEST_SEED={seed} flags {}, after the round", course.flags));
         }
         println!("{tally:#?}");
     });
@@ -138,5 +209,51 @@ fn run(packets: usize, max_payload: usize, flags: u32) {
 #[test]
 fn host_and_kernel_agree_on_any_packet() {
     needs_root!();
-    run(gate::number("LB_TEST_PACKETS", 100_000), 64, 0);
+    run(Course {
+        packets: gate::number("LB_TEST_PACKETS", 100_000),
+        max_payload: 64,
+        flags: 0,
+        disturb: 0,
+    });
+}
+
+#[test]
+fn they_agree_when_tables_change_underneath() {
+    needs_root!();
+    run(Course {
+        packets: gate::number("LB_TEST_PACKETS", 100_000),
+        max_payload: 64,
+        flags: 0,
+        disturb: 50,
+    });
+}
+
+#[test]
+fn they_agree_when_checksums_are_partial_and_frames_never_turn_around() {
+    needs_root!();
+    for (flags, max_payload) in [
+        (SettingsFlags::PARTIAL_CHECKSUMS, 1400),
+        (SettingsFlags::NO_XDP_TX, 64),
+        (SettingsFlags::PARTIAL_CHECKSUMS | SettingsFlags::NO_XDP_TX, 600),
+    ] {
+        run(Course {
+            packets: gate::number("LB_TEST_PACKETS", 100_000) / 5,
+            max_payload,
+            flags,
+            disturb: 100,
+        });
+    }
+}
+
+#[test]
+fn they_agree_on_frames_of_several_buffers() {
+    needs_root!();
+    for flags in [0, SettingsFlags::PARTIAL_CHECKSUMS] {
+        run(Course {
+            packets: gate::number("LB_TEST_PACKETS", 100_000) / 5,
+            max_payload: 16_000,
+            flags,
+            disturb: 100,
+        });
+    }
 }

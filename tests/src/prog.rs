@@ -160,16 +160,16 @@ impl Kernel {
         Ok(HashMap::try_from(map)?)
     }
 
-    /// Writes an array's rows; those that are not given get zeros when they may hold anything else.
-    fn fill<V: Pod + Default>(&mut self, name: &str, rows: impl Iterator<Item = (u32, V)>) -> Result<()> {
+    fn fill<V: Pod>(&mut self, name: &str, rows: impl Iterator<Item = (u32, V)>) -> Result<()> {
         let mut array = self.array(name)?;
-        for index in 0..array.len().min(256) {
-            array.set(index, V::default(), 0)?;
-        }
         for (index, row) in rows {
             array.set(index, row, 0)?;
         }
         Ok(())
+    }
+
+    fn clear<V: Pod + Default>(&mut self, name: &str) -> Result<()> {
+        self.fill(name, (0..ARRAY_ROWS).map(|index| (index, V::default())))
     }
 
     fn replace<K: Pod, V: Pod>(&mut self, name: &str, rows: impl Iterator<Item = (K, V)>) -> Result<()> {
@@ -189,6 +189,21 @@ impl Kernel {
     /// # Errors
     /// A map has no room.
     pub fn write(&mut self, tables: &MemoryTables) -> Result<()> {
+        self.clear::<Pool>(maps::POOLS)?;
+        self.clear::<Slot>(maps::SLOTS)?;
+        self.clear::<Ip>(maps::SNAT_ADDRESSES)?;
+        self.clear::<Origin>(maps::ORIGINS)?;
+        self.clear::<Hop>(maps::HOPS)?;
+        self.write_configuration(tables)?;
+        self.write_flows(tables)?;
+        self.clear_counters()
+    }
+
+    /// Writes all that `tables` hold but flows and counters. Rows that they lack stay as they are.
+    ///
+    /// # Errors
+    /// A map has no room.
+    pub fn write_configuration(&mut self, tables: &MemoryTables) -> Result<()> {
         self.array::<Settings>(maps::SETTINGS)?
             .set(0, tables.settings, 0)?;
         let copied = |(key, row): (&u32, &_)| (*key, *row);
@@ -201,9 +216,7 @@ impl Kernel {
         self.fill::<Origin>(maps::ORIGINS, tables.origins.iter().map(|(k, v)| (k.0, *v)))?;
         self.fill::<Hop>(maps::HOPS, tables.hops.iter().map(|(k, v)| (k.0, *v)))?;
         let applications = tables.applications.iter().map(|(k, v)| (*k, *v));
-        self.replace::<ApplicationKey, Application>(maps::APPLICATIONS, applications)?;
-        self.write_flows(tables)?;
-        self.clear_counters()
+        self.replace::<ApplicationKey, Application>(maps::APPLICATIONS, applications)
     }
 
     /// Makes the flow tables hold what those of `tables` hold.

@@ -23,6 +23,7 @@ enum Transport {
         flags: u8,
         sequence: u32,
         acknowledgment: u32,
+        window: u16,
         options: Vec<u8>,
     },
     Udp,
@@ -38,6 +39,7 @@ pub struct PacketBuilder {
     source: SocketAddr,
     destination: SocketAddr,
     ttl: u8,
+    identification: u16,
     options: Vec<u8>,
     extensions: Vec<(u8, Vec<u8>)>,
     fragment: Option<(u16, bool)>,
@@ -69,6 +71,7 @@ impl PacketBuilder {
             source,
             destination,
             ttl: 64,
+            identification: 0x1234,
             options: Vec::new(),
             extensions: Vec::new(),
             fragment: None,
@@ -86,6 +89,7 @@ impl PacketBuilder {
             flags,
             sequence: 0x0102_0304,
             acknowledgment: 0xf1f2_f3f4,
+            window: 0x2000,
             options: Vec::new(),
         };
         Self::new(source, destination, transport)
@@ -112,6 +116,30 @@ impl PacketBuilder {
     pub fn link(self, source: [u8; 6], destination: [u8; 6]) -> Self {
         let link = (source, destination);
         Self { link, ..self }
+    }
+
+    /// Source and destination, as translation changes them.
+    #[must_use]
+    pub fn ends(self, source: SocketAddr, destination: SocketAddr) -> Self {
+        Self {
+            source,
+            destination,
+            ..self
+        }
+    }
+
+    /// As a node makes it, not a client: IPv4 without identification and with DF, TCP without a window.
+    #[must_use]
+    pub fn own(mut self) -> Self {
+        if let Transport::Tcp { window, .. } = &mut self.transport {
+            *window = 0;
+        }
+        if self.source.is_ipv4() {
+            // DF is the bit above MF.
+            self.fragment = Some((0x4000, false));
+        }
+        self.identification = 0;
+        self
     }
 
     /// VLAN tags, outermost first.
@@ -241,7 +269,7 @@ impl PacketBuilder {
                 let (offset, more) = self.fragment.unwrap_or((0, false));
                 let mut header = vec![0x40 | (length / 4) as u8, 0];
                 header.extend(((length + segment.len()) as u16).to_be_bytes());
-                header.extend([0x12, 0x34]);
+                header.extend(self.identification.to_be_bytes());
                 header.extend((offset | if more { 0x2000 } else { 0 }).to_be_bytes());
                 header.extend([self.ttl, self.protocol(), 0, 0]);
                 header.extend(source.octets());
@@ -294,13 +322,15 @@ impl PacketBuilder {
                 flags,
                 sequence,
                 acknowledgment,
+                window,
                 options,
             } => {
                 let mut bytes = ports;
                 bytes.extend(sequence.to_be_bytes());
                 bytes.extend(acknowledgment.to_be_bytes());
                 bytes.extend([((20 + options.len()) * 4) as u8, *flags]);
-                bytes.extend([0x20, 0x00, 0, 0, 0, 0]);
+                bytes.extend(window.to_be_bytes());
+                bytes.extend([0, 0, 0, 0]);
                 bytes.extend(options);
                 (bytes, 16)
             }

@@ -24,9 +24,9 @@ pub const ONE_ARMED: HopId = HopId(2);
 pub const SILENT: HopId = HopId(3);
 
 /// Rows of every array.
-pub const ARRAY_ROWS: u32 = 2048;
+pub const ARRAY_ROWS: u32 = 1024;
 /// Slots of one pool's table.
-const TABLE: u32 = 64;
+const TABLE: u32 = 32;
 
 /// Applications by their numbers in [`Scenario::standard`].
 pub mod app {
@@ -173,6 +173,28 @@ impl Scenario {
                 _ => {}
             }
         }
+        this
+    }
+
+    /// As [`Self::standard`], but nothing is left to the hash: each pool gives its first origin only, and each origin has
+    /// one source address with one port. So each packet's fate can be written down.
+    ///
+    /// # Panics
+    /// A pool has no slots.
+    #[must_use]
+    pub fn plain() -> Self {
+        let mut this = Self::standard();
+        let tables: Vec<Table> = this.tables.pools.values().flat_map(|pool| pool.tables).collect();
+        for table in tables {
+            let first = this.tables.slots[&table.base];
+            for slot in table.base..table.base + table.size {
+                this.tables.slots.insert(slot, first);
+            }
+        }
+        for origin in this.tables.origins.values_mut() {
+            origin.snat_count = origin.snat_count.min(1);
+        }
+        this.tables.settings.snat_ports.count = 1;
         this
     }
 
