@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod check;
+pub mod fixtures;
 mod frame;
 pub mod generate;
 mod memory;
