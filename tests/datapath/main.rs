@@ -5,3 +5,5 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod differential;
+mod fixtures;
+mod object;
