@@ -67,3 +67,10 @@ fn an_expired_flow_gives_its_port_back() {
     let ((key, _), _) = node.only();
     assert_eq!(key.source_port.host(), at(&client(2)).port());
 }
+
+#[test]
+fn a_node_without_source_ports_opens_nothing() {
+    let mut node = with_ports(0);
+    let syn = node.tcp(&client(1), WEB, SYN);
+    assert_eq!(syn.verdict, Verdict::Drop(DropReason::PortsExhausted));
+}
