@@ -436,6 +436,20 @@ impl World {
         let mut frame = syn.frame();
         frame.0[14] = 0x44;
         self.add("a contradicting version", vec![passed(frame, Pass::MalformedIp)]);
+        if self.v6 {
+            let mapped = |address: &str| at(&format!("[::ffff:{address}"));
+            for (name, source, destination) in [
+                ("an IPv4 source in IPv6", mapped("198.51.100.7]:9"), self.at(80)),
+                (
+                    "an IPv4 destination in IPv6",
+                    self.client,
+                    mapped("203.0.113.10]:80"),
+                ),
+            ] {
+                let packet = syn.clone().ends(source, destination);
+                self.add(name, vec![pass(&packet, Pass::MalformedIp)]);
+            }
+        }
         let mut scenario = self.scenario.clone();
         scenario.tables.settings.generation = 0;
         let step = pass(&syn, Pass::Unconfigured);
