@@ -222,6 +222,12 @@ impl PacketBuilder {
         Self { padding, ..self }
     }
 
+    /// Where it goes.
+    #[must_use]
+    pub fn destination(&self) -> SocketAddr {
+        self.destination
+    }
+
     /// Offset of the IP header.
     #[must_use]
     pub fn network(&self) -> usize {

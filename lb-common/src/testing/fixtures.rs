@@ -399,14 +399,22 @@ impl World {
             drop(&syn.clone().ends(other, self.at(80)), DropReason::PortsExhausted),
         ];
         self.add("the only source port is taken", steps);
-        let group: IpAddr = if self.v6 {
-            [0xff02, 0, 0, 0, 0, 0, 0, 1].into()
+        let nobody: [IpAddr; 3] = if self.v6 {
+            [
+                [0xff02, 0, 0, 0, 0, 0, 0, 1].into(),
+                [0; 8].into(),
+                [0, 0, 0, 0, 0, 0, 0, 1].into(),
+            ]
         } else {
-            [224, 0, 0, 1].into()
+            [[224, 0, 0, 1].into(), [0; 4].into(), [127, 0, 0, 1].into()]
         };
-        let lonely = self.udp(81).ends((group, 9).into(), self.at(81));
-        let step = drop(&lonely, DropReason::UnknownFlow);
-        self.add("a group is not answered", vec![step]);
+        for address in nobody {
+            let steps = [self.udp(81), self.tcp(81, SYN), self.tcp(80, ACK)].map(|packet| {
+                let to = packet.destination();
+                drop(&packet.ends((address, 9).into(), to), DropReason::UnknownFlow)
+            });
+            self.add(&format!("{address} is not answered"), steps.into());
+        }
     }
 
     fn passes(&mut self) {
