@@ -190,7 +190,7 @@ fn run(course: Course) {
                 if course.disturb > 0 && generator.random.once_in(course.disturb) {
                     pair.disturb(&mut generator.random);
                 }
-                let (ifindex, frame) = generator.next();
+                let (ifindex, frame) = generator.packet();
                 let context = || format!("LB_TEST_SEED={seed} flags {}, packet {number}", course.flags);
                 let (verdict, left) = pair.send(ifindex, &frame, &context);
                 *tally.entry(format!("{verdict:?}")).or_default() += 1;

@@ -42,7 +42,7 @@ impl Generator {
     }
 
     /// The next packet, and the interface by which it arrives.
-    pub fn next(&mut self) -> (u32, Frame) {
+    pub fn packet(&mut self) -> (u32, Frame) {
         let ifindex = self.random.pick(&[CLIENT_SIDE, CLIENT_SIDE, ORIGIN_SIDE]);
         let (side, mut frame) = match self.random.below(100) {
             0..35 => (ifindex, self.opening()),
@@ -129,7 +129,7 @@ impl Generator {
         };
         let usual = [80, 80, 53, 53, 81, 443, 443, 82, 83];
         let port = match self.random.below(30) {
-            0 => self.random.next() as u16,
+            0 => self.random.word() as u16,
             1 => 20_000 + self.random.below(4096) as u16,
             _ => self.random.pick(&usual),
         };
@@ -146,7 +146,7 @@ impl Generator {
         };
         let flags = match self.random.below(10) {
             0..7 => SYN,
-            7 => self.random.next() as u8,
+            7 => self.random.word() as u8,
             _ => self.random.pick(&[ACK, RST, FIN | ACK, SYN | ACK, RST | ACK, 0]),
         };
         let builder = if self.random.once_in(20) {
@@ -201,7 +201,7 @@ impl Generator {
         let length = self.random.below(self.max_payload + 1);
         let payload = self.random.bytes(length);
         builder = builder.payload(&payload);
-        let (first, second) = (self.random.next() as u32, self.random.next() as u32);
+        let (first, second) = (self.random.word() as u32, self.random.word() as u32);
         builder = builder.numbers(first, second);
         if self.random.once_in(3) {
             let words = self.random.below(11);
@@ -210,7 +210,7 @@ impl Generator {
         }
         if self.random.once_in(4) {
             let tags = self.random.below(4);
-            let tags: Vec<u16> = (0..tags).map(|_| self.random.next() as u16).collect();
+            let tags: Vec<u16> = (0..tags).map(|_| self.random.word() as u16).collect();
             builder = builder.tags(&tags);
         }
         if self.random.once_in(6) {
@@ -268,7 +268,7 @@ impl Generator {
                 2 => {
                     // One of the first bytes: types, lengths, IHL, protocol, data offset.
                     let at = 12 + self.random.below(60);
-                    let value = self.random.next() as u8;
+                    let value = self.random.word() as u8;
                     if let Some(byte) = bytes.get_mut(at) {
                         *byte = value;
                     }
@@ -301,7 +301,7 @@ impl Generator {
             2 => near.wrapping_sub(14),
             3 => near.wrapping_sub(13),
             4 => self.random.below(80) as u16,
-            _ => self.random.next() as u16,
+            _ => self.random.word() as u16,
         };
         let value = value.to_be_bytes();
         if let Some(target) = bytes.get_mut(at..at + size) {

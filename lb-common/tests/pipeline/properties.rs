@@ -39,7 +39,7 @@ proptest! {
         let mut node = Node::new();
         let mut generator = Generator::new(seed);
         for _ in 0..400 {
-            let (ifindex, frame) = generator.next();
+            let (ifindex, frame) = generator.packet();
             let outcome = node.receive(ifindex, &frame);
             match outcome.verdict {
                 Verdict::Pass(_) => prop_assert_eq!(&outcome.frame, &frame),
