@@ -250,8 +250,8 @@ fn they_agree_on_frames_of_several_buffers() {
     needs_root!();
     for flags in [0, SettingsFlags::PARTIAL_CHECKSUMS] {
         run(Course {
-            packets: gate::number("LB_TEST_PACKETS", 100_000) / 5,
-            max_payload: 16_000,
+            packets: gate::number("LB_TEST_PACKETS", 100_000) / 10,
+            max_payload: 14_000,
             flags,
             disturb: 100,
         });

@@ -359,9 +359,11 @@ impl World {
         );
         let steps = vec![
             self.forward(app::WEB, origin::A, &syn, true),
+            drop(&self.tcp(80, ACK).ttl(1), DropReason::TtlExpired),
             drop(&self.tcp(80, ACK).ttl(0), DropReason::TtlExpired),
+            drop(&self.tcp(80, ACK).fragment(0, true), DropReason::Fragment),
         ];
-        self.add("an expiring segment of a connection", steps);
+        self.add("expiring and fragmented segments of a connection", steps);
         let rst = self.tcp(80, RST | ACK);
         self.add(
             "a reset of no connection",

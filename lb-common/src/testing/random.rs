@@ -30,6 +30,7 @@ impl Random {
     }
 
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.word() as u8).collect()
+        let words = (0..count.div_ceil(8)).flat_map(|_| self.word().to_le_bytes());
+        words.take(count).collect()
     }
 }
