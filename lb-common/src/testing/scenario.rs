@@ -161,7 +161,7 @@ impl Scenario {
             open(app::LONELY_TCP, tcp, 81, &[], PoolId::NONE);
             open(app::LONELY_UDP, udp, 81, &[], PoolId::NONE);
             open(app::WEIGHTED, tcp, 443, &[eu, eu, eu, us], sorry);
-            open(app::STICKY, udp, 443, &[sticky, dns_pool], PoolId::NONE);
+            open(app::STICKY, udp, 443, &[sticky, us], PoolId::NONE);
             open(app::UNREACHABLE, tcp, 82, &[silent], PoolId::NONE);
             open(app::UNSOURCED, tcp, 83, &[unsourced], PoolId::NONE);
         }

@@ -288,6 +288,34 @@ fn datagrams_leave_a_dead_origin_and_segments_do_not() {
 }
 
 #[test]
+fn datagrams_leave_an_origin_whose_record_is_gone() {
+    let mut node = Node::new();
+    let first = node.udp(CLIENT, DNS).origin();
+    let id = node.0.scenario.origin_at(&first.to_string());
+    node.0.scenario.tables.array_rows = 0;
+    node.0.scenario.tables.origins.remove(&id);
+    assert_ne!(node.udp(CLIENT, DNS).origin(), first);
+}
+
+/// A UDP checksum of 0 would mean that there is none, so it is sent as 0xffff (RFC 768); in TCP 0 is a number like any
+/// other, arriving or leaving.
+#[test]
+fn checksums_that_come_to_zero() {
+    let mut node = Node::new();
+    let client = at(CLIENT);
+    let udp = |word: u16| PacketBuilder::udp(client, at(DNS)).payload(&word.to_be_bytes());
+    let tcp = |word: u16| PacketBuilder::tcp(client, at(WEB), SYN).payload(&word.to_be_bytes());
+    // What must be added for a sum of 0xffff is the checksum itself.
+    let leaving = see(&node.send(&udp(0)).frame).checksum;
+    assert_eq!(see(&node.send(&udp(leaving)).frame).checksum, 0xffff);
+    let leaving = see(&node.send(&tcp(0)).frame).checksum;
+    assert_eq!(see(&node.send(&tcp(leaving)).frame).checksum, 0);
+    let arriving = tcp(see(&tcp(0).frame()).checksum);
+    assert_eq!(see(&arriving.frame()).checksum, 0);
+    assert_ne!(see(&node.send(&arriving).frame).checksum, 0);
+}
+
+#[test]
 fn answers_of_a_dead_origin_still_go_back() {
     let mut node = Node::new();
     let first = node.udp(CLIENT, DNS);

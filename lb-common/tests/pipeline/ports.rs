@@ -69,6 +69,32 @@ fn an_expired_flow_gives_its_port_back() {
 }
 
 #[test]
+fn an_idle_flow_keeps_its_port_until_it_expires() {
+    let mut node = with_ports(1);
+    node.tcp(&client(1), WEB, SYN);
+    node.pass_time(node.0.scenario.tables.settings.tcp_handshake_timeout);
+    let syn = node.tcp(&client(2), WEB, SYN);
+    assert_eq!(syn.verdict, Verdict::Drop(DropReason::PortsExhausted));
+    assert_eq!(node.tcp(&client(1), WEB, SYN).verdict, redirect(ORIGIN_SIDE));
+}
+
+#[test]
+fn a_client_keeps_to_one_source_address_and_clients_share_them() {
+    let mut node = Node::new();
+    let mut addresses = BTreeSet::new();
+    for host in 0..20 {
+        let source = |node: &mut Node, port| {
+            let syn = node.tcp(&format!("198.18.0.{host}:{port}"), WEB, SYN);
+            see(&syn.frame).source.ip()
+        };
+        let address = source(&mut node, 1000);
+        assert_eq!(source(&mut node, 2000), address);
+        addresses.insert(address);
+    }
+    assert_eq!(addresses.len(), 2);
+}
+
+#[test]
 fn a_node_without_source_ports_opens_nothing() {
     let mut node = with_ports(0);
     let syn = node.tcp(&client(1), WEB, SYN);

@@ -1,7 +1,7 @@
 //! Which origin a new flow gets.
 
 use super::*;
-use lb_common::abi::{HopId, PoolFlags};
+use lb_common::abi::{HopId, Steering};
 use lb_common::datapath::{DropReason, Reply};
 use std::collections::BTreeMap;
 
@@ -42,11 +42,33 @@ fn pools_share_by_weight() {
 }
 
 #[test]
+fn the_choice_of_a_pool_is_not_the_choice_of_its_origin() {
+    let mut node = Node::new();
+    let members = ["10.0.0.11:1", "10.0.0.12:1"].map(|origin| (node.0.scenario.origin_at(origin), 1));
+    let even = node.0.scenario.pool(&members);
+    let other = node
+        .0
+        .scenario
+        .pool(&[(node.0.scenario.origin_at("10.0.1.11:1"), 1)]);
+    let none = lb_common::abi::PoolId::NONE;
+    let tcp = lb_common::abi::Protocol::TCP;
+    node.0
+        .scenario
+        .application(9, tcp, at(WEIGHTED), &[even, other], none);
+    for application in node.0.scenario.tables.applications.values_mut() {
+        if application.id == 9 {
+            (application.pools.steering, application.pools.extent) = (Steering::WEIGHTED, 1);
+        }
+    }
+    let shares = shares(&mut node, WEIGHTED, 1000);
+    about(shares["10.0.1.11"], 1000, 2, 4);
+    about(shares["10.0.0.11"], 1000, 1, 4);
+    about(shares["10.0.0.12"], 1000, 1, 4);
+}
+
+#[test]
 fn the_same_client_gets_the_same_origin_from_any_port() {
     let mut node = Node::new();
-    for pool in node.0.scenario.tables.pools.values_mut() {
-        pool.flags = PoolFlags(PoolFlags::BY_CLIENT);
-    }
     let mut origins = BTreeMap::new();
     for index in 0..200 {
         let host = format!("198.18.0.{}", index % 20);
@@ -56,7 +78,7 @@ fn the_same_client_gets_the_same_origin_from_any_port() {
         assert_eq!(*origins.entry(host).or_insert(origin), origin);
     }
     let distinct: std::collections::BTreeSet<_> = origins.values().collect();
-    assert_eq!(distinct.len(), 2, "clients differ");
+    assert_eq!(distinct.len(), 3, "clients differ");
 }
 
 #[test]
