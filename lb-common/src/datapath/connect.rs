@@ -109,6 +109,9 @@ fn remember<F: Family, T: Tables>(
     core.header_delta = checksum::difference(before, after);
     draft.client_key = F::key(&draft.subject.arriving);
     let range = settings.snat_ports;
+    if range.count == 0 {
+        return Err(Refusal::Drop(DropReason::PortsExhausted));
+    }
 
     let mut attempt = 0;
     while attempt < MAX_PORTS {

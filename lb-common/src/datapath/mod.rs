@@ -190,6 +190,10 @@ fn handle<F: Family, P: Packet, T: Tables>(
         let verdict = forward::<F, P, T>(packet, tables, context, &network, &F::draft(scratch).client);
         return Step::Done(verdict);
     }
+    // An IPv4 address in an IPv6 header would match the IPv4 application.
+    if F::address(network.source.into()).is_none() || F::address(network.destination.into()).is_none() {
+        return pass(Pass::MalformedIp);
+    }
     let key = ApplicationKey {
         address: network.destination.into(),
         port: ports.destination,
