@@ -249,7 +249,7 @@ fn follow<F: Family, T: Tables>(
     });
     let fate = match fate {
         None => return false,
-        Some(_) if flow::released(tables, segment.protocol, F::core(&draft.client)) => Fate::End,
+        Some(_) if flow::released(tables, segment, F::core(&draft.client)) => Fate::End,
         Some(fate) => fate,
     };
     let alive = match fate {

@@ -299,7 +299,10 @@ impl Scenario {
     fn slots(&mut self, owners: Vec<u32>) -> u32 {
         let base = self.slots;
         for owner in owners {
-            let slot = Slot { owner, reserved: 0 };
+            let slot = Slot {
+                owner,
+                alternate: owner,
+            };
             self.tables.slots.insert(self.slots, slot);
             self.slots += 1;
         }

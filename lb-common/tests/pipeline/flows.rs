@@ -263,6 +263,20 @@ fn an_origin_that_answers_from_elsewhere_teaches_nothing() {
 }
 
 #[test]
+fn a_repeated_syn_that_nobody_answered_leaves_a_dead_origin() {
+    let mut node = Node::new();
+    let syn = node.tcp(CLIENT, WEB, SYN);
+    assert_eq!(node.tcp(CLIENT, WEB, SYN).origin(), syn.origin());
+    node.set_state(&syn.origin().to_string(), OriginState::DOWN);
+    let again = node.tcp(CLIENT, WEB, SYN);
+    assert_ne!(again.origin(), syn.origin());
+    // An answered one has a connection to lose.
+    node.answer(&again, SYN | ACK);
+    node.set_state(&again.origin().to_string(), OriginState::DOWN);
+    assert_eq!(node.tcp(CLIENT, WEB, SYN).origin(), again.origin());
+}
+
+#[test]
 fn datagrams_leave_a_dead_origin_and_segments_do_not() {
     let mut node = Node::new();
     let syn = node.connect(CLIENT, WEB);

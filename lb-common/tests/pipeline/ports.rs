@@ -79,6 +79,23 @@ fn an_idle_flow_keeps_its_port_until_it_expires() {
 }
 
 #[test]
+fn a_closed_connection_gives_its_port_up_when_no_other_is_left() {
+    let mut node = with_ports(1);
+    let closing = node.0.scenario.tables.settings.tcp_closing_timeout;
+    node.tcp(&client(1), WEB, SYN);
+    node.tcp(&client(1), WEB, RST);
+    node.pass_time(closing >> 4);
+    assert_eq!(
+        node.tcp(&client(2), WEB, SYN).verdict,
+        Verdict::Drop(DropReason::PortsExhausted)
+    );
+    node.pass_time(1);
+    assert_eq!(node.tcp(&client(2), WEB, SYN).verdict, redirect(ORIGIN_SIDE));
+    let ((key, _), _) = node.only();
+    assert_eq!(key.source_port.host(), at(&client(2)).port());
+}
+
+#[test]
 fn a_client_keeps_to_one_source_address_and_clients_share_them() {
     let mut node = Node::new();
     let mut addresses = BTreeSet::new();
