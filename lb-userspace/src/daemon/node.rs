@@ -11,7 +11,7 @@ use crate::datapath::flows::{FlowCounts, FlowTables};
 use crate::datapath::kernel::Datapath;
 use crate::net::paths::{self, PathWatcher};
 use crate::probe::{self, Probes};
-use crate::store::Store;
+use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result, bail};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
@@ -67,7 +67,7 @@ pub struct Node {
     next_event: u64,
     /// Why the last configuration was refused, for the answer to a reload.
     refusal: Option<String>,
-    store: Option<Store>,
+    saver: Option<Saver>,
     probes: Arc<Probes>,
     observations: mpsc::UnboundedSender<(TargetId, u64, Observation)>,
     observed: mpsc::UnboundedReceiver<(TargetId, u64, Observation)>,
@@ -100,6 +100,8 @@ impl Node {
         let interfaces = setup::interfaces(&config.datapath.interfaces)?;
         let flags = setup::flags(&interfaces);
         let sizes = setup::sizes(&config);
+        // What can fail without a trace comes before what leaves one.
+        let server = Server::bind(&config.api)?;
         let (pins, lock) = setup::claim(&config.node.name)?;
         let (mut datapath, adopted) = Datapath::open(pins, sizes)?;
         let hash_key = if adopted.is_some() {
@@ -137,7 +139,6 @@ impl Node {
         let (view, views) = watch::channel(Arc::new(View::default()));
         let (sender, requests) = mpsc::channel(64);
         let stop = CancellationToken::new();
-        let server = Server::bind(&config.api)?;
         let server = tokio::spawn({
             let (handle, stop) = (
                 Handle {
@@ -172,7 +173,7 @@ impl Node {
             started,
             next_event: 1,
             refusal: None,
-            store,
+            saver: store.map(Saver::start),
             probes: Arc::new(Probes::new()?),
             observations,
             observed,
@@ -297,10 +298,8 @@ impl Node {
                 let _ = self.view.send_replace(view);
             }
             Command::Persist(records) => {
-                if let Some(store) = &self.store
-                    && let Err(error) = store.save(&records)
-                {
-                    warn!(error = %format!("{error:#}"), "health is not kept for the next start");
+                if let Some(saver) = &self.saver {
+                    saver.save(records);
                 }
             }
             Command::Report(report) => self.report(report),
