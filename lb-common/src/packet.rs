@@ -29,10 +29,18 @@ pub trait Packet {
     fn truncate(&mut self, length: usize) -> Option<()>;
 
     /// One's-complement sum of the 16-bit words (as loaded) from `at`, `length` bytes long, folded to 16 bits; an odd
-    /// last byte counts as followed by 0 (RFC 1071). `None` when the frame is shorter.
+    /// last byte counts as followed by 0 (RFC 1071). `None` when the frame is shorter, or `length` exceeds [`MAX_SUM`].
     fn sum(&self, at: usize, length: usize) -> Option<u16>;
 }
 
 /// Largest offset that may be read or written: link, network and transport headers lie below it. The constant gives
 /// the verifier a bound for every access.
 pub const MAX_OFFSET: usize = 511;
+
+/// Bytes that are summed at a time in the kernel, and how often: frames of up to 12 KiB, more than any driver's jumbo
+/// frame.
+pub const SUM_CHUNK: usize = 512;
+/// As [`SUM_CHUNK`]; a last chunk may be shorter.
+pub const SUM_CHUNKS: usize = 24;
+/// Most bytes that [`Packet::sum`] takes.
+pub const MAX_SUM: usize = SUM_CHUNKS * SUM_CHUNK + SUM_CHUNK - 1;

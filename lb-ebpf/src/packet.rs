@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::XdpContext;
 use bytemuck::Pod;
 use core::arch::asm;
-use lb_common::packet::{MAX_OFFSET, Packet};
+use lb_common::packet::{MAX_OFFSET, Packet, SUM_CHUNK, SUM_CHUNKS};
 
 /// One frame, whose first part lies in linear memory; headers always do.
 pub struct XdpPacket {
@@ -69,10 +69,7 @@ impl XdpPacket {
     }
 }
 
-/// Bytes that are summed at a time, and how often: frames of up to 12 KiB, more than any driver's jumbo frame.
-const CHUNK: usize = 512;
-const _: () = assert!(size_of::<maps::SumBuffer>() > CHUNK);
-const CHUNKS: usize = 24;
+const _: () = assert!(size_of::<maps::SumBuffer>() > SUM_CHUNK);
 
 impl Packet for XdpPacket {
     #[inline(always)]
@@ -131,13 +128,13 @@ impl Packet for XdpPacket {
         let mut sum = 0;
         let mut done = 0;
         let mut chunk = 0;
-        while chunk < CHUNKS && length.wrapping_sub(done) >= CHUNK {
-            sum = self.add_chunk(at + done, buffer, CHUNK, sum)?;
-            done += CHUNK;
+        while chunk < SUM_CHUNKS && length.wrapping_sub(done) >= SUM_CHUNK {
+            sum = self.add_chunk(at + done, buffer, SUM_CHUNK, sum)?;
+            done += SUM_CHUNK;
             chunk += 1;
         }
         let mut left = length.wrapping_sub(done);
-        if left >= CHUNK {
+        if left >= SUM_CHUNK {
             return None;
         }
         // SAFETY: an AND of a register. LLVM would drop a mask that it can prove useless; the verifier needs it.
@@ -152,17 +149,17 @@ impl Packet for XdpPacket {
 }
 
 impl XdpPacket {
-    /// Adds `length` (at most [`CHUNK`]) bytes from `at` to a sum, by way of `buffer`.
+    /// Adds `length` (at most [`SUM_CHUNK`]) bytes from `at` to a sum, by way of `buffer`.
     #[inline(always)]
     fn add_chunk(&self, at: usize, buffer: &mut maps::SumBuffer, length: usize, sum: u32) -> Option<u32> {
-        // SAFETY: at most CHUNK bytes are written to a buffer that holds them; the helper checks the offset.
+        // SAFETY: at most SUM_CHUNK bytes are written to a buffer that holds them; the helper checks the offset.
         let error =
             unsafe { bpf_xdp_load_bytes(self.context, at as u32, buffer.as_mut_ptr().cast(), length as u32) };
         if error != 0 {
             return None;
         }
         let whole = ((length + 3) & !3) as u32;
-        // SAFETY: `whole` is at most CHUNK.
+        // SAFETY: `whole` is at most SUM_CHUNK.
         let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, buffer.as_mut_ptr(), whole, sum) };
         Some(sum as u32)
     }

@@ -8,7 +8,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
+use tracing::warn;
 
 /// The file's format; another one is ignored.
 const VERSION: u32 = 1;
@@ -102,6 +105,55 @@ impl Store {
     }
 }
 
+/// Saves on a thread of its own: a disk may take its time, and nothing else should wait for it.
+pub struct Saver {
+    /// `None` only while it is dropped.
+    records: Option<mpsc::Sender<Vec<HealthRecord>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Saver {
+    /// Starts the thread.
+    #[must_use]
+    pub fn start(store: Store) -> Self {
+        let (records, waiting) = mpsc::channel::<Vec<HealthRecord>>();
+        let thread = std::thread::spawn(move || {
+            while let Ok(mut latest) = waiting.recv() {
+                // What came meanwhile replaces it.
+                while let Ok(later) = waiting.try_recv() {
+                    latest = later;
+                }
+                if let Err(error) = store.save(&latest) {
+                    warn!(error = %format!("{error:#}"), "health is not kept for the next start");
+                }
+            }
+        });
+        Self {
+            records: Some(records),
+            thread: Some(thread),
+        }
+    }
+
+    /// Has the records saved, unless others follow first.
+    pub fn save(&self, records: Vec<HealthRecord>) {
+        if let Some(sender) = &self.records {
+            // The thread ends only when this sender does.
+            let _ = sender.send(records);
+        }
+    }
+}
+
+impl Drop for Saver {
+    /// Waits until the last records are saved.
+    fn drop(&mut self) {
+        self.records = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported there.
+            let _ = thread.join();
+        }
+    }
+}
+
 fn now() -> u64 {
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -166,6 +218,19 @@ mod tests {
             },
             record()
         );
+    }
+
+    #[test]
+    fn the_last_records_are_saved_before_the_saver_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let saver = Saver::start(store.clone());
+        for _ in 0..100 {
+            saver.save(Vec::new());
+        }
+        saver.save(vec![record()]);
+        drop(saver);
+        assert_eq!(store.load().unwrap().len(), 1);
     }
 
     #[test]

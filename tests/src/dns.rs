@@ -1,7 +1,9 @@
 //! One DNS question, by hand: who answers `origin.test TXT`?
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Never asked twice: what has not come by then is lost.
@@ -19,13 +21,28 @@ pub fn ask(server: SocketAddr, id: u16) -> io::Result<String> {
     ask_from(&socket(server)?, id)
 }
 
+/// Source ports of queries, and how many were handed out.
+const PORTS: Range<u16> = 10_000..60_000;
+static NEXT_PORT: AtomicU32 = AtomicU32::new(0);
+
 /// A socket that only talks to `server`, so that ICMP errors reach it.
 ///
 /// # Errors
 /// No port is free, or there is no route.
 pub fn socket(server: SocketAddr) -> io::Result<UdpSocket> {
-    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any)?;
+    let any: IpAddr = if server.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let socket = loop {
+        // Each query from a port of its own, and none used again while a balancer may remember it: a new flow each.
+        let turn = NEXT_PORT.fetch_add(1, Ordering::Relaxed) % PORTS.len() as u32;
+        match UdpSocket::bind((any, PORTS.start + turn as u16)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            result => break result?,
+        }
+    };
     socket.connect(server)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
     Ok(socket)

@@ -15,5 +15,6 @@ pub mod lab;
 pub mod load;
 pub mod netns;
 pub mod process;
+pub mod prog;
 pub mod servers;
 pub mod status;

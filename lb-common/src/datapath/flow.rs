@@ -118,11 +118,13 @@ pub fn mirror<A>(core: &FlowCore, leaving: &Tuple<A>) -> FlowCore {
     }
 }
 
-/// Whether a flow must be let go because its origin no longer serves. A datagram has no connection to break, so UDP
-/// follows the origin's health at once; TCP flows stay.
+/// Whether a flow must be let go because its origin no longer serves: where there is no connection to break. UDP follows
+/// its origin's health at once, and so does a repeated SYN that nobody has answered; TCP connections stay.
 #[inline(always)]
-pub fn released<T: Tables>(tables: &T, protocol: Protocol, core: &FlowCore) -> bool {
-    if protocol != Protocol::UDP || core.side != FlowSide::CLIENT {
+pub fn released<T: Tables>(tables: &T, segment: &Segment, core: &FlowCore) -> bool {
+    let unanswered = segment.flags.opens() && core.tcp == TcpState::NEW;
+    let bound = segment.protocol == Protocol::TCP && !unanswered;
+    if bound || core.side != FlowSide::CLIENT {
         return false;
     }
     let role = if core.last_resort == 0 {

@@ -190,6 +190,10 @@ fn handle<F: Family, P: Packet, T: Tables>(
         let verdict = forward::<F, P, T>(packet, tables, context, &network, &F::draft(scratch).client);
         return Step::Done(verdict);
     }
+    // An IPv4 address in an IPv6 header would match the IPv4 application.
+    if F::address(network.source.into()).is_none() || F::address(network.destination.into()).is_none() {
+        return pass(Pass::MalformedIp);
+    }
     let key = ApplicationKey {
         address: network.destination.into(),
         port: ports.destination,
@@ -245,7 +249,7 @@ fn follow<F: Family, T: Tables>(
     });
     let fate = match fate {
         None => return false,
-        Some(_) if flow::released(tables, segment.protocol, F::core(&draft.client)) => Fate::End,
+        Some(_) if flow::released(tables, segment, F::core(&draft.client)) => Fate::End,
         Some(fate) => fate,
     };
     let alive = match fate {

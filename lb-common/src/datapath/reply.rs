@@ -172,7 +172,7 @@ pub fn unreachable<F: Family, P: Packet>(
     packet.write(icmp + 2, !checksum::fold(sum))
 }
 
-/// Whether `arriving` may be answered at all: never a group or unspecified source (RFC 1122 section 3.2.2).
+/// Whether `arriving` may be answered at all: never a group, unspecified or loopback source (RFC 1122 section 3.2.2).
 #[inline(always)]
 pub fn may_answer<A: Copy + Into<crate::abi::Ip>>(arriving: &Tuple<A>) -> bool {
     let source: crate::abi::Ip = arriving.source.into();
@@ -183,7 +183,8 @@ pub fn may_answer<A: Copy + Into<crate::abi::Ip>>(arriving: &Tuple<A>) -> bool {
         }
         None => {
             let [a, b, c, d] = source.0;
-            u32::from_be(a) >> 24 != 0xff && (a | b | c | d) != 0
+            let unspecified_or_loopback = a | b | c == 0 && u32::from_be(d) <= 1;
+            u32::from_be(a) >> 24 != 0xff && !unspecified_or_loopback
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A frame in memory.
 
-use crate::packet::{MAX_OFFSET, Packet};
+use crate::packet::{MAX_OFFSET, MAX_SUM, Packet};
 use bytemuck::Pod;
 
 /// An Ethernet frame in a vector, with the kernel's room to grow in front.
@@ -51,6 +51,9 @@ impl Packet for Frame {
     }
 
     fn sum(&self, at: usize, length: usize) -> Option<u16> {
+        if length > MAX_SUM {
+            return None;
+        }
         let bytes = self.0.get(at..at + length)?;
         let mut sum: u64 = 0;
         for pair in bytes.chunks(2) {

@@ -4,7 +4,7 @@ use crate::abi::{
     Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, Hop, HopId, Ip, Origin,
     OriginId, Pool, PoolRow, Settings, Slot, Traffic,
 };
-use crate::datapath::{InsertError, Sample, Tables};
+use crate::datapath::{DropReason, InsertError, Pass, Reply, Sample, Tables};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default)]
 pub struct MemoryTables {
     pub settings: Settings,
+    /// Rows that every array has. As in the kernel, a row below it that was never written holds zeros.
+    pub array_rows: u32,
     pub applications: BTreeMap<ApplicationKey, Application>,
     pub pools: BTreeMap<u32, Pool>,
     pub slots: BTreeMap<u32, Slot>,
@@ -49,6 +51,71 @@ fn insert<K: Ord + Copy, V: Copy>(
     Ok(())
 }
 
+impl MemoryTables {
+    fn row<K: Ord, V: Copy + Default>(&self, array: &BTreeMap<K, V>, key: K, index: u32) -> Option<V> {
+        let unwritten = (index < self.array_rows).then(V::default);
+        array.get(&key).copied().or(unwritten)
+    }
+
+    /// Every counter that is not zero, by its name.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut counters = BTreeMap::new();
+        let names = (Pass::ALL
+            .iter()
+            .map(|reason| (reason.row(), "pass", reason.name())))
+        .chain(
+            Reply::ALL
+                .iter()
+                .map(|reply| (reply.row(), "reply", reply.name())),
+        )
+        .chain(
+            DropReason::ALL
+                .iter()
+                .map(|reason| (reason.row(), "drop", reason.name())),
+        );
+        let verdicts = self.verdicts.borrow();
+        for (row, kind, name) in names {
+            let count = verdicts.get(&row).copied().unwrap_or_default();
+            counters.insert(format!("{kind} {name}"), count);
+        }
+        for (kind, rows) in [
+            ("application", &self.application_traffic),
+            ("origin", &self.origin_traffic),
+        ] {
+            for (id, row) in rows.borrow().iter() {
+                for (what, count) in [
+                    ("in", row.packets_in),
+                    ("bytes in", row.bytes_in),
+                    ("out", row.packets_out),
+                    ("bytes out", row.bytes_out),
+                    ("new", row.new_flows),
+                ] {
+                    counters.insert(format!("{kind} {id} {what}"), count);
+                }
+            }
+        }
+        counters.retain(|_, count| *count != 0);
+        Counters(counters)
+    }
+}
+
+/// Counters by name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Counters(pub BTreeMap<String, u64>);
+
+impl Counters {
+    /// What has moved since `before`, and by how much, sorted by name.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> String {
+        let moved = self.0.iter().filter_map(|(name, count)| {
+            let by = count - before.0.get(name).copied().unwrap_or_default();
+            (by != 0).then(|| format!("{name} {by}"))
+        });
+        moved.collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl Tables for MemoryTables {
     fn settings(&self) -> Option<&Settings> {
         Some(&self.settings)
@@ -63,23 +130,23 @@ impl Tables for MemoryTables {
     }
 
     fn pool(&self, row: PoolRow) -> Option<Pool> {
-        self.pools.get(&row.0).copied()
+        self.row(&self.pools, row.0, row.0)
     }
 
     fn slot(&self, index: u32) -> Option<Slot> {
-        self.slots.get(&index).copied()
+        self.row(&self.slots, index, index)
     }
 
     fn origin(&self, id: OriginId) -> Option<Origin> {
-        self.origins.get(&id).copied()
+        self.row(&self.origins, id, id.0)
     }
 
     fn hop(&self, id: HopId) -> Option<Hop> {
-        self.hops.get(&id).copied()
+        self.row(&self.hops, id, id.0)
     }
 
     fn snat_address(&self, index: u32) -> Option<Ip> {
-        self.snat_addresses.get(&index).copied()
+        self.row(&self.snat_addresses, index, index)
     }
 
     fn flow4<R>(&self, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {

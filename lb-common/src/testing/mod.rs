@@ -1,7 +1,17 @@
-//! Stand-ins for the kernel: frames in memory, tables in maps, and builders of packets.
+//! Stand-ins for the kernel: frames in memory, tables in maps, a world of applications, and builders, checkers and
+//! generators of packets.
 
+pub mod build;
+pub mod check;
+pub mod fixtures;
 mod frame;
+pub mod generate;
 mod memory;
+pub mod random;
+pub mod scenario;
 
+pub use build::{Checksum, PacketBuilder};
 pub use frame::Frame;
-pub use memory::MemoryTables;
+pub use memory::{Counters, MemoryTables};
+pub use random::Random;
+pub use scenario::{Host, Scenario};

@@ -5,6 +5,7 @@
 
 mod check;
 mod completions;
+mod doctor;
 mod drops;
 mod explain;
 mod failure;
@@ -61,6 +62,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Flows(flows::FlowsArgs),
     Drops(drops::DropsArgs),
+    Doctor(doctor::DoctorArgs),
     Healthcheck(healthcheck::Healthcheck),
     Completions(completions::Completions),
     Man(man::Man),
@@ -115,6 +117,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Explain(verb) => verb.run(global),
         Command::Flows(verb) => verb.run(global),
         Command::Drops(verb) => verb.run(global),
+        Command::Doctor(verb) => verb.run(global),
         Command::Healthcheck(verb) => verb.run(global),
         Command::Completions(verb) => verb.run(Cli::command()),
         Command::Man(verb) => verb.run(Cli::command()),

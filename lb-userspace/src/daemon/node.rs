@@ -7,14 +7,14 @@ use crate::cli::Failure;
 use crate::config::{self, ConfigErrors, Loaded};
 use crate::datapath::attach;
 use crate::datapath::explain::Explainer;
-use crate::datapath::flows::FlowCounts;
+use crate::datapath::flows::{FlowCounts, FlowTables};
 use crate::datapath::kernel::Datapath;
 use crate::net::paths::{self, PathWatcher};
 use crate::probe::{self, Probes};
-use crate::store::Store;
+use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
-use anyhow::{Context, Result};
-use lb_common::abi::{OriginId, OriginState};
+use anyhow::{Context, Result, bail};
+use lb_common::abi::{OriginId, OriginState, SettingsFlags};
 use lb_core::engine::{Command, Engine, Environment, Event, Path, ProbeRequest, Report, TargetId};
 use lb_core::health::Observation;
 use lb_core::image::TableOp;
@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -55,16 +55,26 @@ pub struct Node {
     pub(super) explainer: Explainer,
     pub(super) view: watch::Sender<Arc<View>>,
     pub(super) counts: FlowCounts,
+    /// Read and swept by threads that may block.
+    pub(super) flows: Arc<Mutex<FlowTables>>,
+    sweeps: mpsc::Sender<Result<FlowCounts>>,
+    swept: mpsc::Receiver<Result<FlowCounts>>,
+    /// `None` while one is going on.
+    next_sweep: Option<tokio::time::Instant>,
+    sweep_started: Instant,
     pub(super) events: VecDeque<WireEvent>,
     pub(super) started: Instant,
     next_event: u64,
     /// Why the last configuration was refused, for the answer to a reload.
     refusal: Option<String>,
-    store: Option<Store>,
+    saver: Option<Saver>,
     probes: Arc<Probes>,
     observations: mpsc::UnboundedSender<(TargetId, u64, Observation)>,
     observed: mpsc::UnboundedReceiver<(TargetId, u64, Observation)>,
     paths: PathWatcher,
+    watched: Vec<IpAddr>,
+    /// What the interfaces need of the packet path.
+    flags: SettingsFlags,
     path_changes: mpsc::Receiver<BTreeMap<IpAddr, Path>>,
     requests: mpsc::Receiver<Request>,
     file: Option<FileWatch>,
@@ -90,6 +100,8 @@ impl Node {
         let interfaces = setup::interfaces(&config.datapath.interfaces)?;
         let flags = setup::flags(&interfaces);
         let sizes = setup::sizes(&config);
+        // What can fail without a trace comes before what leaves one.
+        let server = Server::bind(&config.api)?;
         let (pins, lock) = setup::claim(&config.node.name)?;
         let (mut datapath, adopted) = Datapath::open(pins, sizes)?;
         let hash_key = if adopted.is_some() {
@@ -127,7 +139,6 @@ impl Node {
         let (view, views) = watch::channel(Arc::new(View::default()));
         let (sender, requests) = mpsc::channel(64);
         let stop = CancellationToken::new();
-        let server = Server::bind(&config.api)?;
         let server = tokio::spawn({
             let (handle, stop) = (
                 Handle {
@@ -140,6 +151,8 @@ impl Node {
         });
         let (observations, observed) = mpsc::unbounded_channel();
         let explainer = Explainer::new(&datapath)?;
+        let flows = Arc::new(Mutex::new(datapath.flow_tables()?));
+        let (sweeps, swept) = mpsc::channel(1);
         let file = FileWatch::new(&config_path)
             .inspect_err(|error| warn!(error = %format!("{error:#}"), "changes of the file are not noticed"));
         let mut node = Self {
@@ -151,15 +164,22 @@ impl Node {
             explainer,
             view,
             counts: FlowCounts::default(),
+            flows,
+            sweeps,
+            swept,
+            next_sweep: Some(tokio::time::Instant::now()),
+            sweep_started: started,
             events: VecDeque::new(),
             started,
             next_event: 1,
             refusal: None,
-            store,
+            saver: store.map(Saver::start),
             probes: Arc::new(Probes::new()?),
             observations,
             observed,
             paths,
+            watched: Vec::new(),
+            flags,
             path_changes,
             requests,
             file: file.ok(),
@@ -202,7 +222,6 @@ impl Node {
         let mut repair = interval(REPAIR);
         repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
         repair.reset();
-        let mut sweep_at = tokio::time::Instant::now();
         loop {
             let deadline = self.deadline();
             tokio::select! {
@@ -217,7 +236,8 @@ impl Node {
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 _ = hangup.recv() => drop(self.reload("SIGHUP").await),
                 () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
-                () = sleep_until(sweep_at) => sweep_at = self.sweep(),
+                () = until(self.next_sweep) => self.start_sweep(),
+                Some(result) = self.swept.recv() => self.end_sweep(result),
                 _ = repair.tick() => self.repair(),
             }
         }
@@ -269,16 +289,17 @@ impl Node {
                 }
             }
             Command::Probe(request) => self.probe(request),
-            Command::WatchPaths(addresses) => self.paths.watch(addresses),
+            Command::WatchPaths(addresses) => {
+                self.watched.clone_from(&addresses);
+                self.paths.watch(addresses);
+            }
             Command::Publish(view) => {
                 // Nobody may be looking.
                 let _ = self.view.send_replace(view);
             }
             Command::Persist(records) => {
-                if let Some(store) = &self.store
-                    && let Err(error) = store.save(&records)
-                {
-                    warn!(error = %format!("{error:#}"), "health is not kept for the next start");
+                if let Some(saver) = &self.saver {
+                    saver.save(records);
                 }
             }
             Command::Report(report) => self.report(report),
@@ -319,19 +340,26 @@ impl Node {
         self.events.push_back(event);
     }
 
-    /// Removes flows that have timed out, counts the others, and returns when to do it again.
-    fn sweep(&mut self) -> tokio::time::Instant {
-        let start = Instant::now();
-        let swept = self
-            .datapath
-            .settings()
-            .and_then(|settings| self.datapath.flows.sweep(&settings, &self.datapath.clock));
-        match swept {
+    /// Has flows that have timed out removed and the others counted.
+    fn start_sweep(&mut self) {
+        self.next_sweep = None;
+        let settings = self.datapath.settings();
+        let (flows, clock, done) = (self.flows.clone(), self.datapath.clock, self.sweeps.clone());
+        tokio::task::spawn_blocking(move || {
+            let result = settings.and_then(|settings| lock(&flows).sweep(&settings, &clock));
+            // The daemon is stopping when nobody listens.
+            let _ = done.blocking_send(result);
+        });
+        self.sweep_started = Instant::now();
+    }
+
+    fn end_sweep(&mut self, result: Result<FlowCounts>) {
+        match result {
             Ok(counts) => self.counts = counts,
             Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
         }
-        let pause = SWEEP.max(start.elapsed() * SWEEP_SHARE);
-        tokio::time::Instant::now() + pause
+        let pause = SWEEP.max(self.sweep_started.elapsed() * SWEEP_SHARE);
+        self.next_sweep = Some(tokio::time::Instant::now() + pause);
     }
 
     /// Compares the maps with what they should hold, and lets go of removed origins that have no flows left.
@@ -389,47 +417,66 @@ impl Node {
         if config.datapath.max_flows != running.datapath.max_flows {
             warn!("datapath.max_flows takes effect when the maps are made anew: after `lb detach`");
         }
-        if config.datapath.interfaces != running.datapath.interfaces
-            || config.datapath.mode != running.datapath.mode
-        {
-            self.attach(config)
-                .await
-                .map_err(|error| ReloadError::Refused(format!("{error:#}")))?;
+        let elsewhere = config.datapath.interfaces != running.datapath.interfaces
+            || config.datapath.mode != running.datapath.mode;
+        let before: Vec<u32> = self
+            .datapath
+            .attachments
+            .iter()
+            .map(|attachment| attachment.ifindex)
+            .collect();
+        if elsewhere && let Err(error) = self.attach(config) {
+            self.leave(&before);
+            return Err(ReloadError::Refused(format!("{error:#}")));
         }
         let config = Arc::new(config.clone());
         self.refusal = None;
         self.tell(Event::Configure(config.clone()));
-        match self.refusal.take() {
-            Some(why) => Err(ReloadError::Refused(why)),
-            None => {
-                self.config = config;
-                Ok(loaded)
-            }
+        if let Some(why) = self.refusal.take() {
+            self.leave(&before);
+            return Err(ReloadError::Refused(why));
         }
+        self.config = config;
+        if elsewhere && let Err(error) = self.move_over().await {
+            return Err(ReloadError::Refused(format!(
+                "the configuration is in force, but not on its interfaces alone: {error:#}"
+            )));
+        }
+        Ok(loaded)
     }
 
-    /// Follows a change of the interfaces.
-    async fn attach(&mut self, config: &Config) -> Result<()> {
+    /// Attaches to the interfaces of a configuration that is not in force yet, beside those of the one that is.
+    fn attach(&mut self, config: &Config) -> Result<()> {
         let interfaces = setup::interfaces(&config.datapath.interfaces)?;
+        if setup::flags(&interfaces) != self.flags {
+            bail!(
+                "the interfaces are of another kind (veth or virtio, or no longer): the program is set up for that \
+                 when the daemon starts; restart it, forwarding goes on meanwhile"
+            );
+        }
         let named: Vec<(String, u32)> = interfaces
             .iter()
             .map(|interface| (interface.name.clone(), interface.index))
             .collect();
-        self.datapath.attach(&named, config.datapath.mode)?;
+        self.datapath.attach(&named, config.datapath.mode)
+    }
+
+    /// Leaves the interfaces that are not among `keep`.
+    fn leave(&mut self, keep: &[u32]) {
+        if let Err(error) = self.datapath.detach_others(keep) {
+            warn!(error = %format!("{error:#}"), "an interface could not be left");
+        }
+    }
+
+    /// Leaves the interfaces that the configuration in force no longer names, and follows paths through the others.
+    async fn move_over(&mut self) -> Result<()> {
+        let interfaces = setup::interfaces(&self.config.datapath.interfaces)?;
         let indexes: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
         self.datapath.detach_others(&indexes)?;
         let (paths, changes) = PathWatcher::start(indexes).await?;
         self.paths = paths;
         self.path_changes = changes;
-        let config: BTreeSet<IpAddr> = self
-            .view
-            .borrow()
-            .pools
-            .iter()
-            .flat_map(|pool| &pool.origins)
-            .map(|origin| origin.address)
-            .collect();
-        self.paths.watch(config.into_iter().collect());
+        self.paths.watch(self.watched.clone());
         Ok(())
     }
 
@@ -467,6 +514,18 @@ impl Node {
 pub enum ReloadError {
     Invalid(ConfigErrors),
     Refused(String),
+}
+
+/// The flow tables. A thread that panicked while it held them has left them whole: they are the kernel's.
+pub(super) fn lock(flows: &Mutex<FlowTables>) -> MutexGuard<'_, FlowTables> {
+    flows.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn changed(file: &mut Option<FileWatch>) {

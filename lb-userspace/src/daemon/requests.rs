@@ -1,7 +1,7 @@
 //! What the API asks, answered from the engine's snapshot and the maps.
 
-use super::node::{Node, ReloadError};
-use crate::api::Request;
+use super::node::{Node, ReloadError, lock};
+use crate::api::{Reply, Request};
 use crate::datapath::explain::Question;
 use crate::datapath::flows::Flow;
 use crate::wire::{
@@ -27,12 +27,8 @@ impl Node {
             Request::Explain { query, reply } => {
                 let _ = reply.send(self.explain(&query));
             }
-            Request::Flows { filter, limit, reply } => {
-                let _ = reply.send(self.flows(&filter, limit));
-            }
-            Request::FlushFlows { filter, reply } => {
-                let _ = reply.send(self.flush(&filter));
-            }
+            Request::Flows { filter, limit, reply } => self.list_flows(&filter, limit, reply),
+            Request::FlushFlows { filter, reply } => self.flush(&filter, reply),
             Request::Drops { reply } => {
                 let drops = named(self.datapath.reader.drops());
                 let verdicts = named(self.datapath.reader.passes());
@@ -137,29 +133,35 @@ impl Node {
             .explain(settings, &self.datapath.clock, &self.snapshot(), question))
     }
 
-    fn flows(&self, filter: &FlowFilter, limit: usize) -> Result<Flows, ErrorDetail> {
+    /// Answers from a thread that may block: listing a million flows takes a second.
+    fn list_flows(&self, filter: &FlowFilter, limit: usize, reply: Reply<Flows>) {
         let view = self.snapshot();
-        let wanted = Wanted::new(&view, filter)?;
-        let flows = self
-            .datapath
-            .flows
-            .list(&self.datapath.clock, |core| wanted.matches(core))
-            .map_err(|error| internal(&error))?;
-        let total = flows.len() as u64;
-        Ok(Flows {
-            flows: flows.iter().take(limit).map(|flow| row(&view, flow)).collect(),
-            total,
-        })
+        let wanted = match Wanted::new(&view, filter) {
+            Ok(wanted) => wanted,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        let (flows, clock) = (self.flows.clone(), self.datapath.clock);
+        tokio::task::spawn_blocking(move || {
+            let found = lock(&flows).list(&clock, |core| wanted.matches(core));
+            let answer = found.map(|found| Flows {
+                flows: found.iter().take(limit).map(|flow| row(&view, flow)).collect(),
+                total: found.len() as u64,
+            });
+            let _ = reply.send(answer.map_err(|error| internal(&error)));
+        });
     }
 
-    fn flush(&mut self, filter: &FlowFilter) -> Result<Flushed, ErrorDetail> {
-        let wanted = Wanted::new(&self.snapshot(), filter)?;
-        let flushed = self
-            .datapath
-            .flows
-            .flush(|core| wanted.matches(core))
-            .map_err(|error| internal(&error))?;
-        Ok(Flushed { flushed })
+    fn flush(&self, filter: &FlowFilter, reply: Reply<Flushed>) {
+        let wanted = match Wanted::new(&self.snapshot(), filter) {
+            Ok(wanted) => wanted,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        let flows = self.flows.clone();
+        tokio::task::spawn_blocking(move || {
+            let flushed = lock(&flows).flush(|core| wanted.matches(core));
+            let answer = flushed.map(|flushed| Flushed { flushed });
+            let _ = reply.send(answer.map_err(|error| internal(&error)));
+        });
     }
 }
 

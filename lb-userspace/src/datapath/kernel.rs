@@ -31,7 +31,6 @@ pub struct Datapath {
     pub clock: Clock,
     pub writer: Writer,
     pub reader: Reader,
-    pub flows: FlowTables,
     pub sizes: MapSizes,
     pub attachments: Vec<Attachment>,
 }
@@ -49,7 +48,6 @@ impl Datapath {
         let take = |name: &str| open_map(&pins, name);
         let writer = Writer::new(take)?;
         let reader = Reader::new(take)?;
-        let flows = FlowTables::new(take)?;
         let adopted = adopted(&pins)?;
         let datapath = Self {
             ebpf,
@@ -58,7 +56,6 @@ impl Datapath {
             clock,
             writer,
             reader,
-            flows,
             sizes,
             attachments: Vec::new(),
             pins,
@@ -113,6 +110,14 @@ impl Datapath {
     #[must_use]
     pub fn pins(&self) -> &Pins {
         &self.pins
+    }
+
+    /// The flow tables, by handles of their own: reading a million flows takes too long for the event loop.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn flow_tables(&self) -> Result<FlowTables> {
+        FlowTables::new(|name| self.open_map(name))
     }
 
     /// A further handle to a pinned map.

@@ -91,3 +91,13 @@ pub struct Version {
     pub abi_version: u32,
     pub api_version: u32,
 }
+
+/// One thing that `lb doctor` looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DoctorCheck {
+    pub check: String,
+    /// `ok`, `warning` or `failed`.
+    pub status: String,
+    pub detail: String,
+    pub remedy: Option<String>,
+}

@@ -1,5 +1,7 @@
 //! The engine against an in-memory model of the maps.
 
+mod maps;
+mod restart;
 mod scenarios;
 mod sequences;
 mod world;

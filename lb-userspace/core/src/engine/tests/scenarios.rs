@@ -7,7 +7,6 @@ use crate::image::{Capacity, TableOp};
 use crate::model::*;
 use core::time::Duration;
 use lb_common::abi::{HopId, OriginId, OriginState, PoolFlags};
-use std::collections::BTreeMap;
 
 const A: &str = "10.0.0.1";
 const B: &str = "10.0.0.2";
@@ -261,127 +260,6 @@ fn a_flip_that_changes_no_table_makes_no_generation() {
     world.kill(B);
     assert_eq!(world.maps.settings.generation, generation);
     assert!(matches!(&world.applied[..], [ops] if ops.len() == 1));
-}
-
-#[test]
-fn a_restart_never_empties_a_pool() {
-    let mut before = World::settled(web(vec![pool("first", &[A, B, C])], None));
-    before.kill(C);
-    let saved = before.saved.clone();
-    let generation = before.maps.settings.generation;
-    for health in [saved, Vec::new()] {
-        let mut world = before.restart(health);
-        world.silent = true;
-        world.routed = false;
-        world.configure(web(vec![pool("first", &[A, B, C])], None));
-        assert_eq!(world.maps.settings.generation, generation + 1);
-        assert_eq!(world.serving(VIP), [A, B], "before any path or probe is known");
-        assert_eq!(world.origin(A).health, OriginHealth::Healthy);
-        assert_eq!(world.origin(C).health, OriginHealth::Unhealthy);
-        assert_eq!(world.origin(A).id, before.origin(A).id);
-        world.handle(Event::Paths(
-            [A, B, C].map(|a| (ip(a), path(ip(a), 0))).into_iter().collect(),
-        ));
-        assert_eq!(world.serving(VIP), [A, B]);
-        world.silent = false;
-        world.run(1);
-        assert_eq!(world.serving(VIP), [A, B]);
-        // The probes are obeyed as ever.
-        world.kill(A);
-        assert_eq!(world.serving(VIP), [B]);
-        world.revive(C);
-        assert_eq!(world.serving(VIP), [B, C]);
-    }
-}
-
-#[test]
-fn health_that_is_too_old_is_not_restored() {
-    let mut before = World::settled(web(vec![pool("first", &[A])], None));
-    before.run(5);
-    for (age, health) in [(14, OriginHealth::Healthy), (15, OriginHealth::Unknown)] {
-        let mut records = before.saved.clone();
-        records[0].age = Duration::from_secs(age);
-        let mut world = World::new(Environment {
-            health: records,
-            ..environment()
-        });
-        world.silent = true;
-        world.configure(web(vec![pool("first", &[A])], None));
-        assert_eq!(world.origin(A).health, health, "{age} s");
-    }
-}
-
-#[test]
-fn a_restored_origin_is_flipped_by_the_usual_count() {
-    let mut config = web(vec![pool("first", &[A])], None);
-    config.monitors[0].consecutive_down = 2;
-    let before = World::settled(config.clone());
-    let mut world = World::new(Environment {
-        health: before.saved.clone(),
-        ..environment()
-    });
-    world.dead.insert(ip(A));
-    world.configure(config);
-    world.run(1);
-    assert_eq!(world.origin(A).health, OriginHealth::Healthy);
-    world.run(6);
-    assert_eq!(world.origin(A).health, OriginHealth::Unhealthy);
-}
-
-#[test]
-fn an_adopted_row_that_nobody_claims_drains() {
-    let before = World::settled(web(vec![pool("first", &[A, B])], None));
-    let gone = before.origin(B).id;
-    let mut world = before.restart(Vec::new());
-    world.configure(web(vec![pool("first", &[A, C])], None));
-    world.run(1);
-    assert_eq!(world.maps.origins[&gone].state, OriginState::DRAINING);
-    assert_ne!(world.origin(C).id, gone);
-    assert!(world.watched.contains(&ip(B)), "its flows go on");
-}
-
-#[test]
-fn counters_keep_their_rows_over_a_restart() {
-    let mut config = web(vec![pool("first", &[A])], None);
-    config
-        .applications
-        .insert(0, application("other", "203.0.113.11", "web"));
-    let before = World::settled(config.clone());
-    let ids = |world: &World| -> BTreeMap<String, u32> {
-        world
-            .view()
-            .applications
-            .iter()
-            .map(|application| (application.name.clone(), application.id))
-            .collect()
-    };
-    let mut world = before.restart(Vec::new());
-    config.applications.reverse();
-    world.configure(config);
-    assert_eq!(ids(&world), ids(&before));
-}
-
-#[test]
-fn removed_and_disabled_origins_drain_and_keep_their_numbers() {
-    let mut config = web(vec![pool("first", &[A, B, C])], None);
-    let mut world = World::settled(config.clone());
-    let [a, b, c] = [A, B, C].map(|address| world.origin(address).id);
-    config.pools[0].origins[1].enabled = false;
-    let removed = config.pools[0].origins.pop().unwrap();
-    world.configure(config.clone());
-    assert_eq!(world.serving(VIP), [A]);
-    assert_eq!(
-        [b, c].map(|id| world.maps.origins[&id].state),
-        [OriginState::DRAINING; 2]
-    );
-    assert!(world.origin(B).draining && world.origin(B).health == OriginHealth::Disabled);
-    // A newcomer does not get the number; the old one does.
-    config.pools[0].origins.extend(pool("", &[D]).origins);
-    world.configure(config.clone());
-    assert!(![a, b, c].contains(&world.origin(D).id));
-    config.pools[0].origins.push(removed);
-    world.configure(config);
-    assert_eq!(world.origin(C).id, c);
 }
 
 #[test]

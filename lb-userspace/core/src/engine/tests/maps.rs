@@ -1,0 +1,303 @@
+//! The maps as a writer fills them and the packet path reads them, with every write checked.
+
+use super::world::{capacity, ip};
+use crate::engine::Adopted;
+use crate::image::TableOp;
+use crate::maglev::mix;
+use core::net::IpAddr;
+use lb_common::abi::{
+    self, ApplicationKey, Hop, HopId, Ip, Mac, OriginId, OriginState, Parity, PoolId, Port, Protocol,
+    Settings, Steering, Table,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The maps, as far as a writer fills them.
+#[derive(Clone)]
+pub struct Maps {
+    pub settings: Settings,
+    pub origins: BTreeMap<OriginId, abi::Origin>,
+    pub hops: BTreeMap<HopId, Hop>,
+    pub sources: BTreeMap<u32, Ip>,
+    pub slots: Vec<u32>,
+    pub pools: BTreeMap<u32, abi::Pool>,
+    pub applications: BTreeMap<ApplicationKey, abi::Application>,
+    /// Generations that a packet may still read: the live one, and the one before until a grace period has passed.
+    pub readable: Vec<u32>,
+    /// Link addresses by which each destination was ever said to be reached.
+    pub neighbours: BTreeMap<IpAddr, BTreeSet<Mac>>,
+}
+
+impl Default for Maps {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            origins: BTreeMap::new(),
+            hops: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            slots: vec![0; capacity().slots as usize],
+            pools: BTreeMap::new(),
+            applications: BTreeMap::new(),
+            readable: vec![0],
+            neighbours: BTreeMap::new(),
+        }
+    }
+}
+
+impl Maps {
+    /// Writes, and checks what a packet would meet now.
+    pub fn execute(&mut self, op: &TableOp) {
+        self.write(op);
+        self.check();
+    }
+
+    pub fn write(&mut self, op: &TableOp) {
+        match op {
+            TableOp::Origin { id, record } => {
+                assert!(id.0 > 0 && id.0 < capacity().origins);
+                let before = self.origins.get(id).map_or(0, |before| before.identity);
+                if before != 0 && before != record.identity {
+                    for generation in self.readable.iter().filter(|generation| **generation != 0) {
+                        assert!(
+                            !self.named_origins(*generation).contains(id),
+                            "another origin's row"
+                        );
+                    }
+                }
+
+                self.origins.insert(*id, *record);
+            }
+            TableOp::Hop { id, record } => {
+                assert!(id.0 > 0 && id.0 < capacity().hops);
+                self.hops.insert(*id, *record);
+            }
+            TableOp::SnatAddress { index, address } => {
+                assert!(*index < capacity().snat_addresses);
+                self.sources.insert(*index, *address);
+            }
+            TableOp::Slots { base, owners } => {
+                let end = base + owners.len() as u32;
+                assert!(end <= capacity().slots);
+                for generation in self.readable.clone() {
+                    for (base_used, end_used) in self.runs(generation) {
+                        assert!(
+                            end <= base_used || end_used <= *base,
+                            "slots of a readable generation"
+                        );
+                    }
+                }
+                self.slots[*base as usize..end as usize].copy_from_slice(owners);
+            }
+            TableOp::Pool { row, record } => {
+                assert!(row.0 < capacity().pools);
+                self.assert_unread(row.0 & 1);
+                self.pools.insert(row.0, *record);
+            }
+            TableOp::Application { key, record } => {
+                self.assert_unread(u32::from(key.parity.0));
+                self.applications.insert(*key, *record);
+                assert!(self.applications.len() <= capacity().applications as usize);
+                assert!(record.id < capacity().application_rows);
+            }
+            TableOp::RemoveApplication { key } => {
+                self.assert_unread(u32::from(key.parity.0));
+                assert!(self.applications.remove(key).is_some());
+            }
+            TableOp::Settings(settings) => {
+                assert_ne!(settings.generation & 1, self.settings.generation & 1);
+                assert_ne!(settings.generation, 0);
+                self.settings = *settings;
+                self.readable.push(settings.generation);
+            }
+            TableOp::Grace => self.readable = vec![self.settings.generation],
+        }
+    }
+
+    fn assert_unread(&self, parity: u32) {
+        let read = self
+            .readable
+            .iter()
+            .any(|generation| *generation != 0 && generation & 1 == parity);
+        assert!(!read, "a row of a readable generation");
+    }
+
+    /// The runs of slots that a generation reads.
+    pub fn runs(&self, generation: u32) -> Vec<(u32, u32)> {
+        self.tables(generation)
+            .into_iter()
+            .map(|table| (table.base, table.base + table.size))
+            .collect()
+    }
+
+    pub fn tables(&self, generation: u32) -> Vec<Table> {
+        let mut tables = Vec::new();
+        if generation == 0 {
+            return tables;
+        }
+        let parity = Parity((generation & 1) as u8);
+        for (_, application) in self.applications.iter().filter(|(key, _)| key.parity == parity) {
+            let size = match application.pools.steering {
+                Steering::ORDERED => application.pools.extent,
+                _ => application.pools.extent + 1,
+            };
+            tables.push(Table {
+                base: application.pools.base,
+                size,
+            });
+            let pools = (0..size).map(|slot| PoolId(self.slot(application.pools.base + slot)));
+            for pool in pools
+                .chain([application.fallback])
+                .filter(|pool| *pool != PoolId::NONE)
+            {
+                tables.extend(self.pools[&pool.row(parity).0].tables);
+            }
+        }
+        tables.retain(|table| table.size > 0);
+        tables.sort_unstable_by_key(|table| table.base);
+        tables.dedup();
+        tables
+    }
+
+    fn named_origins(&self, generation: u32) -> BTreeSet<OriginId> {
+        let parity = Parity((generation & 1) as u8);
+        let applications = self.applications.iter().filter(|(key, _)| key.parity == parity);
+        let pools = applications.flat_map(|(_, application)| self.pool_ids(application));
+        let tables = pools.flat_map(|pool| self.pools[&pool.row(parity).0].tables);
+        tables.flat_map(|table| self.owners(&table)).collect()
+    }
+
+    /// Every id that a packet can meet leads somewhere, and only where it should.
+    pub fn check(&self) {
+        for record in self
+            .origins
+            .values()
+            .filter(|record| record.hop != HopId::UNRESOLVED)
+        {
+            let hop = &self.hops[&record.hop];
+            if hop.resolved != 0 {
+                let known = &self.neighbours[&IpAddr::from(record.address)];
+                assert!(
+                    known.contains(&hop.neighbour),
+                    "{:?} to {record:?}",
+                    hop.neighbour
+                );
+            }
+            for index in record.snat_base..record.snat_base + record.snat_count {
+                let same_family = self.sources[&index].v4().is_some() == record.address.v4().is_some();
+                assert!(same_family);
+            }
+        }
+        for generation in self
+            .readable
+            .iter()
+            .copied()
+            .filter(|generation| *generation != 0)
+        {
+            let parity = Parity((generation & 1) as u8);
+            for (key, application) in self.applications.iter().filter(|(key, _)| key.parity == parity) {
+                assert_ne!(application.origin_port.host(), 0);
+                for pool in self.pool_ids(application) {
+                    let pool = &self.pools[&pool.row(parity).0];
+                    for (kind, table) in (0..).zip(&pool.tables) {
+                        assert!(table.size == 0 || table.size.is_power_of_two());
+                        for owner in self.owners(table) {
+                            let origin = &self.origins[&owner];
+                            assert_ne!(origin.identity, 0);
+                            assert_eq!(origin.address.v4().is_some(), kind % 2 == 0);
+                        }
+                    }
+                }
+                assert!(key.port.host() != 0);
+            }
+        }
+    }
+
+    fn slot(&self, index: u32) -> u32 {
+        self.slots[index as usize]
+    }
+
+    /// The origins that a table names.
+    pub fn owners(&self, table: &Table) -> BTreeSet<OriginId> {
+        let mut named = [false; 256];
+        for owner in &self.slots[table.base as usize..(table.base + table.size) as usize] {
+            named[*owner as usize] = true;
+        }
+        (0..)
+            .zip(named)
+            .filter(|(_, named)| *named)
+            .map(|(owner, _)| OriginId(owner))
+            .collect()
+    }
+
+    fn pool_ids(&self, application: &abi::Application) -> BTreeSet<PoolId> {
+        let list = application.pools;
+        let size = match list.steering {
+            Steering::ORDERED => list.extent,
+            _ => list.extent + 1,
+        };
+        let pools = (list.base..list.base + size).map(|slot| PoolId(self.slot(slot)));
+        pools
+            .chain([application.fallback])
+            .filter(|pool| *pool != PoolId::NONE)
+            .collect()
+    }
+
+    /// The packet path's choice for a new flow.
+    pub fn select(&self, vip: &str, flow: u64) -> Option<(PoolId, OriginId)> {
+        let parity = self.settings.parity();
+        let address = Ip::from(ip(vip));
+        let key = ApplicationKey {
+            address,
+            port: Port::new(80),
+            protocol: Protocol::TCP,
+            parity,
+        };
+        let application = self.applications.get(&key)?;
+        let list = application.pools;
+        let candidates = (0..8).filter_map(|k| match list.steering {
+            Steering::ORDERED => (k < list.extent).then(|| list.base + k),
+            _ => Some(list.base + (mix(flow ^ u64::from(k) << 32) as u32 & list.extent)),
+        });
+        for pool in candidates.map(|slot| PoolId(self.slot(slot))) {
+            if let Some(origin) = self.origin_of(pool, 0, vip, flow) {
+                return Some((pool, origin));
+            }
+        }
+        let fallback = application.fallback;
+        let origin = (fallback != PoolId::NONE).then(|| self.origin_of(fallback, 2, vip, flow))??;
+        Some((fallback, origin))
+    }
+
+    fn origin_of(&self, pool: PoolId, role: usize, vip: &str, flow: u64) -> Option<OriginId> {
+        let kind = role + usize::from(ip(vip).is_ipv6());
+        let table = self.pools[&pool.row(self.settings.parity()).0].tables[kind];
+        (0..8).find_map(|probe: u64| {
+            let hash = mix(flow.wrapping_mul(31) ^ probe << 40) as u32;
+            let id = OriginId(self.slot(table.base + (hash & table.size.checked_sub(1)?)));
+            let origin = &self.origins[&id];
+            let fits = origin.state == OriginState::UP || role == 2 && origin.state == OriginState::DOWN;
+            let hop = self.hops.get(&origin.hop).is_some_and(|hop| hop.resolved != 0);
+            (fits && hop).then_some(id)
+        })
+    }
+
+    pub fn adopted(&self) -> Adopted {
+        let live = self.settings.parity();
+        let (current, stale): (Vec<_>, Vec<_>) = self
+            .applications
+            .iter()
+            .map(|(key, record)| (*key, *record))
+            .partition(|(key, _)| key.parity == live);
+        let sources = self.sources.keys().last().map_or(0, |last| last + 1);
+        Adopted {
+            generation: self.settings.generation,
+            origins: self.origins.iter().map(|(id, record)| (*id, *record)).collect(),
+            applications: current,
+            tables: self.tables(self.settings.generation),
+            stale_applications: stale.into_iter().map(|(key, _)| key).collect(),
+            hops: self.hops.iter().map(|(id, record)| (*id, *record)).collect(),
+            snat_addresses: (0..sources)
+                .map(|index| self.sources.get(&index).copied().unwrap_or_default())
+                .collect(),
+        }
+    }
+}

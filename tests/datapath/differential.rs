@@ -1,0 +1,259 @@
+//! Host and kernel give every packet the same verdict and bytes, and remember and count the same.
+
+use lb_common::abi::{ApplicationKey, FlowCore, OriginId, OriginState, Parity, SettingsFlags};
+use lb_common::datapath::Verdict;
+use lb_common::testing::check::hex;
+use lb_common::testing::generate::Generator;
+use lb_common::testing::scenario::{Host, ONE_ARMED, Scenario, TWO_ARMED};
+use lb_common::testing::{Frame, Random};
+use lb_tests::gate;
+use lb_tests::needs_root;
+use lb_tests::prog::{Action, Kernel, namespace, small};
+use std::collections::BTreeMap;
+
+/// Packets after which tables are compared and emptied.
+const ROUND: usize = 2_500;
+
+/// Both sides, given the same packets.
+struct Pair {
+    host: Host,
+    kernel: Kernel,
+    /// Jiffies by which the two may have stamped an entry differently.
+    slack: u32,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self {
+            host: Host::new(Scenario::standard()),
+            kernel: Kernel::new(&small()).unwrap(),
+            slack: 0,
+        }
+    }
+
+    /// Gives both the same tables.
+    fn reset(&mut self, scenario: Scenario) {
+        self.kernel.write(&scenario.tables).unwrap();
+        self.host = Host::new(scenario);
+        self.slack = 2;
+    }
+
+    /// Sends both the same packet, and returns what both did.
+    fn send(&mut self, ifindex: u32, frame: &Frame, context: &dyn Fn() -> String) -> (Verdict, Frame) {
+        self.host.now = self.kernel.clock.now();
+        let (action, kernel) = self.kernel.receive(ifindex, frame).unwrap();
+        let took = self.kernel.clock.now().wrapping_sub(self.host.now);
+        self.slack = self.slack.max(2 + took);
+        let (verdict, host) = self.host.receive(ifindex, frame);
+        assert!(
+            Action::of(verdict) == action && host == kernel,
+            "{}\nin     {} by {ifindex}\nhost   {verdict:?} {}\nkernel {action:?} {}",
+            context(),
+            hex(&frame.0),
+            hex(&host.0),
+            hex(&kernel.0),
+        );
+        (verdict, host)
+    }
+
+    /// Changes something in both, as userspace or time would.
+    fn disturb(&mut self, random: &mut Random) {
+        let kernel = self.kernel.snapshot().unwrap();
+        let host = &mut self.host.scenario.tables;
+        // The two stamp entries a tick apart; from here on they agree.
+        host.flows4 = kernel.flows4;
+        host.flows6 = kernel.flows6;
+        match random.below(8) {
+            0 | 1 => {
+                let id = OriginId(1 + random.below(host.origins.len()) as u32);
+                let state = OriginState(random.pick(&[0, 1, 1, 1, 2, 3]));
+                host.origins.get_mut(&id).unwrap().state = state;
+            }
+            2 => {
+                let hop = random.pick(&[ONE_ARMED, TWO_ARMED]);
+                let resolved = &mut host.hops.get_mut(&hop).unwrap().resolved;
+                *resolved = 1 - *resolved;
+            }
+            3 | 4 => {
+                // Hours pass, for some. No sum of these comes to a timeout, or an eighth of one: the clocks differ.
+                let by = random.pick(&[26_001, 113_007, 151_013, 170_003, 901_001]);
+                for flow in host.flows4.borrow_mut().values_mut() {
+                    age(&mut flow.core, by, random);
+                }
+                for flow in host.flows6.borrow_mut().values_mut() {
+                    age(&mut flow.core, by, random);
+                }
+            }
+            5 => {
+                // As eviction does.
+                host.flows4.borrow_mut().retain(|_, _| !random.once_in(4));
+                host.flows6.borrow_mut().retain(|_, _| !random.once_in(4));
+            }
+            6 => {
+                // Ports run out, and come back.
+                host.settings.snat_ports.count = random.pick(&[2, 8, 4096]);
+            }
+            _ => {
+                // The tables of the live generation come to stand in the other copy.
+                let before = Parity::of(host.settings.generation);
+                host.settings.generation += 1;
+                let after = before.other();
+                host.applications = std::mem::take(&mut host.applications)
+                    .into_iter()
+                    .map(|(key, row)| (ApplicationKey { parity: after, ..key }, row))
+                    .collect();
+                host.pools = std::mem::take(&mut host.pools)
+                    .into_iter()
+                    .map(|(row, pool)| (row ^ 1, pool))
+                    .collect();
+            }
+        }
+        self.kernel.write_configuration(host).unwrap();
+        self.kernel.write_flows(host).unwrap();
+    }
+
+    /// Compares all flows and counters.
+    fn compare(&mut self, context: &dyn Fn() -> String) {
+        let kernel = self.kernel.snapshot().unwrap();
+        let host = &self.host.scenario.tables;
+        assert_eq!(host.counters(), kernel.counters(), "{}", context());
+        self.agree(
+            &host.flows4.borrow(),
+            &kernel.flows4.borrow(),
+            |flow| &mut flow.core.seen,
+            context,
+        );
+        self.agree(
+            &host.flows6.borrow(),
+            &kernel.flows6.borrow(),
+            |flow| &mut flow.core.seen,
+            context,
+        );
+    }
+
+    fn agree<K: Ord + std::fmt::Debug, V: PartialEq + Copy + std::fmt::Debug>(
+        &self,
+        host: &BTreeMap<K, V>,
+        kernel: &BTreeMap<K, V>,
+        seen: impl Fn(&mut V) -> &mut u32,
+        context: &dyn Fn() -> String,
+    ) {
+        for (key, flow) in host {
+            let mut other = *kernel
+                .get(key)
+                .unwrap_or_else(|| panic!("{}\nthe kernel lacks {key:?}: {flow:?}", context()));
+            let mut own = *flow;
+            let (a, b) = (*seen(&mut own), std::mem::take(seen(&mut other)));
+            *seen(&mut own) = 0;
+            let apart = a.wrapping_sub(b).min(b.wrapping_sub(a));
+            assert!(
+                own == other && apart <= self.slack,
+                "{}\n{key:?}\nhost   {own:?} {a}\nkernel {other:?} {b}",
+                context()
+            );
+        }
+        for key in kernel.keys() {
+            assert!(host.contains_key(key), "{}\nthe host lacks {key:?}", context());
+        }
+    }
+}
+
+fn age(core: &mut FlowCore, by: u32, random: &mut Random) {
+    if random.once_in(2) {
+        core.seen = core.seen.wrapping_sub(by);
+    }
+}
+
+/// One way of running the test.
+#[derive(Clone, Copy)]
+struct Course {
+    packets: usize,
+    max_payload: usize,
+    flags: u32,
+    /// Once in how many packets something changes underneath: a state, a hop, the clock, an entry.
+    disturb: usize,
+}
+
+fn run(course: Course) {
+    let first = gate::number("LB_TEST_SEED", 20_261_122) as u64;
+    namespace().enter(|| {
+        let mut pair = Pair::new();
+        let mut tally: BTreeMap<String, usize> = BTreeMap::new();
+        for round in 0..course.packets.div_ceil(ROUND) as u64 {
+            let seed = first.wrapping_add(round);
+            let mut scenario = Scenario::standard();
+            scenario.tables.settings.flags = SettingsFlags(course.flags);
+            pair.reset(scenario);
+            let mut generator = Generator::new(seed);
+            generator.max_payload = course.max_payload;
+            for number in 0..ROUND {
+                if course.disturb > 0 && generator.random.once_in(course.disturb) {
+                    pair.disturb(&mut generator.random);
+                }
+                let (ifindex, frame) = generator.packet();
+                let context = || format!("LB_TEST_SEED={seed} flags {}, packet {number}", course.flags);
+                let (verdict, left) = pair.send(ifindex, &frame, &context);
+                *tally.entry(format!("{verdict:?}")).or_default() += 1;
+                match verdict {
+                    Verdict::Forward(_) => generator.forwarded(&frame, &left),
+                    Verdict::Pass(_) => assert_eq!(left, frame, "{}", context()),
+                    Verdict::Reply(..) | Verdict::Drop(_) => {}
+                }
+            }
+            pair.compare(&|| format!("LB_TEST_SEED={seed} flags {}, after the round", course.flags));
+        }
+        println!("{tally:#?}");
+    });
+}
+
+#[test]
+fn host_and_kernel_agree_on_any_packet() {
+    needs_root!();
+    run(Course {
+        packets: gate::number("LB_TEST_PACKETS", 100_000),
+        max_payload: 64,
+        flags: 0,
+        disturb: 0,
+    });
+}
+
+#[test]
+fn they_agree_when_tables_change_underneath() {
+    needs_root!();
+    run(Course {
+        packets: gate::number("LB_TEST_PACKETS", 100_000),
+        max_payload: 64,
+        flags: 0,
+        disturb: 50,
+    });
+}
+
+#[test]
+fn they_agree_when_checksums_are_partial_and_frames_never_turn_around() {
+    needs_root!();
+    for (flags, max_payload) in [
+        (SettingsFlags::PARTIAL_CHECKSUMS, 1400),
+        (SettingsFlags::NO_XDP_TX, 64),
+        (SettingsFlags::PARTIAL_CHECKSUMS | SettingsFlags::NO_XDP_TX, 600),
+    ] {
+        run(Course {
+            packets: gate::number("LB_TEST_PACKETS", 100_000) / 5,
+            max_payload,
+            flags,
+            disturb: 100,
+        });
+    }
+}
+
+#[test]
+fn they_agree_on_frames_of_several_buffers() {
+    needs_root!();
+    for flags in [0, SettingsFlags::PARTIAL_CHECKSUMS] {
+        run(Course {
+            packets: gate::number("LB_TEST_PACKETS", 100_000) / 10,
+            max_payload: 14_000,
+            flags,
+            disturb: 100,
+        });
+    }
+}

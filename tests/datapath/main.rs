@@ -1,0 +1,9 @@
+//! The kernel program: packets in, packets out, compared with the same pipeline in memory. Needs root, no network.
+//!
+//! `LB_TEST_PACKETS` sets how many packets the differential test generates, `LB_TEST_SEED` with which seed it starts.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod differential;
+mod fixtures;
+mod object;

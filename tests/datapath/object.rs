@@ -1,0 +1,72 @@
+//! The object itself: nothing in it can panic, the verifier takes it with room to spare, and its maps fit into memory.
+
+use lb_common::abi::maps::{STAGE_KNOWN, STAGE_OPEN};
+use lb_core::image::Capacity;
+use lb_tests::needs_root;
+use lb_tests::prog::{Kernel, namespace, small};
+use lb_userspace::datapath::object::{MapSizes, OBJECT};
+use object::{Object, ObjectSymbol};
+
+/// What the default limits of the configuration ask for: 1,000 applications, 10,000 origins, 1,048,576 flows.
+const DEFAULT: MapSizes = MapSizes {
+    capacity: Capacity {
+        // Two generations, each application on an address of either family.
+        applications: 2 * 2 * 1_000,
+        pools: 2 * 1_000,
+        origins: 10_001,
+        hops: 10_001,
+        snat_addresses: 256,
+        // Four tables a pool, each a hundred slots an origin.
+        slots: 4 * 1_048_576,
+        application_rows: 1_001,
+    },
+    max_flows: 1_048_576,
+};
+
+const MAX_MEMORY: u64 = 2 << 30;
+
+/// Instructions that the verifier may walk, of the million that it allows.
+const BUDGET: [(&str, u32); 2] = [(STAGE_KNOWN.1, 60_000), (STAGE_OPEN.1, 400_000)];
+
+#[test]
+fn nothing_in_the_object_panics() {
+    let file = object::File::parse(OBJECT).unwrap();
+    let names: Vec<&str> = file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
+    for (name, _) in BUDGET {
+        assert!(names.contains(&name), "no symbol {name} in {names:?}");
+    }
+    let reachable: Vec<_> = names.iter().filter(|name| name.contains("panicking")).collect();
+    assert!(reachable.is_empty(), "reachable panics: {reachable:?}");
+}
+
+#[test]
+fn the_verifier_has_room_to_spare() {
+    needs_root!();
+    namespace().enter(|| {
+        let kernel = Kernel::new(&small()).unwrap();
+        for (name, budget) in BUDGET {
+            let info = kernel.ebpf().program(name).unwrap().info().unwrap();
+            let verified = info.verified_instruction_count().unwrap();
+            let size = info.size_translated().unwrap();
+            println!(
+                "{name}: {verified} instructions verified, {size} bytes, {} bytes of machine code",
+                info.size_jitted()
+            );
+            assert!(
+                verified <= budget,
+                "{name}: {verified} instructions verified, more than {budget}"
+            );
+        }
+    });
+}
+
+#[test]
+fn maps_of_the_default_size_fit_into_memory() {
+    needs_root!();
+    namespace().enter(|| {
+        let memory = Kernel::new(&DEFAULT).unwrap().memory().unwrap();
+        let total: u64 = memory.values().sum();
+        println!("{memory:#?}\n{} MiB", total >> 20);
+        assert!(total < MAX_MEMORY, "{total} bytes in maps: {memory:#?}");
+    });
+}

@@ -1,0 +1,287 @@
+//! The kernel program, run packet by packet: BPF_PROG_TEST_RUN over maps that hold a scenario.
+
+use crate::netns::Netns;
+use anyhow::{Context, Result};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
+use aya::programs::{TestRun, TestRunOptions};
+use aya::util::nr_cpus;
+use aya::{Ebpf, Pod};
+use lb_common::abi::maps::{self, STAGE_KNOWN};
+use lb_common::abi::{
+    Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, Hop, Ip, Origin, Pool, Settings, Slot,
+    Traffic,
+};
+use lb_common::datapath::{Exit, Verdict};
+use lb_common::testing::scenario::{ARRAY_ROWS, CLIENT_SIDE, ORIGIN_SIDE};
+use lb_common::testing::{Frame, MemoryTables};
+use lb_core::image::Capacity;
+use lb_userspace::datapath::clock::Clock;
+use lb_userspace::datapath::object::{Loaded, MapSizes, load, program};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Flows that the tables of tests hold, far more than any test opens: the kernel evicts before its LRU maps are full.
+const MAX_FLOWS: u32 = 65_536;
+
+/// An action of the kernel, by its number in `enum xdp_action`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Action(pub u32);
+
+impl Action {
+    pub const ABORTED: Self = Self(0);
+    pub const DROP: Self = Self(1);
+    pub const PASS: Self = Self(2);
+    pub const TX: Self = Self(3);
+    pub const REDIRECT: Self = Self(4);
+
+    /// What the kernel program must return for a verdict.
+    #[must_use]
+    pub fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Pass(_) => Self::PASS,
+            Verdict::Drop(_) => Self::DROP,
+            Verdict::Forward(Exit::Transmit) | Verdict::Reply(_, Exit::Transmit) => Self::TX,
+            Verdict::Forward(Exit::Redirect { .. }) | Verdict::Reply(_, Exit::Redirect { .. }) => {
+                Self::REDIRECT
+            }
+        }
+    }
+}
+
+/// Makes a namespace that has the scenarios' interfaces.
+#[must_use]
+pub fn namespace() -> Netns {
+    let namespace = Netns::new("prog");
+    namespace.ip(&format!(
+        "link add clients index {CLIENT_SIDE} type veth peer name origins index {ORIGIN_SIDE}"
+    ));
+    namespace
+}
+
+/// Sizes of maps for scenarios.
+#[must_use]
+pub fn small() -> MapSizes {
+    MapSizes {
+        capacity: Capacity {
+            applications: ARRAY_ROWS,
+            pools: ARRAY_ROWS,
+            origins: ARRAY_ROWS,
+            hops: ARRAY_ROWS,
+            snat_addresses: ARRAY_ROWS,
+            slots: ARRAY_ROWS,
+            application_rows: ARRAY_ROWS,
+        },
+        max_flows: MAX_FLOWS,
+    }
+}
+
+/// The loaded program.
+pub struct Kernel {
+    loaded: Loaded,
+    pub clock: Clock,
+    /// Room for what a run leaves of a frame.
+    output: Vec<u8>,
+}
+
+impl Kernel {
+    /// Loads it with empty tables. Must be called, and used, inside [`namespace`].
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn new(sizes: &MapSizes) -> Result<Self> {
+        let mut loaded = load(sizes, None)?;
+        let clock = Clock::measure(&mut loaded.ebpf)?;
+        Ok(Self {
+            loaded,
+            clock,
+            output: vec![0; 80 * 1024],
+        })
+    }
+
+    #[must_use]
+    pub fn ebpf(&self) -> &Ebpf {
+        &self.loaded.ebpf
+    }
+
+    /// Bytes of kernel memory that each map takes, as the kernel accounts for them.
+    ///
+    /// # Errors
+    /// /proc does not say.
+    pub fn memory(&self) -> Result<BTreeMap<String, u64>> {
+        let own = maps::PINNED.iter().chain([&maps::SCRATCH]);
+        own.map(|name| {
+            let map = self.loaded.ebpf.map(name).context("a map of the object")?;
+            let data = match map {
+                aya::maps::Map::Array(data)
+                | aya::maps::Map::HashMap(data)
+                | aya::maps::Map::LruHashMap(data)
+                | aya::maps::Map::PerCpuArray(data) => data,
+                other => anyhow::bail!("{name} is a {other:?}"),
+            };
+            let fd = data.fd().as_fd().as_raw_fd();
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+            let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+            let bytes = line.context("the kernel says what a map takes")?.trim().parse()?;
+            Ok(((*name).to_owned(), bytes))
+        })
+        .collect()
+    }
+
+    /// Runs a frame that arrives by an interface.
+    ///
+    /// # Errors
+    /// The kernel cannot run it: frames have at least 14 bytes, and the interface exists.
+    pub fn receive(&mut self, ifindex: u32, frame: &Frame) -> Result<(Action, Frame)> {
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context: [u32; 6] = [0, frame.0.len() as u32, 0, ifindex, 0, 0];
+        let options = TestRunOptions {
+            data_in: Some(&frame.0),
+            data_out: Some(&mut self.output),
+            ctx_in: Some(bytemuck::bytes_of(&context)),
+            ..TestRunOptions::new()
+        };
+        let result = program(&mut self.loaded.ebpf, STAGE_KNOWN.1)?.test_run(options)?;
+        let left = self.output[..result.data_size_out as usize].to_vec();
+        Ok((Action(result.return_value), Frame(left)))
+    }
+
+    fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+        let map = self.loaded.ebpf.map_mut(name).with_context(|| name.to_owned())?;
+        Ok(Array::try_from(map)?)
+    }
+
+    fn per_cpu<V: Pod>(&mut self, name: &str) -> Result<PerCpuArray<&mut MapData, V>> {
+        let map = self.loaded.ebpf.map_mut(name).with_context(|| name.to_owned())?;
+        Ok(PerCpuArray::try_from(map)?)
+    }
+
+    fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
+        let map = self.loaded.ebpf.map_mut(name).with_context(|| name.to_owned())?;
+        Ok(HashMap::try_from(map)?)
+    }
+
+    fn fill<V: Pod>(&mut self, name: &str, rows: impl Iterator<Item = (u32, V)>) -> Result<()> {
+        let mut array = self.array(name)?;
+        for (index, row) in rows {
+            array.set(index, row, 0)?;
+        }
+        Ok(())
+    }
+
+    fn clear<V: Pod + Default>(&mut self, name: &str) -> Result<()> {
+        self.fill(name, (0..ARRAY_ROWS).map(|index| (index, V::default())))
+    }
+
+    fn replace<K: Pod, V: Pod>(&mut self, name: &str, rows: impl Iterator<Item = (K, V)>) -> Result<()> {
+        let mut map = self.hash::<K, V>(name)?;
+        let old: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+        for key in old {
+            map.remove(&key)?;
+        }
+        for (key, row) in rows {
+            map.insert(key, row, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the maps hold what `tables` hold. Its counters are not copied: they start at zero.
+    ///
+    /// # Errors
+    /// A map has no room.
+    pub fn write(&mut self, tables: &MemoryTables) -> Result<()> {
+        self.clear::<Pool>(maps::POOLS)?;
+        self.clear::<Slot>(maps::SLOTS)?;
+        self.clear::<Ip>(maps::SNAT_ADDRESSES)?;
+        self.clear::<Origin>(maps::ORIGINS)?;
+        self.clear::<Hop>(maps::HOPS)?;
+        self.write_configuration(tables)?;
+        self.write_flows(tables)?;
+        self.clear_counters()
+    }
+
+    /// Writes all that `tables` hold but flows and counters. Rows that they lack stay as they are.
+    ///
+    /// # Errors
+    /// A map has no room.
+    pub fn write_configuration(&mut self, tables: &MemoryTables) -> Result<()> {
+        self.array::<Settings>(maps::SETTINGS)?
+            .set(0, tables.settings, 0)?;
+        let copied = |(key, row): (&u32, &_)| (*key, *row);
+        self.fill::<Pool>(maps::POOLS, tables.pools.iter().map(copied))?;
+        self.fill::<Slot>(maps::SLOTS, tables.slots.iter().map(|(k, v)| (*k, *v)))?;
+        self.fill::<Ip>(
+            maps::SNAT_ADDRESSES,
+            tables.snat_addresses.iter().map(|(k, v)| (*k, *v)),
+        )?;
+        self.fill::<Origin>(maps::ORIGINS, tables.origins.iter().map(|(k, v)| (k.0, *v)))?;
+        self.fill::<Hop>(maps::HOPS, tables.hops.iter().map(|(k, v)| (k.0, *v)))?;
+        let applications = tables.applications.iter().map(|(k, v)| (*k, *v));
+        self.replace::<ApplicationKey, Application>(maps::APPLICATIONS, applications)
+    }
+
+    /// Makes the flow tables hold what those of `tables` hold.
+    ///
+    /// # Errors
+    /// A map has no room.
+    pub fn write_flows(&mut self, tables: &MemoryTables) -> Result<()> {
+        let flows4 = tables.flows4.borrow();
+        self.replace::<FlowKey4, Flow4>(maps::FLOWS4, flows4.iter().map(|(k, v)| (*k, *v)))?;
+        let flows6 = tables.flows6.borrow();
+        self.replace::<FlowKey6, Flow6>(maps::FLOWS6, flows6.iter().map(|(k, v)| (*k, *v)))
+    }
+
+    fn clear_counters(&mut self) -> Result<()> {
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        let zeros = || PerCpuValues::try_from(vec![0u64; cpus]);
+        for index in 0..maps::VERDICT_ROWS {
+            self.per_cpu::<u64>(maps::VERDICTS)?.set(index, zeros()?, 0)?;
+        }
+        for name in [maps::APPLICATION_TRAFFIC, maps::ORIGIN_TRAFFIC] {
+            let mut rows = self.per_cpu::<Traffic>(name)?;
+            for index in 0..COUNTED {
+                rows.set(index, PerCpuValues::try_from(vec![Traffic::default(); cpus])?, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The flows and counters that the maps hold.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn snapshot(&mut self) -> Result<MemoryTables> {
+        let tables = MemoryTables::default();
+        let flows4 = self.hash::<FlowKey4, Flow4>(maps::FLOWS4)?;
+        *tables.flows4.borrow_mut() = flows4.iter().collect::<Result<_, _>>()?;
+        let flows6 = self.hash::<FlowKey6, Flow6>(maps::FLOWS6)?;
+        *tables.flows6.borrow_mut() = flows6.iter().collect::<Result<_, _>>()?;
+        let verdicts = self.per_cpu::<u64>(maps::VERDICTS)?;
+        for index in 0..maps::VERDICT_ROWS {
+            let count = verdicts.get(&index, 0)?.iter().sum();
+            tables.verdicts.borrow_mut().insert(index, count);
+        }
+        for (name, into) in [
+            (maps::APPLICATION_TRAFFIC, &tables.application_traffic),
+            (maps::ORIGIN_TRAFFIC, &tables.origin_traffic),
+        ] {
+            let rows = self.per_cpu::<Traffic>(name)?;
+            for index in 0..COUNTED {
+                let row = rows
+                    .get(&index, 0)?
+                    .iter()
+                    .fold(Traffic::default(), |sum, cpu| Traffic {
+                        packets_in: sum.packets_in + cpu.packets_in,
+                        bytes_in: sum.bytes_in + cpu.bytes_in,
+                        packets_out: sum.packets_out + cpu.packets_out,
+                        bytes_out: sum.bytes_out + cpu.bytes_out,
+                        new_flows: sum.new_flows + cpu.new_flows,
+                    });
+                into.borrow_mut().insert(index, row);
+            }
+        }
+        Ok(tables)
+    }
+}
+
+/// Rows of the traffic counters that scenarios use.
+const COUNTED: u32 = 64;
