@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::engine::{Environment, Event, Path, Report};
-use crate::health::{GroupHealth, OriginHealth};
+use crate::health::{FailureReason, GroupHealth, OriginHealth};
 use crate::image::{Capacity, TableOp};
 use crate::model::*;
 use core::time::Duration;
@@ -197,15 +197,42 @@ fn a_health_flip_writes_the_origin_before_any_table() {
     let mut world = World::settled(web(vec![pool("first", &[A, B, C])], None));
     world.applied.clear();
     world.kill(B);
-    let [ops] = &world.applied[..] else {
+    let [flip, tables] = &world.applied[..] else {
         panic!("{} batches", world.applied.len())
     };
     let id = world.origin(B).id;
     assert!(
-        matches!(&ops[0], TableOp::Origin { id: first, record } if *first == id && record.state == OriginState::DOWN)
+        matches!(&flip[..], [TableOp::Origin { id: first, record }] if *first == id && record.state == OriginState::DOWN)
     );
-    assert_eq!(ops[1], TableOp::Grace);
-    assert!(matches!(ops.last(), Some(TableOp::Settings(_))));
+    assert_eq!(tables[0], TableOp::Grace);
+    assert!(matches!(tables.last(), Some(TableOp::Settings(_))));
+}
+
+#[test]
+fn however_late_the_answers_are_read_each_is_one_write_and_the_tables_follow_once() {
+    let mut world = World::settled(web(vec![pool("first", &[A, B, C])], None));
+    world.silent = true;
+    while world.probes.len() < 3 {
+        world.now = world.engine.next_deadline().unwrap();
+        world.handle(Event::Tick);
+    }
+    world.applied.clear();
+    for request in std::mem::take(&mut world.probes) {
+        // Longer than the pause between two generations: writing the last one took that long.
+        world.now = world.now.after(Duration::from_millis(200));
+        let refused = Err(FailureReason::ConnectionFailed);
+        world.observe(request.target, request.attempt, refused);
+    }
+    assert!(
+        world
+            .applied
+            .iter()
+            .all(|ops| matches!(ops[..], [TableOp::Origin { .. }]))
+    );
+    assert_eq!(world.applied.len(), 3);
+    assert!(world.serving(VIP).is_empty());
+    world.handle(Event::Tick);
+    assert_eq!(world.applied.len(), 4);
 }
 
 #[test]
