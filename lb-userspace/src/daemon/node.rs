@@ -62,6 +62,7 @@ pub struct Node {
     /// `None` while one is going on.
     next_sweep: Option<tokio::time::Instant>,
     sweep_started: Instant,
+    drains: Drains,
     pub(super) events: VecDeque<WireEvent>,
     pub(super) started: Instant,
     next_event: u64,
@@ -169,6 +170,7 @@ impl Node {
             swept,
             next_sweep: Some(tokio::time::Instant::now()),
             sweep_started: started,
+            drains: Drains::default(),
             events: VecDeque::new(),
             started,
             next_event: 1,
@@ -355,7 +357,10 @@ impl Node {
 
     fn end_sweep(&mut self, result: Result<FlowCounts>) {
         match result {
-            Ok(counts) => self.counts = counts,
+            Ok(counts) => {
+                self.counts = counts;
+                self.drains.counted_since = Some(self.sweep_started);
+            }
             Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
         }
         let pause = SWEEP.max(self.sweep_started.elapsed() * SWEEP_SHARE);
@@ -378,14 +383,12 @@ impl Node {
             .flat_map(|pool| &pool.origins)
             .map(|origin| origin.id)
             .collect();
-        let drained: Vec<OriginId> = image
-            .iter()
-            .filter_map(|step| match step {
-                TableOp::Origin { id, record } if record.state == OriginState::DRAINING => Some(*id),
-                _ => None,
-            })
-            .filter(|id| !shown.contains(id) && !self.counts.origins.contains_key(&id.0))
-            .collect();
+        let draining = image.iter().filter_map(|step| match step {
+            TableOp::Origin { id, record } if record.state == OriginState::DRAINING => Some(*id),
+            _ => None,
+        });
+        let draining = draining.filter(|id| !shown.contains(id)).collect();
+        let drained = self.drains.drained(draining, &self.counts, Instant::now());
         if !drained.is_empty() {
             self.tell(Event::Drained(drained));
         }
@@ -432,6 +435,7 @@ impl Node {
         let config = Arc::new(config.clone());
         self.refusal = None;
         self.tell(Event::Configure(config.clone()));
+        self.drains.seen.clear();
         if let Some(why) = self.refusal.take() {
             self.leave(&before);
             return Err(ReloadError::Refused(why));
@@ -510,6 +514,31 @@ impl Node {
     }
 }
 
+/// Removed origins, and since when it is known of each that nobody new comes.
+#[derive(Debug, Default)]
+struct Drains {
+    seen: BTreeMap<OriginId, Instant>,
+    /// When the last sweep that counted flows began.
+    counted_since: Option<Instant>,
+}
+
+impl Drains {
+    /// Which of the removed origins no flow means any more: a sweep that began after they were removed found none. An
+    /// older one may have missed the last flows that were opened.
+    fn drained(&mut self, draining: BTreeSet<OriginId>, counts: &FlowCounts, now: Instant) -> Vec<OriginId> {
+        self.seen.retain(|id, _| draining.contains(id));
+        let counted_since = self.counted_since;
+        let mut drained = Vec::new();
+        for id in draining {
+            let removed = *self.seen.entry(id).or_insert(now);
+            if counted_since.is_some_and(|since| since > removed) && !counts.origins.contains_key(&id.0) {
+                drained.push(id);
+            }
+        }
+        drained
+    }
+}
+
 /// Why a reload changed nothing.
 pub enum ReloadError {
     Invalid(ConfigErrors),
@@ -545,5 +574,28 @@ fn open_store(config: &Config) -> Option<Store> {
 pub(super) fn release_neighbours() {
     if let Err(error) = paths::release_neighbours() {
         warn!(error = %format!("{error:#}"), "neighbour entries could not be released");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_count_that_began_after_the_removal_lets_an_origin_go() {
+        let (id, start) = (OriginId(3), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut counts = FlowCounts::default();
+        let mut drains = Drains::default();
+        let mut drained = |counts: &FlowCounts, counted, now| {
+            drains.counted_since = Some(at(counted));
+            drains.drained([id].into(), counts, at(now))
+        };
+        assert_eq!(drained(&counts, 9, 10), []);
+        assert_eq!(drained(&counts, 9, 40), []);
+        counts.origins.insert(3, 1);
+        assert_eq!(drained(&counts, 69, 70), []);
+        counts.origins.clear();
+        assert_eq!(drained(&counts, 99, 100), [id]);
     }
 }

@@ -13,7 +13,7 @@ use crate::steering::{Candidates, Family, OriginFacts, PoolFacts, candidates, po
 use crate::time::Timestamp;
 use core::time::Duration;
 use lb_common::abi::{
-    ApplicationKey, Ip, OriginId, Parity, PoolFlags, PoolId, Port, Protocol, Settings, Steering,
+    ApplicationKey, Ip, OriginId, OriginState, Parity, PoolFlags, PoolId, Port, Protocol, Settings, Steering,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,10 +39,12 @@ impl State {
         let mut plan = Plan::new(&config, &mut self.numbers)?;
         if !setup.assume_healthy {
             let records = &self.records;
-            let inherits = first && setup.adopted;
+            let adopts = first && setup.adopted;
+            // An origin that serves goes on until its new monitor has spoken: another question is no answer.
+            let inherits = |state: &OriginState| adopts || *state == OriginState::UP;
             self.probes.reconcile(
                 &mut plan,
-                |origin| records.state(origin.id).filter(|_| inherits),
+                |origin| records.state_of(origin.id, origin.identity).filter(inherits),
                 now,
             );
         }

@@ -295,6 +295,8 @@ impl Engine {
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Command> {
         let mut commands = Vec::new();
         let mut ops = Vec::new();
+        // Observations that wait together are taken in before tables follow: each is one write, tables are many.
+        let may_rebuild = matches!(event, Event::Tick);
         match event {
             Event::Configure(config) => self.configure(config, now, &mut commands),
             Event::Observed {
@@ -315,11 +317,8 @@ impl Engine {
             }
             Event::Drained(origins) => self.state.forget(&origins, &mut commands),
         }
-        if self
-            .state
-            .rebuild_deadline()
-            .is_some_and(|deadline| deadline <= now)
-        {
+        let due = self.state.rebuild_deadline();
+        if may_rebuild && due.is_some_and(|deadline| deadline <= now) {
             self.state.rebuild(&self.setup, now, &mut ops, &mut commands);
         }
         if !ops.is_empty() {

@@ -60,9 +60,12 @@ impl Records {
         self.problems.get(&id)
     }
 
-    /// The state that the origin's record has.
-    pub fn state(&self, id: OriginId) -> Option<OriginState> {
-        self.origins.get(&id).map(|record| record.state)
+    /// The state that the record of the origin with this identity has.
+    pub fn state_of(&self, id: OriginId, identity: u64) -> Option<OriginState> {
+        let record = self.origins.get(&id);
+        record
+            .filter(|record| record.identity == identity)
+            .map(|record| record.state)
     }
 
     /// The address that the origin's record has.

@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::engine::{Environment, Event, Path, Report};
-use crate::health::{GroupHealth, OriginHealth};
+use crate::health::{FailureReason, GroupHealth, OriginHealth};
 use crate::image::{Capacity, TableOp};
 use crate::model::*;
 use core::time::Duration;
@@ -197,15 +197,42 @@ fn a_health_flip_writes_the_origin_before_any_table() {
     let mut world = World::settled(web(vec![pool("first", &[A, B, C])], None));
     world.applied.clear();
     world.kill(B);
-    let [ops] = &world.applied[..] else {
+    let [flip, tables] = &world.applied[..] else {
         panic!("{} batches", world.applied.len())
     };
     let id = world.origin(B).id;
     assert!(
-        matches!(&ops[0], TableOp::Origin { id: first, record } if *first == id && record.state == OriginState::DOWN)
+        matches!(&flip[..], [TableOp::Origin { id: first, record }] if *first == id && record.state == OriginState::DOWN)
     );
-    assert_eq!(ops[1], TableOp::Grace);
-    assert!(matches!(ops.last(), Some(TableOp::Settings(_))));
+    assert_eq!(tables[0], TableOp::Grace);
+    assert!(matches!(tables.last(), Some(TableOp::Settings(_))));
+}
+
+#[test]
+fn however_late_the_answers_are_read_each_is_one_write_and_the_tables_follow_once() {
+    let mut world = World::settled(web(vec![pool("first", &[A, B, C])], None));
+    world.silent = true;
+    while world.probes.len() < 3 {
+        world.now = world.engine.next_deadline().unwrap();
+        world.handle(Event::Tick);
+    }
+    world.applied.clear();
+    for request in std::mem::take(&mut world.probes) {
+        // Longer than the pause between two generations: writing the last one took that long.
+        world.now = world.now.after(Duration::from_millis(200));
+        let refused = Err(FailureReason::ConnectionFailed);
+        world.observe(request.target, request.attempt, refused);
+    }
+    assert!(
+        world
+            .applied
+            .iter()
+            .all(|ops| matches!(ops[..], [TableOp::Origin { .. }]))
+    );
+    assert_eq!(world.applied.len(), 3);
+    assert!(world.serving(VIP).is_empty());
+    world.handle(Event::Tick);
+    assert_eq!(world.applied.len(), 4);
 }
 
 #[test]
@@ -410,7 +437,7 @@ fn applications_of_a_disabled_load_balancer_are_not_served() {
 }
 
 #[test]
-fn a_change_of_the_monitors_times_keeps_the_health_and_of_its_question_does_not() {
+fn a_change_of_the_monitors_times_keeps_the_health_and_of_its_question_until_the_first_answer() {
     let mut config = web(vec![pool("first", &[A])], None);
     let mut world = World::settled(config.clone());
     world.silent = true;
@@ -422,8 +449,21 @@ fn a_change_of_the_monitors_times_keeps_the_health_and_of_its_question_does_not(
     assert_eq!(world.origin(A).health, OriginHealth::Healthy);
     config.monitors[0].port = Some(9);
     world.configure(config);
-    assert_eq!(world.origin(A).health, OriginHealth::Unknown);
-    assert!(world.serving(VIP).is_empty());
+    assert_eq!(world.origin(A).health, OriginHealth::Healthy);
+    assert_eq!(world.serving(VIP), [A]);
+    // However many failures in a row the monitor wants to see.
+    world.silent = false;
+    world.dead.insert(ip(A));
+    world.run(1);
+    assert_eq!(world.origin(A).health, OriginHealth::Unhealthy);
+}
+
+#[test]
+fn a_pool_that_gets_a_monitor_serves_on_until_the_first_answer() {
+    let mut world = World::settled(web(vec![unmonitored("first", &[A])], None));
+    world.silent = true;
+    world.configure(web(vec![pool("first", &[A])], None));
+    assert_eq!(world.serving(VIP), [A]);
 }
 
 #[test]
