@@ -1,5 +1,6 @@
 //! One running node: the event loop, and the execution of what the engine asks for.
 
+use super::drains::Drains;
 use super::setup;
 use super::watch::FileWatch;
 use crate::api::{Handle, Request, Server};
@@ -514,31 +515,6 @@ impl Node {
     }
 }
 
-/// Removed origins, and since when it is known of each that nobody new comes.
-#[derive(Debug, Default)]
-struct Drains {
-    seen: BTreeMap<OriginId, Instant>,
-    /// When the last sweep that counted flows began.
-    counted_since: Option<Instant>,
-}
-
-impl Drains {
-    /// Which of the removed origins no flow means any more: a sweep that began after they were removed found none. An
-    /// older one may have missed the last flows that were opened.
-    fn drained(&mut self, draining: BTreeSet<OriginId>, counts: &FlowCounts, now: Instant) -> Vec<OriginId> {
-        self.seen.retain(|id, _| draining.contains(id));
-        let counted_since = self.counted_since;
-        let mut drained = Vec::new();
-        for id in draining {
-            let removed = *self.seen.entry(id).or_insert(now);
-            if counted_since.is_some_and(|since| since > removed) && !counts.origins.contains_key(&id.0) {
-                drained.push(id);
-            }
-        }
-        drained
-    }
-}
-
 /// Why a reload changed nothing.
 pub enum ReloadError {
     Invalid(ConfigErrors),
@@ -574,28 +550,5 @@ fn open_store(config: &Config) -> Option<Store> {
 pub(super) fn release_neighbours() {
     if let Err(error) = paths::release_neighbours() {
         warn!(error = %format!("{error:#}"), "neighbour entries could not be released");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_count_that_began_after_the_removal_lets_an_origin_go() {
-        let (id, start) = (OriginId(3), Instant::now());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut counts = FlowCounts::default();
-        let mut drains = Drains::default();
-        let mut drained = |counts: &FlowCounts, counted, now| {
-            drains.counted_since = Some(at(counted));
-            drains.drained([id].into(), counts, at(now))
-        };
-        assert_eq!(drained(&counts, 9, 10), []);
-        assert_eq!(drained(&counts, 9, 40), []);
-        counts.origins.insert(3, 1);
-        assert_eq!(drained(&counts, 69, 70), []);
-        counts.origins.clear();
-        assert_eq!(drained(&counts, 99, 100), [id]);
     }
 }
