@@ -76,6 +76,22 @@ fn an_interface_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_nothing_behind() {
+    needs_root!();
+    let mut lab = Lab::routed(1);
+    // A bridge has no native mode: the start fails after it has attached to the first interface.
+    lab.node.ip("link add br9 type bridge\nlink set dev br9 up");
+    lab.interfaces = vec!["eth0", "br9"];
+    let mut lb = Daemon::prepare(&lab, "mode = \"native\"", "");
+    lb.launch();
+    assert_eq!(lb.wait_for_end().code(), Some(1), "{}", lb.log());
+    assert!(lb.log().contains("br9"), "{}", lb.log());
+    assert!(!lb.pins().exists(), "{:?}", fs::read_dir(lb.pins()));
+    let link = lab.node.run("ip", &["-details", "link", "show", "dev", "eth0"]);
+    assert!(!link.contains("xdp"), "{link}");
+}
+
+#[test]
 fn a_command_without_a_daemon_exits_with_four() {
     needs_root!();
     let lab = Lab::routed(1);

@@ -210,6 +210,18 @@ impl Lab {
         self
     }
 
+    /// Takes the node's interface towards the origins away and makes it anew, as a driver that is loaded again does.
+    ///
+    /// # Panics
+    /// The lab is not [`Lab::routed`].
+    pub fn make_origin_side_anew(&self) {
+        let switch = self.between.last().expect("a lab has a switch");
+        self.node.ip("link delete dev eth1");
+        self.node.connect("eth1", switch, "node");
+        plug(switch, "node");
+        add_address(&self.node, "eth1", ORIGIN_NET, NODE);
+    }
+
     /// The client's own address of that family.
     #[must_use]
     pub fn client_address(&self, like: IpAddr) -> IpAddr {

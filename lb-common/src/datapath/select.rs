@@ -12,7 +12,7 @@ use crate::abi::{Application, OriginId, OriginState, Parity, PoolFlags, PoolId, 
 use crate::hash;
 
 /// Pools that one packet tries before the fallback pool. Userspace lists usable pools only, so the second try is rare.
-const MAX_POOLS: u32 = 4;
+pub const MAX_POOLS: u32 = 4;
 /// Origins of one pool that one packet tries: two of each slot, so that one origin's death alone never empties a pool.
 const MAX_ORIGINS: u32 = 16;
 

@@ -223,15 +223,23 @@ pub struct ConfigErrors {
     pub warnings: Vec<Diagnostic>,
 }
 
+/// Mistakes that are drawn with their excerpt; of the others a line is told.
+const MAX_DRAWN: usize = 200;
+
 impl ConfigErrors {
     /// All errors, then all warnings, with excerpts.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
-        self.errors
-            .iter()
-            .chain(&self.warnings)
+        let all = || self.errors.iter().chain(&self.warnings);
+        let mut text: String = all()
+            .take(MAX_DRAWN)
             .map(|diagnostic| diagnostic.render(color))
-            .collect()
+            .collect();
+        // An excerpt is looked for from the file's start: thousands of them would take minutes.
+        for diagnostic in all().skip(MAX_DRAWN) {
+            text.push_str(&format!("  × {diagnostic}\n"));
+        }
+        text
     }
 }
 

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 /// When a privilege, a kernel feature or an interface is missing, another daemon runs the same node, or the kernel
 /// refuses the program.
 pub fn run(config_path: PathBuf, loaded: Loaded, interfaces: Vec<String>) -> Result<(), Failure> {
+    setup::raise_file_limit();
     runtime()?.block_on(async {
         let mut node = Node::start(config_path, loaded.config, interfaces).await?;
         node.run().await?;

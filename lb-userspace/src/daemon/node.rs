@@ -6,7 +6,6 @@ use super::watch::FileWatch;
 use crate::api::{Handle, Request, Server};
 use crate::cli::Failure;
 use crate::config::{self, ConfigErrors, Loaded};
-use crate::datapath::attach;
 use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
 use crate::datapath::kernel::Datapath;
@@ -136,8 +135,7 @@ impl Node {
             .collect();
         datapath.attach(&named, config.datapath.mode)?;
         let indexes: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
-        datapath.detach_others(&indexes)?;
-        let (paths, path_changes) = PathWatcher::start(indexes).await?;
+        let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
         let (view, views) = watch::channel(Arc::new(View::default()));
         let (sender, requests) = mpsc::channel(64);
         let stop = CancellationToken::new();
@@ -195,6 +193,8 @@ impl Node {
         if let Some(refusal) = node.refusal.take() {
             return Err(anyhow::anyhow!(refusal).into());
         }
+        node.datapath.keep();
+        node.leave(&indexes);
         node.find_paths().await;
         info!(node = node.config.node.name, "running");
         Ok(node)
@@ -240,7 +240,7 @@ impl Node {
                 _ = hangup.recv() => drop(self.reload("SIGHUP").await),
                 () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
                 () = until(self.next_sweep) => self.start_sweep(),
-                Some(result) = self.swept.recv() => self.end_sweep(result),
+                Some(result) = self.swept.recv() => self.end_sweep(result).await,
                 _ = repair.tick() => self.repair(),
             }
         }
@@ -259,17 +259,14 @@ impl Node {
     ///
     /// # Errors
     /// When something cannot be removed.
-    pub async fn stop(self) -> Result<(), Failure> {
+    pub async fn stop(mut self) -> Result<(), Failure> {
         info!("stopping");
         self.stop.cancel();
         // The server removes its socket; what else could go wrong there ends with the process.
-        let _ = self.server.await;
+        let _ = (&mut self.server).await;
         if self.config.datapath.on_exit == OnExit::Detach {
             self.paths.release().await?;
-            for pin in self.datapath.pins().links() {
-                attach::remove(&pin)?;
-            }
-            self.datapath.pins().remove().context("remove the pins")?;
+            self.datapath.remove()?;
             info!("detached");
         }
         Ok(())
@@ -287,8 +284,11 @@ impl Node {
         match command {
             Command::Apply(steps) => {
                 if let Err(error) = self.datapath.writer.apply(&steps) {
-                    error!(error = %format!("{error:#}"), "the maps could not be written: repairing");
-                    self.repair();
+                    error!(error = %format!("{error:#}"), "the maps could not be written: trying again");
+                    // Each step may be taken twice. What fails again, the repair of every half minute will find.
+                    if let Err(error) = self.datapath.writer.apply(&steps) {
+                        error!(error = %format!("{error:#}"), "the maps could not be written");
+                    }
                 }
             }
             Command::Probe(request) => self.probe(request),
@@ -356,7 +356,7 @@ impl Node {
         self.sweep_started = Instant::now();
     }
 
-    fn end_sweep(&mut self, result: Result<FlowCounts>) {
+    async fn end_sweep(&mut self, result: Result<FlowCounts>) {
         match result {
             Ok(counts) => {
                 self.counts = counts;
@@ -364,8 +364,34 @@ impl Node {
             }
             Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
         }
+        self.follow_interfaces().await;
         let pause = SWEEP.max(self.sweep_started.elapsed() * SWEEP_SHARE);
         self.next_sweep = Some(tokio::time::Instant::now() + pause);
+    }
+
+    /// Attaches again where an interface was deleted and made anew: the program went with the old one.
+    async fn follow_interfaces(&mut self) {
+        let Ok(interfaces) = setup::interfaces(&self.config.datapath.interfaces) else {
+            return;
+        };
+        let attached = |index| {
+            self.datapath
+                .attachments
+                .iter()
+                .any(|attachment| attachment.ifindex == index)
+        };
+        if interfaces.iter().all(|interface| attached(interface.index)) {
+            return;
+        }
+        info!("an interface is a new one: attaching to it");
+        let config = self.config.clone();
+        if let Err(error) = self.attach(&config) {
+            warn!(error = %format!("{error:#}"), "the new interface cannot be attached to");
+            return;
+        }
+        if let Err(error) = self.move_over().await {
+            warn!(error = %format!("{error:#}"), "paths through the new interface are not followed");
+        }
     }
 
     /// Compares the maps with what they should hold, and lets go of removed origins that have no flows left.

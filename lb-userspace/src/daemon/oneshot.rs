@@ -80,6 +80,7 @@ async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
         &mut datapath,
         &paths,
     )?;
+    datapath.keep();
     let deadline = Instant::now() + PATIENCE;
     while let Ok(Some(found)) = timeout_at(deadline, changes.recv()).await {
         let unresolved: Vec<String> = found
@@ -129,6 +130,12 @@ pub fn detach(wanted: Option<String>, config: Option<Loaded>) -> Result<(), Fail
         ),
         None => None,
     };
+    if let Err(error) = Pins::readable() {
+        return Err(Failure::new(
+            Exit::Privilege,
+            format!("{error:#} (run it as root)"),
+        ));
+    }
     let nodes = match config {
         Some(loaded) => vec![Pins::of(&loaded.config.node.name)],
         None => Pins::all(),
@@ -176,7 +183,9 @@ pub fn detach(wanted: Option<String>, config: Option<Loaded>) -> Result<(), Fail
             format!("no program of lb is attached to {name}"),
         ));
     }
-    if wanted.is_none() {
+    // The kernel keeps neighbours resolved for whoever still forwards here.
+    let forwards = |node: &Pins| node.links().iter().any(|pin| pin.netns == netns);
+    if !Pins::all().iter().any(forwards) {
         node::release_neighbours();
     }
     info!(interfaces = detached, "detached");

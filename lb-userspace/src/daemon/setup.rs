@@ -10,6 +10,7 @@ use lb_common::abi::{HashKey, SettingsFlags};
 use lb_core::engine::Engine;
 use lb_core::image::Capacity;
 use lb_core::model::{Application, Config};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
@@ -71,6 +72,18 @@ pub async fn check_machine(config: &Config) -> Result<(), Failure> {
 
 fn addresses(application: &Application) -> impl Iterator<Item = IpAddr> + '_ {
     application.addresses.iter().copied()
+}
+
+/// Takes all the open files that this process may have: each probe of an origin that does not answer holds one.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        debug!(%error, "the limit on open files stays at {:?}", limit.current);
+    }
 }
 
 /// Looks the interfaces up.

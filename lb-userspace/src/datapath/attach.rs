@@ -39,6 +39,7 @@ pub fn attach(
         ifindex,
         mode,
     };
+    let mut former = None;
     let pinned = pins
         .links()
         .into_iter()
@@ -55,10 +56,13 @@ pub fn attach(
                     return Ok(attached(pin.mode));
                 }
                 // The interface was deleted and another one has its number.
-                Err(error) => info!(interface = name, %error, "the pinned link is dead: attaching anew"),
+                Err(error) => {
+                    info!(interface = name, %error, "the pinned link is dead: attaching anew");
+                }
             }
         }
         remove(&pin)?;
+        former = Some(pin.mode);
     }
     let mode = match wanted {
         AttachMode::Native => new(ebpf, pins, netns, ifindex, Mode::Native).map(|()| Mode::Native),
@@ -75,6 +79,10 @@ pub fn attach(
             }
         },
     };
+    if let (Err(_), Some(former)) = (&mode, former) {
+        // It ran in another mode before, and goes on so.
+        new(ebpf, pins, netns, ifindex, former).context("attach again as before")?;
+    }
     let mode = mode.with_context(|| {
         format!(
             "attach the program to {name} (is another XDP program attached? `ip link show dev {name}` tells; \

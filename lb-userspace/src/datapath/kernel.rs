@@ -33,6 +33,18 @@ pub struct Datapath {
     pub reader: Reader,
     pub sizes: MapSizes,
     pub attachments: Vec<Attachment>,
+    /// Whether everything was made by this process and nothing relies on it yet: then it goes when this goes.
+    provisional: bool,
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        if self.provisional
+            && let Err(error) = self.remove()
+        {
+            warn!(error = %format!("{error:#}"), "what was made so far could not be removed: run `lb detach`");
+        }
+    }
 }
 
 impl Datapath {
@@ -43,7 +55,14 @@ impl Datapath {
     pub fn open(pins: Pins, wanted: MapSizes) -> Result<(Self, Option<Adopted>)> {
         let netns = pins::network_namespace()?;
         let sizes = existing(&pins, wanted)?;
-        let Loaded { mut ebpf, stages } = object::load(&sizes, Some(pins.folder()))?;
+        let provisional = !pins.map(maps::SETTINGS).exists();
+        let loaded = object::load(&sizes, Some(pins.folder())).inspect_err(|_| {
+            if provisional {
+                // The error that is told is the one that matters.
+                let _ = pins.remove();
+            }
+        })?;
+        let Loaded { mut ebpf, stages } = loaded;
         let clock = Clock::measure(&mut ebpf).context("measure the kernel's tick rate")?;
         let take = |name: &str| open_map(&pins, name);
         let writer = Writer::new(take)?;
@@ -58,6 +77,7 @@ impl Datapath {
             reader,
             sizes,
             attachments: Vec::new(),
+            provisional,
             pins,
         };
         Ok((datapath, adopted))
@@ -94,6 +114,22 @@ impl Datapath {
         self.attachments
             .retain(|attachment| keep.contains(&attachment.ifindex));
         Ok(())
+    }
+
+    /// Keeps programs, maps and links when this process ends.
+    pub fn keep(&mut self) {
+        self.provisional = false;
+    }
+
+    /// Detaches from everything and removes all pins.
+    ///
+    /// # Errors
+    /// The first pin that could not be removed.
+    pub fn remove(&mut self) -> Result<()> {
+        for pin in self.pins.links() {
+            attach::remove(&pin)?;
+        }
+        self.pins.remove().context("remove the pins")
     }
 
     /// Id of the program that is attached; bpftool and ip show it.
@@ -153,7 +189,7 @@ impl Datapath {
     fn retire_stages(&self) -> Result<()> {
         let new = self.pins.map(NEW_STAGES);
         if new.exists() {
-            sys::wait_for_packets()?;
+            sys::wait_for_packets();
             fs::rename(&new, self.pins.map(maps::STAGES)).context("rename the pinned stages")?;
         }
         Ok(())

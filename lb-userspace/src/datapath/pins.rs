@@ -137,6 +137,19 @@ impl Pins {
         Ok(())
     }
 
+    /// Whether pins could be seen if there were any.
+    ///
+    /// # Errors
+    /// Without the privilege to look.
+    pub fn readable() -> Result<()> {
+        match fs::read_dir(root()) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(error).with_context(|| format!("look for pins in {}", root().display()))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// The folders of all nodes on this machine, of this layout.
     #[must_use]
     pub fn all() -> Vec<Self> {

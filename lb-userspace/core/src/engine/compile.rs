@@ -15,11 +15,12 @@ use core::time::Duration;
 use lb_common::abi::{
     ApplicationKey, Ip, OriginId, OriginState, Parity, PoolFlags, PoolId, Port, Protocol, Settings, Steering,
 };
+use lb_common::datapath::select::MAX_POOLS;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The packet path tries this many pools of an ordered list.
-const ORDERED_POOLS: usize = 8;
+const ORDERED_POOLS: usize = MAX_POOLS as usize;
 
 impl State {
     /// Brings a configuration into force. When it fails, `self` is of no use any more.
