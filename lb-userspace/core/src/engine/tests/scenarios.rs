@@ -437,36 +437,6 @@ fn applications_of_a_disabled_load_balancer_are_not_served() {
 }
 
 #[test]
-fn a_change_of_the_monitors_times_keeps_the_health_and_of_its_question_until_the_first_answer() {
-    let mut config = web(vec![pool("first", &[A])], None);
-    let mut world = World::settled(config.clone());
-    world.silent = true;
-    config.monitors[0].interval = Duration::from_secs(1);
-    config.monitors[0].consecutive_down = 4;
-    config.monitors[0].name = "renamed".into();
-    config.pools[0].monitor = Some("renamed".into());
-    world.configure(config.clone());
-    assert_eq!(world.origin(A).health, OriginHealth::Healthy);
-    config.monitors[0].port = Some(9);
-    world.configure(config);
-    assert_eq!(world.origin(A).health, OriginHealth::Healthy);
-    assert_eq!(world.serving(VIP), [A]);
-    // However many failures in a row the monitor wants to see.
-    world.silent = false;
-    world.dead.insert(ip(A));
-    world.run(1);
-    assert_eq!(world.origin(A).health, OriginHealth::Unhealthy);
-}
-
-#[test]
-fn a_pool_that_gets_a_monitor_serves_on_until_the_first_answer() {
-    let mut world = World::settled(web(vec![unmonitored("first", &[A])], None));
-    world.silent = true;
-    world.configure(web(vec![pool("first", &[A])], None));
-    assert_eq!(world.serving(VIP), [A]);
-}
-
-#[test]
 fn attached_without_monitors_every_enabled_origin_counts_as_up() {
     let mut config = web(vec![pool("first", &[A, B])], None);
     config.pools[0].origins[1].enabled = false;
