@@ -3,6 +3,7 @@
 mod drains;
 mod node;
 mod oneshot;
+mod reload;
 mod requests;
 mod setup;
 mod watch;

@@ -5,7 +5,6 @@ use super::setup;
 use super::watch::FileWatch;
 use crate::api::{Handle, Request, Server};
 use crate::cli::Failure;
-use crate::config::{self, ConfigErrors, Loaded};
 use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
 use crate::datapath::kernel::Datapath;
@@ -13,7 +12,7 @@ use crate::net::paths::{self, PathWatcher};
 use crate::probe::{self, Probes};
 use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
 use lb_core::engine::{Command, Engine, Environment, Event, Path, ProbeRequest, Report, TargetId};
 use lb_core::health::Observation;
@@ -48,7 +47,7 @@ const MAX_EVENTS: usize = 10_000;
 pub struct Node {
     pub(super) config_path: PathBuf,
     /// Interfaces from the command line, which replace those of the file.
-    overrides: Vec<String>,
+    pub(super) overrides: Vec<String>,
     pub(super) config: Arc<Config>,
     engine: Engine,
     pub(super) datapath: Datapath,
@@ -62,23 +61,25 @@ pub struct Node {
     /// `None` while one is going on.
     next_sweep: Option<tokio::time::Instant>,
     sweep_started: Instant,
-    drains: Drains,
+    pub(super) drains: Drains,
+    /// Whether a step of the writer has failed since everything was written.
+    unwritten: bool,
     pub(super) events: VecDeque<WireEvent>,
     pub(super) started: Instant,
     next_event: u64,
     /// Why the last configuration was refused, for the answer to a reload.
-    refusal: Option<String>,
+    pub(super) refusal: Option<String>,
     saver: Option<Saver>,
     probes: Arc<Probes>,
     observations: mpsc::UnboundedSender<(TargetId, u64, Observation)>,
     observed: mpsc::UnboundedReceiver<(TargetId, u64, Observation)>,
-    paths: PathWatcher,
-    watched: Vec<IpAddr>,
+    pub(super) paths: PathWatcher,
+    pub(super) watched: Vec<IpAddr>,
     /// What the interfaces need of the packet path.
-    flags: SettingsFlags,
-    path_changes: mpsc::Receiver<BTreeMap<IpAddr, Path>>,
+    pub(super) flags: SettingsFlags,
+    pub(super) path_changes: mpsc::Receiver<BTreeMap<IpAddr, Path>>,
     requests: mpsc::Receiver<Request>,
-    file: Option<FileWatch>,
+    pub(super) file: Option<FileWatch>,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
     _lock: File,
@@ -170,6 +171,7 @@ impl Node {
             next_sweep: Some(tokio::time::Instant::now()),
             sweep_started: started,
             drains: Drains::default(),
+            unwritten: false,
             events: VecDeque::new(),
             started,
             next_event: 1,
@@ -273,7 +275,7 @@ impl Node {
     }
 
     /// Tells the engine what has happened and does what it asks for.
-    fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: Event) {
         let now = Timestamp(self.started.elapsed());
         for command in self.engine.handle(event, now) {
             self.execute(command);
@@ -285,10 +287,7 @@ impl Node {
             Command::Apply(steps) => {
                 if let Err(error) = self.datapath.writer.apply(&steps) {
                     error!(error = %format!("{error:#}"), "the maps could not be written: trying again");
-                    // Each step may be taken twice. What fails again, the repair of every half minute will find.
-                    if let Err(error) = self.datapath.writer.apply(&steps) {
-                        error!(error = %format!("{error:#}"), "the maps could not be written");
-                    }
+                    self.unwritten = true;
                 }
             }
             Command::Probe(request) => self.probe(request),
@@ -321,7 +320,7 @@ impl Node {
         });
     }
 
-    fn report(&mut self, report: Report) {
+    pub(super) fn report(&mut self, report: Report) {
         let event = WireEvent::new(self.next_event, SystemTime::now(), &report);
         self.next_event += 1;
         match &report {
@@ -364,9 +363,24 @@ impl Node {
             }
             Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
         }
+        self.write_again();
         self.follow_interfaces().await;
         let pause = SWEEP.max(self.sweep_started.elapsed() * SWEEP_SHARE);
         self.next_sweep = Some(tokio::time::Instant::now() + pause);
+    }
+
+    /// Writes everything, after a step of the writer had failed: what the maps hold is not known any more.
+    fn write_again(&mut self) {
+        if !self.unwritten {
+            return;
+        }
+        match self.datapath.writer.apply(&self.engine.image()) {
+            Ok(()) => {
+                self.unwritten = false;
+                info!("the maps are written");
+            }
+            Err(error) => error!(error = %format!("{error:#}"), "the maps still cannot be written"),
+        }
     }
 
     /// Attaches again where an interface was deleted and made anew: the program went with the old one.
@@ -420,131 +434,6 @@ impl Node {
             self.tell(Event::Drained(drained));
         }
     }
-
-    /// Reads the configuration file again and brings it into force, all or nothing.
-    ///
-    /// # Errors
-    /// What is wrong with the file, or why it cannot be put into force.
-    async fn read_again(&mut self) -> Result<Loaded, ReloadError> {
-        if let Some(file) = &mut self.file {
-            file.settle();
-        }
-        let mut loaded = config::load(&self.config_path).map_err(ReloadError::Invalid)?;
-        let config = &mut loaded.config;
-        if !self.overrides.is_empty() {
-            config.datapath.interfaces.clone_from(&self.overrides);
-        }
-        let running = &self.config;
-        if config.node.name != running.node.name {
-            return Err(ReloadError::Refused(format!(
-                "node.name = \"{}\" cannot replace \"{}\" in a running daemon: restart it",
-                config.node.name, running.node.name
-            )));
-        }
-        if config.api != running.api {
-            warn!("changes of [api] take effect at the next start");
-        }
-        if config.datapath.max_flows != running.datapath.max_flows {
-            warn!("datapath.max_flows takes effect when the maps are made anew: after `lb detach`");
-        }
-        let elsewhere = config.datapath.interfaces != running.datapath.interfaces
-            || config.datapath.mode != running.datapath.mode;
-        let before: Vec<u32> = self
-            .datapath
-            .attachments
-            .iter()
-            .map(|attachment| attachment.ifindex)
-            .collect();
-        if elsewhere && let Err(error) = self.attach(config) {
-            self.leave(&before);
-            return Err(ReloadError::Refused(format!("{error:#}")));
-        }
-        let config = Arc::new(config.clone());
-        self.refusal = None;
-        self.tell(Event::Configure(config.clone()));
-        self.drains.seen.clear();
-        if let Some(why) = self.refusal.take() {
-            self.leave(&before);
-            return Err(ReloadError::Refused(why));
-        }
-        self.config = config;
-        if elsewhere && let Err(error) = self.move_over().await {
-            return Err(ReloadError::Refused(format!(
-                "the configuration is in force, but not on its interfaces alone: {error:#}"
-            )));
-        }
-        Ok(loaded)
-    }
-
-    /// Attaches to the interfaces of a configuration that is not in force yet, beside those of the one that is.
-    fn attach(&mut self, config: &Config) -> Result<()> {
-        let interfaces = setup::interfaces(&config.datapath.interfaces)?;
-        if setup::flags(&interfaces) != self.flags {
-            bail!(
-                "the interfaces are of another kind (veth or virtio, or no longer): the program is set up for that \
-                 when the daemon starts; restart it, forwarding goes on meanwhile"
-            );
-        }
-        let named: Vec<(String, u32)> = interfaces
-            .iter()
-            .map(|interface| (interface.name.clone(), interface.index))
-            .collect();
-        self.datapath.attach(&named, config.datapath.mode)
-    }
-
-    /// Leaves the interfaces that are not among `keep`.
-    fn leave(&mut self, keep: &[u32]) {
-        if let Err(error) = self.datapath.detach_others(keep) {
-            warn!(error = %format!("{error:#}"), "an interface could not be left");
-        }
-    }
-
-    /// Leaves the interfaces that the configuration in force no longer names, and follows paths through the others.
-    async fn move_over(&mut self) -> Result<()> {
-        let interfaces = setup::interfaces(&self.config.datapath.interfaces)?;
-        let indexes: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
-        self.datapath.detach_others(&indexes)?;
-        let (paths, changes) = PathWatcher::start(indexes).await?;
-        self.paths = paths;
-        self.path_changes = changes;
-        self.paths.watch(self.watched.clone());
-        Ok(())
-    }
-
-    /// Reads the configuration again and tells the operator how that went, whoever asked for it.
-    ///
-    /// # Errors
-    /// As [`Self::read_again`].
-    pub(super) async fn reload(&mut self, cause: &str) -> Result<Loaded, ReloadError> {
-        info!(cause, "reading the configuration again");
-        let result = self.read_again().await;
-        match &result {
-            Ok(loaded) => {
-                for warning in &loaded.warnings {
-                    warn!("{}", warning.render(false).trim_end());
-                }
-            }
-            Err(ReloadError::Invalid(errors)) => {
-                error!(
-                    "the old configuration stays:\n{}",
-                    errors.render(false).trim_end()
-                );
-                self.report(Report::Refused(format!(
-                    "{} is invalid ({} errors): the old configuration stays",
-                    self.config_path.display(),
-                    errors.errors.len()
-                )));
-            }
-            Err(ReloadError::Refused(why)) => error!("the old configuration stays: {why}"),
-        }
-        result
-    }
-}
-
-/// Why a reload changed nothing.
-pub enum ReloadError {
-    Invalid(ConfigErrors),
-    Refused(String),
 }
 
 /// The flow tables. A thread that panicked while it held them has left them whole: they are the kernel's.

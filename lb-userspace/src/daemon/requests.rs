@@ -1,6 +1,7 @@
 //! What the API asks, answered from the engine's snapshot and the maps.
 
-use super::node::{Node, ReloadError, lock};
+use super::node::{Node, lock};
+use super::reload::ReloadError;
 use crate::api::{Reply, Request};
 use crate::datapath::explain::Question;
 use crate::datapath::flows::Flow;

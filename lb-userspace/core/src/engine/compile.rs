@@ -386,7 +386,7 @@ fn protocol(transport: Transport) -> Protocol {
     }
 }
 
-fn settings(setup: &Setup, timeouts: &FlowTimeouts, generation: u32) -> Settings {
+pub(super) fn settings(setup: &Setup, timeouts: &FlowTimeouts, generation: u32) -> Settings {
     let jiffies = |time: Duration| {
         let jiffies = time.as_millis().saturating_mul(u128::from(setup.hz)) / 1000;
         u32::try_from(jiffies).unwrap_or(u32::MAX).max(1)

@@ -342,13 +342,16 @@ impl Engine {
         .min()
     }
 
-    /// Everything the maps should hold now, for the periodic comparison that repairs drift.
+    /// Everything the maps should hold now, the number of the live generation last: for the periodic comparison that
+    /// repairs drift, and to be written as a whole after a write has failed.
     #[must_use]
     pub fn image(&self) -> Vec<TableOp> {
         let mut ops = Vec::new();
-        if self.state.config.is_some() {
+        if let Some(config) = &self.state.config {
             self.state.records.image(&mut ops);
             self.state.generations.image(&mut ops);
+            let (timeouts, live) = (&config.datapath.flow_timeouts, self.state.generations.live());
+            ops.push(TableOp::Settings(compile::settings(&self.setup, timeouts, live)));
         }
         ops
     }

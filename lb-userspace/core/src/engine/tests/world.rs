@@ -282,13 +282,11 @@ impl World {
         let mut maps = self.maps.clone();
         maps.readable.clear();
         for op in self.engine.image() {
-            if matches!(
-                op,
-                TableOp::Settings(_) | TableOp::Grace | TableOp::RemoveApplication { .. }
-            ) {
-                panic!("{op:?} repairs nothing");
+            match op {
+                TableOp::Grace | TableOp::RemoveApplication { .. } => panic!("{op:?} repairs nothing"),
+                TableOp::Settings(settings) => assert_eq!(settings, self.maps.settings),
+                _ => maps.write(&op),
             }
-            maps.write(&op);
         }
         assert!(maps.origins == self.maps.origins && maps.hops == self.maps.hops);
         assert!(maps.pools == self.maps.pools && maps.applications == self.maps.applications);
