@@ -13,8 +13,9 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-/// Links of XDP programs can be pinned, replaced and adopted as lb does it since then.
-const OLDEST_KERNEL: (u32, u32) = (5, 15);
+/// The program takes frames of several buffers (`xdp.frags`), and calls `bpf_xdp_load_bytes` and `bpf_xdp_get_buff_len`:
+/// all three came with Linux 5.18. An older kernel would refuse to load it.
+const OLDEST_KERNEL: (u32, u32) = (5, 18);
 /// A page without XDP's headroom and the tail of an skb: larger frames need a driver that hands XDP several buffers.
 const LARGEST_LINEAR_MTU: u32 = 3498;
 const BPFFS: &str = "/sys/fs/bpf";

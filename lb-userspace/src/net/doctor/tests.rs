@@ -28,11 +28,12 @@ fn complaints(interface: &Interface, offloads: Offloads, vlans: &[String]) -> Ve
 }
 
 #[test]
-fn kernels_since_5_15_are_new_enough() {
+fn kernels_since_5_18_are_new_enough() {
     for (release, status) in [
         ("6.18.44-fc-v657", Status::Ok),
-        ("5.15.0", Status::Ok),
-        ("5.14.21-generic", Status::Fail),
+        ("5.18.0", Status::Ok),
+        ("5.17.15-generic", Status::Fail),
+        ("5.15.0", Status::Fail),
         ("4.19", Status::Fail),
         ("10.0-rc1", Status::Ok),
         ("plan9", Status::Fail),
