@@ -2,7 +2,8 @@
 //! an XDP action. Nothing is decided here.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(internal_features, reason = "the BPF backend has no other atomics")]
 
 mod maps;
 mod packet;
@@ -11,7 +12,6 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_redirect};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use lb_common::abi::maps::{STAGE_KNOWN, STAGE_OPEN};
 use lb_common::datapath::{self, Arrival, DropReason, Exit, Step, Verdict};
 use lb_common::packet::Packet;
 use maps::BpfTables;
@@ -30,17 +30,33 @@ pub fn lb(context: XdpContext) -> u32 {
         now,
     };
     let step = datapath::known(&mut XdpPacket::new(&context), &BpfTables, scratch, arrival);
-    go_on(&context, step, STAGE_OPEN.0)
+    go_on(&context, step)
 }
 
-/// The second stage.
-#[xdp(frags)]
-pub fn lb_open(context: XdpContext) -> u32 {
-    let Some(scratch) = maps::scratch() else {
-        return xdp_action::XDP_ABORTED;
-    };
-    let step = datapath::open(&mut XdpPacket::new(&context), &BpfTables, scratch);
-    go_on(&context, step, STAGE_KNOWN.0)
+macro_rules! stages {
+    ($($(#[$doc:meta])* $program:ident = $stage:ident;)*) => { $(
+        $(#[$doc])*
+        #[xdp(frags)]
+        pub fn $program(context: XdpContext) -> u32 {
+            let Some(scratch) = maps::scratch() else {
+                return xdp_action::XDP_ABORTED;
+            };
+            let step = datapath::$stage(&mut XdpPacket::new(&context), &BpfTables, scratch);
+            go_on(&context, step)
+        }
+    )* };
+}
+
+stages! {
+    lb_young = young;
+    lb_select = select;
+    lb_connect = connect;
+    lb_send = send;
+    lb_retire = retire;
+    lb_wrap = wrap;
+    lb_icmp = icmp;
+    lb_fragment = fragment;
+    lb_reply = reply;
 }
 
 /// Tells userspace what the time is in jiffies.
@@ -55,20 +71,20 @@ pub fn lb_clock(context: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn go_on(context: &XdpContext, step: Step, next: u32) -> u32 {
+fn go_on(context: &XdpContext, step: Step) -> u32 {
     let verdict = match step {
         Step::Done(verdict) => verdict,
-        Step::Next => {
-            maps::tail_call(context, next);
-            // The stage is not loaded, or the entry was evicted again and again between the two.
-            Verdict::Drop(DropReason::FlowTableFull)
+        Step::Go(stage) => {
+            maps::tail_call(context, stage.index());
+            // The stage is not loaded.
+            Verdict::Drop(DropReason::Internal)
         }
     };
     datapath::count(&BpfTables, verdict);
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Forward(exit) | Verdict::Reply(_, exit) => leave(exit),
-        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Hold(_) | Verdict::Drop(_) => xdp_action::XDP_DROP,
     }
 }
 

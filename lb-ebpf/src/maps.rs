@@ -1,22 +1,60 @@
 //! Every map, and the tables made of them. Sizes here are the smallest that load: the loader sets the real ones.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 use lb_common::abi::maps::VERDICT_ROWS;
 use lb_common::abi::{
-    Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, Hop, HopId, Ip, Origin,
-    OriginId, Pool, PoolRow, Settings, Slot, Traffic,
+    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
+    Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Load, Origin,
+    OriginId, PathMtu, Pool, PoolRow, PortSpan, Settings, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
-use lb_common::datapath::{InsertError, Sample, Scratch, Tables};
+use lb_common::datapath::{InsertError, Memory, Sample, Scratch, Stage, Tables};
 
 #[btf_map]
 static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
-static FLOWS4: LruHashMap<FlowKey4, Flow4, 1> = LruHashMap::new();
+static FLOWS4: HashMap<FlowKey4, Flow4, 1> = HashMap::new();
 #[btf_map]
-static FLOWS6: LruHashMap<FlowKey6, Flow6, 1> = LruHashMap::new();
+static FLOWS6: HashMap<FlowKey6, Flow6, 1> = HashMap::new();
+#[btf_map]
+static TENTATIVE4: LruHashMap<FlowKey4, Flow4, 1> = LruHashMap::new();
+#[btf_map]
+static TENTATIVE6: LruHashMap<FlowKey6, Flow6, 1> = LruHashMap::new();
+#[btf_map]
+static TIMEOUTS: Array<Timeouts, 1> = Array::new();
+#[btf_map]
+static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
+#[btf_map]
+static SPANS: Array<PortSpan, 1> = Array::new();
+#[btf_map]
+static ACCESS: LpmTrie<AccessKey, AccessRule, 1> = LpmTrie::new();
+#[btf_map]
+static COUNTRY_RULES: HashMap<CountryKey, AccessRule, 1> = HashMap::new();
+#[btf_map]
+static COUNTRIES: LpmTrie<Ip, Country, 1> = LpmTrie::new();
+#[btf_map]
+static RATES: Array<u64, 1> = Array::new();
+#[btf_map]
+static SOURCE_RATES: LruHashMap<SourceKey, u64, 1> = LruHashMap::new();
+#[btf_map]
+static REPLY_RATE: PerCpuArray<u64, 1> = PerCpuArray::new();
+#[btf_map]
+static AFFINITY: LruHashMap<AffinityKey, Affinity, 1> = LruHashMap::new();
+#[btf_map]
+static LOADS: Array<Load, 1> = Array::new();
+#[btf_map]
+static SWEPT: Array<Load, 1> = Array::new();
+#[btf_map]
+static PATH_MTUS: Array<PathMtu, 1> = Array::new();
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentFlow, 1> = LruHashMap::new();
+#[btf_map]
+static FRAGMENT_COUNT: Array<u32, 1> = Array::new();
+#[btf_map]
+static INTERFACES: HashMap<u32, Interface, 1> = HashMap::new();
 #[btf_map]
 static APPLICATIONS: HashMap<ApplicationKey, Application, 1> = HashMap::new();
 #[btf_map]
@@ -39,7 +77,7 @@ static ORIGIN_TRAFFIC: PerCpuArray<Traffic, 1> = PerCpuArray::new();
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 /// The stages, for tail calls.
 #[btf_map]
-static STAGES: ProgramArray<2> = ProgramArray::new();
+static STAGES: ProgramArray<{ Stage::ALL.len() }> = ProgramArray::new();
 
 /// Goes on with stage `index`; returns only when that failed.
 #[inline(always)]
@@ -102,6 +140,18 @@ fn add(row: *mut Traffic, sample: Sample) {
     }
 }
 
+/// Adds to a word that all CPUs share, and returns what it held before.
+///
+/// # Safety
+/// `word` points to memory of a map.
+#[inline(always)]
+unsafe fn add_atomically(word: *mut u32, by: u32) -> u32 {
+    // SAFETY: by the caller. LLVM's BPF backend knows no atomic operation of Rust's core library.
+    unsafe {
+        core::intrinsics::atomic_xadd::<u32, u32, { core::intrinsics::AtomicOrdering::SeqCst }>(word, by)
+    }
+}
+
 impl Tables for BpfTables {
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
@@ -120,6 +170,44 @@ impl Tables for BpfTables {
     fn application(&self, key: &ApplicationKey) -> Option<Application> {
         // SAFETY: an entry of the live generation is not written while it is live.
         unsafe { APPLICATIONS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn timeouts(&self, application: u32) -> Option<Timeouts> {
+        TIMEOUTS.get(application).copied()
+    }
+
+    #[inline(always)]
+    fn vip(&self, key: &VipKey) -> Option<Vip> {
+        // SAFETY: as for `application`.
+        unsafe { VIPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn span(&self, index: u32) -> Option<PortSpan> {
+        SPANS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn access(&self, key: &AccessKey) -> Option<AccessRule> {
+        ACCESS.get(&Key::new(160, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn country_rule(&self, key: &CountryKey) -> Option<AccessRule> {
+        // SAFETY: a list's rules are not written any more once the list is in use.
+        unsafe { COUNTRY_RULES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn country(&self, address: Ip) -> Option<Country> {
+        COUNTRIES.get(&Key::new(128, address)).copied()
+    }
+
+    #[inline(always)]
+    fn interface(&self, ifindex: u32) -> Option<Interface> {
+        // SAFETY: two words, each valid whatever it holds.
+        unsafe { INTERFACES.get(ifindex) }.copied()
     }
 
     #[inline(always)]
@@ -148,37 +236,153 @@ impl Tables for BpfTables {
     }
 
     #[inline(always)]
-    fn flow4<R>(&self, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
+    fn flow4<R>(&self, memory: Memory, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
+        let flow = match memory {
+            Memory::Established => FLOWS4.get_ptr_mut(key),
+            Memory::Tentative => TENTATIVE4.get_ptr_mut(key),
+        };
         // SAFETY: other CPUs may write single fields meanwhile; each is valid whatever it holds.
-        FLOWS4.get_ptr_mut(key).map(|flow| visit(unsafe { &mut *flow }))
+        flow.map(|flow| visit(unsafe { &mut *flow }))
     }
 
     #[inline(always)]
-    fn insert4(&self, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
-        inserted(FLOWS4.insert(key, flow, u64::from(BPF_NOEXIST)))
+    fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
+        let flags = u64::from(BPF_NOEXIST);
+        inserted(match memory {
+            Memory::Established => FLOWS4.insert(key, flow, flags),
+            Memory::Tentative => TENTATIVE4.insert(key, flow, flags),
+        })
     }
 
     #[inline(always)]
-    fn remove4(&self, key: &FlowKey4) {
+    fn remove4(&self, memory: Memory, key: &FlowKey4) {
         // Gone already is as good.
-        let _ = FLOWS4.remove(key);
+        let _ = match memory {
+            Memory::Established => FLOWS4.remove(key),
+            Memory::Tentative => TENTATIVE4.remove(key),
+        };
     }
 
     #[inline(always)]
-    fn flow6<R>(&self, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
-        // SAFETY: as for `flow4`.
-        FLOWS6.get_ptr_mut(key).map(|flow| visit(unsafe { &mut *flow }))
+    fn flow6<R>(&self, memory: Memory, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
+        let flow = match memory {
+            Memory::Established => FLOWS6.get_ptr_mut(key),
+            Memory::Tentative => TENTATIVE6.get_ptr_mut(key),
+        };
+        // SAFETY: other CPUs may write single fields meanwhile; each is valid whatever it holds.
+        flow.map(|flow| visit(unsafe { &mut *flow }))
     }
 
     #[inline(always)]
-    fn insert6(&self, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
-        inserted(FLOWS6.insert(key, flow, u64::from(BPF_NOEXIST)))
+    fn insert6(&self, memory: Memory, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
+        let flags = u64::from(BPF_NOEXIST);
+        inserted(match memory {
+            Memory::Established => FLOWS6.insert(key, flow, flags),
+            Memory::Tentative => TENTATIVE6.insert(key, flow, flags),
+        })
     }
 
     #[inline(always)]
-    fn remove6(&self, key: &FlowKey6) {
+    fn remove6(&self, memory: Memory, key: &FlowKey6) {
         // Gone already is as good.
-        let _ = FLOWS6.remove(key);
+        let _ = match memory {
+            Memory::Established => FLOWS6.remove(key),
+            Memory::Tentative => TENTATIVE6.remove(key),
+        };
+    }
+
+    #[inline(always)]
+    fn rate<R>(&self, application: u32, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
+        // SAFETY: one word; two CPUs at once count one flow too few.
+        RATES
+            .get_ptr_mut(application)
+            .map(|due| visit(unsafe { &mut *due }))
+    }
+
+    #[inline(always)]
+    fn source_rate<R>(&self, key: &SourceKey, fresh: u64, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
+        if SOURCE_RATES.get_ptr_mut(key).is_none() {
+            // Another CPU's entry is as good.
+            let _ = SOURCE_RATES.insert(key, fresh, u64::from(BPF_NOEXIST));
+        }
+        // SAFETY: as for `rate`.
+        SOURCE_RATES
+            .get_ptr_mut(key)
+            .map(|due| visit(unsafe { &mut *due }))
+    }
+
+    #[inline(always)]
+    fn reply_rate<R>(&self, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
+        // SAFETY: the row is this CPU's own.
+        REPLY_RATE.get_ptr_mut(0).map(|due| visit(unsafe { &mut *due }))
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: words, each valid whatever it holds.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn bind(&self, key: &AffinityKey, affinity: &Affinity) {
+        // Without room the client is bound next time.
+        let _ = AFFINITY.insert(key, affinity, 0);
+    }
+
+    #[inline(always)]
+    fn established(&self, origin: OriginId) -> u32 {
+        let count = |load: Option<&Load>| load.map_or(0, |load| load.established);
+        count(LOADS.get(origin.0)).wrapping_sub(count(SWEPT.get(origin.0)))
+    }
+
+    #[inline(always)]
+    fn establish(&self, origin: OriginId) {
+        if let Some(load) = LOADS.get_ptr_mut(origin.0) {
+            // SAFETY: the pointer is valid as long as the map.
+            unsafe { add_atomically(&raw mut (*load).established, 1) };
+        }
+    }
+
+    #[inline(always)]
+    fn disestablish(&self, origin: OriginId) {
+        if let Some(load) = LOADS.get_ptr_mut(origin.0) {
+            // SAFETY: as above.
+            unsafe { add_atomically(&raw mut (*load).established, u32::MAX) };
+        }
+    }
+
+    #[inline(always)]
+    fn path_mtu(&self, origin: OriginId) -> Option<PathMtu> {
+        PATH_MTUS.get(origin.0).copied()
+    }
+
+    #[inline(always)]
+    fn learn_path_mtu(&self, origin: OriginId, path: PathMtu) {
+        if let Some(row) = PATH_MTUS.get_ptr_mut(origin.0) {
+            // SAFETY: two words, each valid whatever it holds.
+            unsafe { *row = path };
+        }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentFlow> {
+        // SAFETY: words, each valid whatever it holds.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, flow: &FragmentFlow) {
+        // Without room the other fragments are held, and dropped in the end.
+        let _ = FRAGMENTS.insert(key, flow, 0);
+    }
+
+    #[inline(always)]
+    fn next_fragment(&self) -> u32 {
+        match FRAGMENT_COUNT.get_ptr_mut(0) {
+            // SAFETY: the pointer is valid as long as the map.
+            Some(count) => unsafe { add_atomically(count, 1) }.wrapping_add(1),
+            None => 0,
+        }
     }
 
     #[inline(always)]

@@ -61,8 +61,7 @@ impl Pair {
         let kernel = self.kernel.snapshot().unwrap();
         let host = &mut self.host.scenario.tables;
         // The two stamp entries a tick apart; from here on they agree.
-        host.flows4 = kernel.flows4;
-        host.flows6 = kernel.flows6;
+        host.adopt(&kernel);
         match random.below(8) {
             0 | 1 => {
                 let id = OriginId(1 + random.below(host.origins.len()) as u32);
@@ -77,17 +76,25 @@ impl Pair {
             3 | 4 => {
                 // Hours pass, for some. No sum of these comes to a timeout, or an eighth of one: the clocks differ.
                 let by = random.pick(&[26_001, 113_007, 151_013, 170_003, 901_001]);
-                for flow in host.flows4.borrow_mut().values_mut() {
-                    age(&mut flow.core, by, random);
+                for flows in [&host.flows4, &host.tentative4] {
+                    for flow in flows.borrow_mut().values_mut() {
+                        age(&mut flow.core, by, random);
+                    }
                 }
-                for flow in host.flows6.borrow_mut().values_mut() {
-                    age(&mut flow.core, by, random);
+                for flows in [&host.flows6, &host.tentative6] {
+                    for flow in flows.borrow_mut().values_mut() {
+                        age(&mut flow.core, by, random);
+                    }
                 }
             }
             5 => {
-                // As eviction does.
-                host.flows4.borrow_mut().retain(|_, _| !random.once_in(4));
-                host.flows6.borrow_mut().retain(|_, _| !random.once_in(4));
+                // As eviction and sweeping do.
+                for flows in [&host.flows4, &host.tentative4] {
+                    flows.borrow_mut().retain(|_, _| !random.once_in(4));
+                }
+                for flows in [&host.flows6, &host.tentative6] {
+                    flows.borrow_mut().retain(|_, _| !random.once_in(4));
+                }
             }
             6 => {
                 // Ports run out, and come back.
@@ -117,38 +124,48 @@ impl Pair {
         let kernel = self.kernel.snapshot().unwrap();
         let host = &self.host.scenario.tables;
         assert_eq!(host.counters(), kernel.counters(), "{}", context());
-        self.agree(
-            &host.flows4.borrow(),
-            &kernel.flows4.borrow(),
-            |flow| &mut flow.core.seen,
-            context,
-        );
-        self.agree(
-            &host.flows6.borrow(),
-            &kernel.flows6.borrow(),
-            |flow| &mut flow.core.seen,
-            context,
-        );
+        let established = |tables: &MemoryTables| -> BTreeMap<u32, u32> {
+            let loads = tables.loads.borrow();
+            let counts = loads.iter().map(|(origin, load)| (*origin, load.established));
+            counts.filter(|(_, count)| *count != 0).collect()
+        };
+        assert_eq!(established(host), established(&kernel), "{}", context());
+        for (host, kernel) in [
+            (&host.flows4, &kernel.flows4),
+            (&host.tentative4, &kernel.tentative4),
+        ] {
+            self.agree(&host.borrow(), &kernel.borrow(), |flow| &mut flow.core, context);
+        }
+        for (host, kernel) in [
+            (&host.flows6, &kernel.flows6),
+            (&host.tentative6, &kernel.tentative6),
+        ] {
+            self.agree(&host.borrow(), &kernel.borrow(), |flow| &mut flow.core, context);
+        }
     }
 
     fn agree<K: Ord + std::fmt::Debug, V: PartialEq + Copy + std::fmt::Debug>(
         &self,
         host: &BTreeMap<K, V>,
         kernel: &BTreeMap<K, V>,
-        seen: impl Fn(&mut V) -> &mut u32,
+        core: impl Fn(&mut V) -> &mut FlowCore,
         context: &dyn Fn() -> String,
     ) {
+        // The two stamp entries by clocks that differ.
+        let times = |flow: &mut V| {
+            let core = core(flow);
+            [std::mem::take(&mut core.seen), std::mem::take(&mut core.opened)]
+        };
         for (key, flow) in host {
             let mut other = *kernel
                 .get(key)
                 .unwrap_or_else(|| panic!("{}\nthe kernel lacks {key:?}: {flow:?}", context()));
             let mut own = *flow;
-            let (a, b) = (*seen(&mut own), std::mem::take(seen(&mut other)));
-            *seen(&mut own) = 0;
-            let apart = a.wrapping_sub(b).min(b.wrapping_sub(a));
+            let (a, b) = (times(&mut own), times(&mut other));
+            let apart = |(a, b): (u32, u32)| a.wrapping_sub(b).min(b.wrapping_sub(a));
             assert!(
-                own == other && apart <= self.slack,
-                "{}\n{key:?}\nhost   {own:?} {a}\nkernel {other:?} {b}",
+                own == other && a.into_iter().zip(b).map(apart).all(|apart| apart <= self.slack),
+                "{}\n{key:?}\nhost   {own:?} {a:?}\nkernel {other:?} {b:?}",
                 context()
             );
         }

@@ -2,21 +2,23 @@
 
 use crate::netns::Netns;
 use anyhow::{Context, Result};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRun, TestRunOptions};
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
-use lb_common::abi::maps::{self, STAGE_KNOWN};
+use lb_common::abi::maps;
 use lb_common::abi::{
-    Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, Hop, Ip, Origin, Pool, Settings, Slot,
-    Traffic,
+    AccessRule, Application, ApplicationKey, CountryKey, Hop, Interface, Ip, Load, Origin, PathMtu, Pool,
+    PortSpan, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
 };
-use lb_common::datapath::{Exit, Verdict};
+use lb_common::datapath::{Exit, Stage, Verdict};
 use lb_common::testing::scenario::{ARRAY_ROWS, CLIENT_SIDE, ORIGIN_SIDE};
 use lb_common::testing::{Frame, MemoryTables};
 use lb_core::image::Capacity;
 use lb_userspace::datapath::clock::Clock;
 use lb_userspace::datapath::object::{Loaded, MapSizes, load, program};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -39,7 +41,7 @@ impl Action {
     pub fn of(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Pass(_) => Self::PASS,
-            Verdict::Drop(_) => Self::DROP,
+            Verdict::Hold(_) | Verdict::Drop(_) => Self::DROP,
             Verdict::Forward(Exit::Transmit) | Verdict::Reply(_, Exit::Transmit) => Self::TX,
             Verdict::Forward(Exit::Redirect { .. }) | Verdict::Reply(_, Exit::Redirect { .. }) => {
                 Self::REDIRECT
@@ -70,6 +72,11 @@ pub fn small() -> MapSizes {
             snat_addresses: ARRAY_ROWS,
             slots: ARRAY_ROWS,
             application_rows: ARRAY_ROWS,
+            spans: ARRAY_ROWS,
+            access_prefixes: ARRAY_ROWS,
+            country_rules: ARRAY_ROWS,
+            country_prefixes: ARRAY_ROWS,
+            clients: ARRAY_ROWS,
         },
         max_flows: MAX_FLOWS,
     }
@@ -115,6 +122,7 @@ impl Kernel {
                 aya::maps::Map::Array(data)
                 | aya::maps::Map::HashMap(data)
                 | aya::maps::Map::LruHashMap(data)
+                | aya::maps::Map::LpmTrie(data)
                 | aya::maps::Map::PerCpuArray(data) => data,
                 other => anyhow::bail!("{name} is a {other:?}"),
             };
@@ -140,7 +148,7 @@ impl Kernel {
             ctx_in: Some(bytemuck::bytes_of(&context)),
             ..TestRunOptions::new()
         };
-        let result = program(&mut self.loaded.ebpf, STAGE_KNOWN.1)?.test_run(options)?;
+        let result = program(&mut self.loaded.ebpf, Stage::Known.program())?.test_run(options)?;
         let left = self.output[..result.data_size_out as usize].to_vec();
         Ok((Action(result.return_value), Frame(left)))
     }
@@ -184,6 +192,23 @@ impl Kernel {
         Ok(())
     }
 
+    fn replace_prefixes<K: Pod, V: Pod>(
+        &mut self,
+        name: &str,
+        rows: impl Iterator<Item = (Key<K>, V)>,
+    ) -> Result<()> {
+        let map = self.loaded.ebpf.map_mut(name).with_context(|| name.to_owned())?;
+        let mut map: LpmTrie<_, K, V> = LpmTrie::try_from(map)?;
+        let old: Vec<Key<K>> = map.keys().collect::<Result<_, _>>()?;
+        for key in old {
+            map.remove(&key)?;
+        }
+        for (key, row) in rows {
+            map.insert(&key, row, 0)?;
+        }
+        Ok(())
+    }
+
     /// Makes the maps hold what `tables` hold. Its counters are not copied: they start at zero.
     ///
     /// # Errors
@@ -194,6 +219,12 @@ impl Kernel {
         self.clear::<Ip>(maps::SNAT_ADDRESSES)?;
         self.clear::<Origin>(maps::ORIGINS)?;
         self.clear::<Hop>(maps::HOPS)?;
+        self.clear::<Timeouts>(maps::TIMEOUTS)?;
+        self.clear::<PortSpan>(maps::SPANS)?;
+        self.clear::<u64>(maps::RATES)?;
+        self.clear::<Load>(maps::LOADS)?;
+        self.clear::<Load>(maps::SWEPT)?;
+        self.clear::<PathMtu>(maps::PATH_MTUS)?;
         self.write_configuration(tables)?;
         self.write_flows(tables)?;
         self.clear_counters()
@@ -215,6 +246,24 @@ impl Kernel {
         )?;
         self.fill::<Origin>(maps::ORIGINS, tables.origins.iter().map(|(k, v)| (k.0, *v)))?;
         self.fill::<Hop>(maps::HOPS, tables.hops.iter().map(|(k, v)| (k.0, *v)))?;
+        self.fill::<Timeouts>(maps::TIMEOUTS, tables.timeouts.iter().map(|(k, v)| (*k, *v)))?;
+        self.fill::<PortSpan>(maps::SPANS, tables.spans.iter().map(|(k, v)| (*k, *v)))?;
+        let vips = tables.vips.iter().map(|(k, v)| (*k, *v));
+        self.replace::<VipKey, Vip>(maps::VIPS, vips)?;
+        let interfaces = tables.interfaces.iter().map(|(k, v)| (*k, *v));
+        self.replace::<u32, Interface>(maps::INTERFACES, interfaces)?;
+        let rules = tables.country_rules.iter().map(|(k, v)| (*k, *v));
+        self.replace::<CountryKey, AccessRule>(maps::COUNTRY_RULES, rules)?;
+        let prefixes = tables
+            .access
+            .iter()
+            .map(|((length, key), rule)| (Key::new(*length, *key), *rule));
+        self.replace_prefixes(maps::ACCESS, prefixes)?;
+        let prefixes = tables
+            .countries
+            .iter()
+            .map(|((length, key), row)| (Key::new(*length, *key), *row));
+        self.replace_prefixes(maps::COUNTRIES, prefixes)?;
         let applications = tables.applications.iter().map(|(k, v)| (*k, *v));
         self.replace::<ApplicationKey, Application>(maps::APPLICATIONS, applications)
     }
@@ -224,10 +273,42 @@ impl Kernel {
     /// # Errors
     /// A map has no room.
     pub fn write_flows(&mut self, tables: &MemoryTables) -> Result<()> {
-        let flows4 = tables.flows4.borrow();
-        self.replace::<FlowKey4, Flow4>(maps::FLOWS4, flows4.iter().map(|(k, v)| (*k, *v)))?;
-        let flows6 = tables.flows6.borrow();
-        self.replace::<FlowKey6, Flow6>(maps::FLOWS6, flows6.iter().map(|(k, v)| (*k, *v)))
+        fn rows<K: Copy, V: Copy>(map: &RefCell<BTreeMap<K, V>>) -> Vec<(K, V)> {
+            map.borrow().iter().map(|(key, row)| (*key, *row)).collect()
+        }
+        self.replace(maps::FLOWS4, rows(&tables.flows4).into_iter())?;
+        self.replace(maps::FLOWS6, rows(&tables.flows6).into_iter())?;
+        self.replace(maps::TENTATIVE4, rows(&tables.tentative4).into_iter())?;
+        self.replace(maps::TENTATIVE6, rows(&tables.tentative6).into_iter())?;
+        self.replace(maps::SOURCE_RATES, rows(&tables.source_rates).into_iter())?;
+        self.replace(maps::AFFINITY, rows(&tables.affinity).into_iter())?;
+        self.replace(maps::FRAGMENTS, rows(&tables.fragments).into_iter())?;
+        self.fill(maps::RATES, rows(&tables.rates).into_iter())?;
+        self.fill(maps::LOADS, rows(&tables.loads).into_iter())?;
+        self.fill(maps::PATH_MTUS, rows(&tables.path_mtus).into_iter())?;
+        let count = *tables.fragment_count.borrow();
+        self.array::<u32>(maps::FRAGMENT_COUNT)?.set(0, count, 0)?;
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        let due = PerCpuValues::try_from(vec![*tables.reply_rate.borrow(); cpus])?;
+        self.per_cpu::<u64>(maps::REPLY_RATE)?.set(0, due, 0)?;
+        Ok(())
+    }
+
+    fn rows<K: Pod + Ord, V: Pod>(&mut self, name: &str) -> Result<BTreeMap<K, V>> {
+        Ok(self.hash::<K, V>(name)?.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// The rows of an array that hold something.
+    fn written<V: Pod + Default + PartialEq>(&mut self, name: &str) -> Result<BTreeMap<u32, V>> {
+        let array = self.array::<V>(name)?;
+        let mut rows = BTreeMap::new();
+        for index in 0..ARRAY_ROWS {
+            let row = array.get(&index, 0)?;
+            if row != V::default() {
+                rows.insert(index, row);
+            }
+        }
+        Ok(rows)
     }
 
     fn clear_counters(&mut self) -> Result<()> {
@@ -251,10 +332,19 @@ impl Kernel {
     /// A map cannot be read.
     pub fn snapshot(&mut self) -> Result<MemoryTables> {
         let tables = MemoryTables::default();
-        let flows4 = self.hash::<FlowKey4, Flow4>(maps::FLOWS4)?;
-        *tables.flows4.borrow_mut() = flows4.iter().collect::<Result<_, _>>()?;
-        let flows6 = self.hash::<FlowKey6, Flow6>(maps::FLOWS6)?;
-        *tables.flows6.borrow_mut() = flows6.iter().collect::<Result<_, _>>()?;
+        *tables.flows4.borrow_mut() = self.rows(maps::FLOWS4)?;
+        *tables.flows6.borrow_mut() = self.rows(maps::FLOWS6)?;
+        *tables.tentative4.borrow_mut() = self.rows(maps::TENTATIVE4)?;
+        *tables.tentative6.borrow_mut() = self.rows(maps::TENTATIVE6)?;
+        *tables.source_rates.borrow_mut() = self.rows(maps::SOURCE_RATES)?;
+        *tables.affinity.borrow_mut() = self.rows(maps::AFFINITY)?;
+        *tables.fragments.borrow_mut() = self.rows(maps::FRAGMENTS)?;
+        *tables.rates.borrow_mut() = self.written(maps::RATES)?;
+        *tables.loads.borrow_mut() = self.written(maps::LOADS)?;
+        *tables.path_mtus.borrow_mut() = self.written(maps::PATH_MTUS)?;
+        *tables.fragment_count.borrow_mut() = self.array::<u32>(maps::FRAGMENT_COUNT)?.get(&0, 0)?;
+        let due = self.per_cpu::<u64>(maps::REPLY_RATE)?.get(&0, 0)?;
+        *tables.reply_rate.borrow_mut() = due.iter().copied().max().unwrap_or_default();
         let verdicts = self.per_cpu::<u64>(maps::VERDICTS)?;
         for index in 0..maps::VERDICT_ROWS {
             let count = verdicts.get(&index, 0)?.iter().sum();

@@ -1,6 +1,6 @@
 //! Applications: what a new flow's destination selects.
 
-use super::{Ip, Parity, PoolId, Port, Protocol};
+use super::{AccessList, Ip, Parity, PoolId, Port, Protocol, Rate};
 use bytemuck::{Pod, Zeroable};
 
 /// One address, port and protocol of an application, in one configuration generation.
@@ -24,9 +24,46 @@ pub struct Application {
     pub pools: PoolList,
     /// The pool of last resort, or [`PoolId::NONE`].
     pub fallback: PoolId,
-    /// Port at the origin for origins that name none; never 0.
+    /// Port at the origin for origins that name none; never 0. Of a range: for its first port.
     pub origin_port: Port,
-    pub reserved: u16,
+    /// The first port of the application's range; 0: it has a single port.
+    pub first_port: Port,
+    /// Who may open flows.
+    pub access: AccessList,
+    pub flags: ApplicationFlags,
+    /// How long a client stays with its origin, in jiffies; 0: no affinity.
+    pub affinity_ttl: u32,
+    /// Changes when a client's origin may not be one of the application's any more.
+    pub affinity_epoch: u32,
+    /// New flows of all clients together, and of each client.
+    pub rate: Rate,
+    pub source_rate: Rate,
+}
+
+/// Properties of an application, as bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct ApplicationFlags(pub u32);
+
+impl ApplicationFlags {
+    /// The access list has rules for countries.
+    pub const COUNTRIES: u32 = 1;
+
+    #[inline(always)]
+    pub const fn has(self, bits: u32) -> bool {
+        self.0 & bits == bits
+    }
+}
+
+/// Idle times after which an application's flows are forgotten, in jiffies. One row an application, so that a change
+/// holds for the flows there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Timeouts {
+    pub tcp: u32,
+    pub tcp_handshake: u32,
+    pub tcp_closing: u32,
+    pub udp: u32,
 }
 
 /// The candidate pools of an application: a run of slots that name pools.
@@ -53,3 +90,5 @@ impl Steering {
     /// As [`Self::WEIGHTED`], entered with the hash of the client's address.
     pub const WEIGHTED_BY_CLIENT: Self = Self(2);
 }
+
+const _: () = assert!(size_of::<Application>() == 56);

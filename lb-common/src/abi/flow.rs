@@ -1,6 +1,6 @@
 //! Flow memory: one entry per direction, each holding all that a packet of that direction needs.
 
-use super::{Ip4, Ip6, Mac, OriginId, Port, Protocol};
+use super::{Ip4, Ip6, Mac, OriginId, Port, Protocol, Tag};
 use bytemuck::{Pod, Zeroable};
 
 /// The 5-tuple of an IPv4 packet as it arrives.
@@ -53,7 +53,13 @@ pub struct FlowCore {
     pub side: FlowSide,
     /// 1: the flow was given by the fallback pool, whose health is ignored.
     pub last_resort: u8,
-    pub reserved: u8,
+    /// How often the client has repeated its SYN to an origin that did not answer.
+    pub retries: u8,
+    /// VLAN tags of the client's side, learned from its packets.
+    pub client_tags: [Tag; 2],
+    /// When the flow was opened, in jiffies (low 32 bits).
+    pub opened: u32,
+    pub reserved: u32,
 }
 
 /// One direction of an IPv4 flow.
@@ -121,4 +127,4 @@ impl TcpState {
 }
 
 const _: () = assert!(size_of::<FlowKey4>() == 16 && size_of::<FlowKey6>() == 40);
-const _: () = assert!(size_of::<FlowCore>() == 40 && size_of::<Flow4>() == 48 && size_of::<Flow6>() == 72);
+const _: () = assert!(size_of::<FlowCore>() == 56 && size_of::<Flow4>() == 64 && size_of::<Flow6>() == 88);

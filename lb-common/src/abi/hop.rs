@@ -25,8 +25,30 @@ pub struct Hop {
     pub interface: Mac,
     /// 0: the neighbour is not resolved and the hop must not be used.
     pub resolved: u16,
+    /// The interface that runs the program; of a VLAN, the one below it.
     pub ifindex: u32,
+    pub reserved: u32,
+    /// Tags that frames to the neighbour carry.
+    pub tags: [Tag; 2],
+}
+
+/// A VLAN tag as loaded: type (0x8100 or 0x88a8) and control information, in network order; 0: none. The outer one
+/// stands first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Tag(pub u32);
+
+impl Tag {
+    pub const NONE: Self = Self(0);
+}
+
+/// An interface that runs the program, by its index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Interface {
+    /// Largest IP packet that it carries, in bytes.
+    pub mtu: u32,
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Hop>() == 24);
+const _: () = assert!(size_of::<Hop>() == 32);

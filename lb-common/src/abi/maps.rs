@@ -2,12 +2,50 @@
 
 /// Settings: array of one [`super::Settings`].
 pub const SETTINGS: &str = "SETTINGS";
-/// IPv4 flows: LRU hash, [`super::FlowKey4`] → [`super::Flow4`], two entries a flow.
+/// Established IPv4 flows: hash, [`super::FlowKey4`] → [`super::Flow4`], two entries a flow. Nothing is ever evicted.
 pub const FLOWS4: &str = "FLOWS4";
-/// IPv6 flows: LRU hash, [`super::FlowKey6`] → [`super::Flow6`], two entries a flow.
+/// Established IPv6 flows: hash, [`super::FlowKey6`] → [`super::Flow6`], two entries a flow.
 pub const FLOWS6: &str = "FLOWS6";
+/// IPv4 flows that have not proven themselves, or are closing: LRU hash of the same entries, so that a flood evicts only
+/// its like.
+pub const TENTATIVE4: &str = "TENTATIVE4";
+/// As [`TENTATIVE4`], of IPv6.
+pub const TENTATIVE6: &str = "TENTATIVE6";
 /// Applications: hash, [`super::ApplicationKey`] → [`super::Application`], two generations.
 pub const APPLICATIONS: &str = "APPLICATIONS";
+/// Idle times: array of [`super::Timeouts`] by application id.
+pub const TIMEOUTS: &str = "TIMEOUTS";
+/// Addresses of applications: hash, [`super::VipKey`] → [`super::Vip`], two generations.
+pub const VIPS: &str = "VIPS";
+/// Arena of [`super::PortSpan`]s.
+pub const SPANS: &str = "SPANS";
+/// Access lists: longest-prefix trie, [`super::AccessKey`] → [`super::AccessRule`].
+pub const ACCESS: &str = "ACCESS";
+/// Countries of access lists: hash, [`super::CountryKey`] → [`super::AccessRule`].
+pub const COUNTRY_RULES: &str = "COUNTRY_RULES";
+/// Countries of addresses: longest-prefix trie, [`super::Ip`] → [`super::Country`].
+pub const COUNTRIES: &str = "COUNTRIES";
+/// When an application's next flow is due (see [`super::Rate`]): array of `u64` by application id.
+pub const RATES: &str = "RATES";
+/// The same for each client: LRU hash, [`super::SourceKey`] → `u64`.
+pub const SOURCE_RATES: &str = "SOURCE_RATES";
+/// The same for the node's own answers: per-CPU array of one `u64`; not pinned.
+pub const REPLY_RATE: &str = "REPLY_RATE";
+/// Affinity: LRU hash, [`super::AffinityKey`] → [`super::Affinity`].
+pub const AFFINITY: &str = "AFFINITY";
+/// Array of [`super::Load`] by origin id.
+pub const LOADS: &str = "LOADS";
+/// Array of [`super::Load`] by origin id: established flows that userspace has removed, to be taken off [`LOADS`]. Each
+/// map has one writer.
+pub const SWEPT: &str = "SWEPT";
+/// Array of [`super::PathMtu`] by origin id.
+pub const PATH_MTUS: &str = "PATH_MTUS";
+/// Datagrams in fragments: LRU hash, [`super::FragmentKey`] → [`super::FragmentFlow`].
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// Array of one `u32`: the number of the last datagram in fragments.
+pub const FRAGMENT_COUNT: &str = "FRAGMENT_COUNT";
+/// Interfaces that run the program: hash, index → [`super::Interface`].
+pub const INTERFACES: &str = "INTERFACES";
 /// Pools: array of [`super::Pool`], row = 2 × id + parity.
 pub const POOLS: &str = "POOLS";
 /// Origins: array of [`super::Origin`].
@@ -28,11 +66,28 @@ pub const ORIGIN_TRAFFIC: &str = "ORIGIN_TRAFFIC";
 pub const SCRATCH: &str = "SCRATCH";
 
 /// Every map that is pinned, so that flows and tables outlive the daemon.
-pub const PINNED: [&str; 12] = [
+pub const PINNED: [&str; 29] = [
     SETTINGS,
     FLOWS4,
     FLOWS6,
+    TENTATIVE4,
+    TENTATIVE6,
     APPLICATIONS,
+    TIMEOUTS,
+    VIPS,
+    SPANS,
+    ACCESS,
+    COUNTRY_RULES,
+    COUNTRIES,
+    RATES,
+    SOURCE_RATES,
+    AFFINITY,
+    LOADS,
+    SWEPT,
+    PATH_MTUS,
+    FRAGMENTS,
+    FRAGMENT_COUNT,
+    INTERFACES,
     POOLS,
     ORIGINS,
     HOPS,
@@ -44,15 +99,11 @@ pub const PINNED: [&str; 12] = [
 ];
 
 /// Rows of the verdict counter map: room for every [`crate::datapath::Verdict::row`].
-pub const VERDICT_ROWS: u32 = 64;
+pub const VERDICT_ROWS: u32 = 128;
 
-/// The stages' programs, for tail calls: index [`STAGE_KNOWN`] and [`STAGE_OPEN`]. Pinned with the program that uses it,
-/// because the kernel empties such a map when userspace lets go of it.
+/// The stages' programs, for tail calls, by the number of their [`crate::datapath::Stage`]. Pinned with the program that uses
+/// it, because the kernel empties such a map when userspace lets go of it.
 pub const STAGES: &str = "STAGES";
-/// Index and program name of [`crate::datapath::known`]; the program that is attached.
-pub const STAGE_KNOWN: (u32, &str) = (0, "lb");
-/// Index and program name of [`crate::datapath::open`].
-pub const STAGE_OPEN: (u32, &str) = (1, "lb_open");
 /// Name of the program that only tells the time: it writes two `u64` to the start of its frame, jiffies and the monotonic
 /// clock in nanoseconds. Run by userspace, never attached.
 pub const CLOCK: &str = "lb_clock";

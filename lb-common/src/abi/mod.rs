@@ -4,10 +4,13 @@
 //! byte), numbers in the machine's order unless the type says otherwise. A change of any layout bumps
 //! [`ABI_VERSION`], which is part of the pin path, so a program never meets maps of another layout.
 
+mod access;
 mod address;
+mod affinity;
 mod application;
 mod counters;
 mod flow;
+mod fragment;
 mod hop;
 pub mod maps;
 mod origin;
@@ -16,16 +19,21 @@ mod settings;
 mod slot;
 #[cfg(feature = "user")]
 mod user;
+mod vip;
 
+pub use access::{AccessKey, AccessList, AccessRule, Country, CountryKey, Rate, SourceKey};
 pub use address::{Ip, Ip4, Ip6, Mac, Port, Protocol};
-pub use application::{Application, ApplicationKey, PoolList, Steering};
+pub use affinity::{Affinity, AffinityKey};
+pub use application::{Application, ApplicationFlags, ApplicationKey, PoolList, Steering, Timeouts};
 pub use counters::{Traffic, Verdicts};
 pub use flow::{Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, TcpState};
-pub use hop::{Hop, HopId};
-pub use origin::{Forwarding, Origin, OriginId, OriginState};
+pub use fragment::{FragmentFlow, FragmentKey};
+pub use hop::{Hop, HopId, Interface, Tag};
+pub use origin::{Forwarding, Load, Origin, OriginFlags, OriginId, OriginState, PathMtu};
 pub use pool::{Pool, PoolFlags, PoolId, PoolRow, Table, TableKind};
-pub use settings::{HashKey, Parity, PortRange, Settings, SettingsFlags};
+pub use settings::{HashKey, Parity, PortRange, Settings, SettingsFlags, TunnelSource};
 pub use slot::Slot;
+pub use vip::{PortSpan, Spans, Vip, VipKey};
 
 /// The layout of all maps. Part of the pin path: see [`maps::pin_directory`].
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -8,4 +8,6 @@ macro_rules! pod {
     )* };
 }
 
-pod!(Application ApplicationKey Flow4 Flow6 FlowKey4 FlowKey6 Hop Ip Origin Pool Settings Slot Traffic);
+pod!(AccessKey AccessRule Affinity AffinityKey Application ApplicationKey Country CountryKey Flow4 Flow6 FlowKey4 FlowKey6);
+pod!(FragmentFlow FragmentKey Hop Interface Ip Load Origin PathMtu Pool PortSpan Settings Slot SourceKey Timeouts Traffic);
+pod!(Vip VipKey);

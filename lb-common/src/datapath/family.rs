@@ -3,7 +3,7 @@
 use super::checksum;
 use super::parse::{self, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, Network};
 use super::scratch::{Draft, Scratch};
-use super::tables::{InsertError, Tables};
+use super::tables::{InsertError, Memory, Tables};
 use super::verdict::Pass;
 use crate::abi::{
     Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Port, Protocol, TableKind,
@@ -82,11 +82,17 @@ pub trait Family: Sized {
 
     fn visit<T: Tables, R>(
         tables: &T,
+        memory: Memory,
         key: &Self::Key,
         visit: impl FnOnce(&mut Self::Flow) -> R,
     ) -> Option<R>;
-    fn insert<T: Tables>(tables: &T, key: &Self::Key, flow: &Self::Flow) -> Result<(), InsertError>;
-    fn remove<T: Tables>(tables: &T, key: &Self::Key);
+    fn insert<T: Tables>(
+        tables: &T,
+        memory: Memory,
+        key: &Self::Key,
+        flow: &Self::Flow,
+    ) -> Result<(), InsertError>;
+    fn remove<T: Tables>(tables: &T, memory: Memory, key: &Self::Key);
 
     fn flow_hash(key: HashKey, tuple: &Tuple<Self::Address>) -> u64;
     fn client_hash(key: HashKey, client: Self::Address) -> u64;
@@ -201,18 +207,28 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn visit<T: Tables, R>(tables: &T, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
-        tables.flow4(key, visit)
+    fn visit<T: Tables, R>(
+        tables: &T,
+        memory: Memory,
+        key: &FlowKey4,
+        visit: impl FnOnce(&mut Flow4) -> R,
+    ) -> Option<R> {
+        tables.flow4(memory, key, visit)
     }
 
     #[inline(always)]
-    fn insert<T: Tables>(tables: &T, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
-        tables.insert4(key, flow)
+    fn insert<T: Tables>(
+        tables: &T,
+        memory: Memory,
+        key: &FlowKey4,
+        flow: &Flow4,
+    ) -> Result<(), InsertError> {
+        tables.insert4(memory, key, flow)
     }
 
     #[inline(always)]
-    fn remove<T: Tables>(tables: &T, key: &FlowKey4) {
-        tables.remove4(key);
+    fn remove<T: Tables>(tables: &T, memory: Memory, key: &FlowKey4) {
+        tables.remove4(memory, key);
     }
 
     #[inline(always)]
@@ -333,18 +349,28 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn visit<T: Tables, R>(tables: &T, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
-        tables.flow6(key, visit)
+    fn visit<T: Tables, R>(
+        tables: &T,
+        memory: Memory,
+        key: &FlowKey6,
+        visit: impl FnOnce(&mut Flow6) -> R,
+    ) -> Option<R> {
+        tables.flow6(memory, key, visit)
     }
 
     #[inline(always)]
-    fn insert<T: Tables>(tables: &T, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
-        tables.insert6(key, flow)
+    fn insert<T: Tables>(
+        tables: &T,
+        memory: Memory,
+        key: &FlowKey6,
+        flow: &Flow6,
+    ) -> Result<(), InsertError> {
+        tables.insert6(memory, key, flow)
     }
 
     #[inline(always)]
-    fn remove<T: Tables>(tables: &T, key: &FlowKey6) {
-        tables.remove6(key);
+    fn remove<T: Tables>(tables: &T, memory: Memory, key: &FlowKey6) {
+        tables.remove6(memory, key);
     }
 
     #[inline(always)]

@@ -1,13 +1,13 @@
 //! Known flows: finding them, keeping both directions' entries in step, and letting them go.
 
-use super::Context;
 use super::family::{Family, Tuple};
+use super::known::Context;
 use super::parse::Link;
 use super::select::Role;
-use super::tables::Tables;
+use super::tables::{Memory, Tables};
 use super::track::{self, Age};
 use super::transport::Segment;
-use crate::abi::{FlowCore, FlowSide, Protocol, TcpState};
+use crate::abi::{FlowCore, FlowSide, Protocol, TcpState, Timeouts};
 
 /// What a packet does to the entry of its flow.
 #[derive(Clone, Copy, PartialEq)]
@@ -22,8 +22,8 @@ pub enum Fate {
 
 /// Brings an entry up to date with a packet of its direction.
 #[inline(always)]
-pub fn renew(context: &Context, segment: &Segment, core: &mut FlowCore) -> Fate {
-    let age = track::age(context.settings, segment.protocol, core, context.now);
+pub fn renew(context: &Context, timeouts: &Timeouts, segment: &Segment, core: &mut FlowCore) -> Fate {
+    let age = track::age(timeouts, segment.protocol, core, context.now);
     let from_client = core.side == FlowSide::CLIENT;
     // A SYN on a closing flow is a new connection that reuses the ports (RFC 9293 section 3.6.1).
     if age == Age::Expired || (from_client && core.tcp.closing() && segment.flags.opens()) {
@@ -49,7 +49,10 @@ pub fn renew(context: &Context, segment: &Segment, core: &mut FlowCore) -> Fate 
 
 #[inline(always)]
 fn came_by(core: &FlowCore, link: &Link, ifindex: u32) -> bool {
-    core.client_mac == link.source && core.node_mac == link.destination && core.client_ifindex == ifindex
+    core.client_mac == link.source
+        && core.node_mac == link.destination
+        && core.client_ifindex == ifindex
+        && core.client_tags == link.tags
 }
 
 /// Remembers the way back to the client: where its packet came from.
@@ -58,6 +61,7 @@ pub fn learn(core: &mut FlowCore, link: &Link, ifindex: u32) {
     core.client_mac = link.source;
     core.node_mac = link.destination;
     core.client_ifindex = ifindex;
+    core.client_tags = link.tags;
 }
 
 /// Whose the other direction's tuple is.
@@ -72,6 +76,7 @@ pub enum Twin {
 #[inline(always)]
 pub fn renew_twin<F: Family, T: Tables>(
     tables: &T,
+    memory: Memory,
     now: u32,
     arriving: &Tuple<F::Address>,
     flow: &F::Flow,
@@ -79,7 +84,7 @@ pub fn renew_twin<F: Family, T: Tables>(
     let key = F::key(&F::leaving(flow, arriving.protocol).reversed());
     let back = arriving.reversed();
     let core = F::core(flow);
-    let seen = F::visit(tables, &key, |twin| {
+    let seen = F::visit(tables, memory, &key, |twin| {
         if F::leaving(twin, arriving.protocol) != back {
             return Twin::Taken;
         }
@@ -89,11 +94,12 @@ pub fn renew_twin<F: Family, T: Tables>(
         twin.client_mac = core.client_mac;
         twin.node_mac = core.node_mac;
         twin.client_ifindex = core.client_ifindex;
+        twin.client_tags = core.client_tags;
         Twin::Ours
     });
     match seen {
         Some(twin) => twin,
-        None => match F::insert(tables, &key, &F::flow(mirror(core, &back), &back)) {
+        None => match F::insert(tables, memory, &key, &F::flow(mirror(core, &back), &back)) {
             Ok(()) => Twin::Ours,
             Err(_) => Twin::Taken,
         },
@@ -140,11 +146,19 @@ pub fn released<T: Tables>(tables: &T, segment: &Segment, core: &FlowCore) -> bo
 
 /// Removes both directions of a flow.
 #[inline(always)]
-pub fn forget<F: Family, T: Tables>(tables: &T, arriving: &Tuple<F::Address>, flow: &F::Flow) {
+pub fn forget<F: Family, T: Tables>(
+    tables: &T,
+    memory: Memory,
+    arriving: &Tuple<F::Address>,
+    flow: &F::Flow,
+) {
     let twin = F::key(&F::leaving(flow, arriving.protocol).reversed());
     let back = arriving.reversed();
-    if F::visit(tables, &twin, |twin| F::leaving(twin, arriving.protocol) == back) == Some(true) {
-        F::remove(tables, &twin);
+    if F::visit(tables, memory, &twin, |twin| {
+        F::leaving(twin, arriving.protocol) == back
+    }) == Some(true)
+    {
+        F::remove(tables, memory, &twin);
     }
-    F::remove(tables, &F::key(arriving));
+    F::remove(tables, memory, &F::key(arriving));
 }

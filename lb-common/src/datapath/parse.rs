@@ -2,7 +2,7 @@
 
 use super::checksum;
 use super::verdict::Pass;
-use crate::abi::{Ip4, Ip6, Mac, Port, Protocol};
+use crate::abi::{Ip4, Ip6, Mac, Port, Protocol, Tag};
 use crate::packet::Packet;
 use bytemuck::{Pod, Zeroable};
 use core::mem::offset_of;
@@ -47,6 +47,8 @@ pub struct Link {
     pub ether_type: u16,
     /// Offset of the network header.
     pub network: usize,
+    /// VLAN tags, the outer one first.
+    pub tags: [Tag; 2],
 }
 
 /// The network layer of a frame, and where its payload stands.
@@ -96,20 +98,24 @@ pub fn link<P: Packet>(packet: &P) -> Result<Link, Pass> {
     }
     let mut ether_type = ethernet.ether_type;
     let mut network = ETHERNET_LEN;
-    let mut tags = 0;
-    while tags < MAX_TAGS && (ether_type == ETHERTYPE_VLAN || ether_type == ETHERTYPE_QINQ) {
-        let Some(inner) = packet.read::<u16>(network + 2) else {
+    let mut tags = [Tag::NONE; MAX_TAGS];
+    for tag in &mut tags {
+        if ether_type != ETHERTYPE_VLAN && ether_type != ETHERTYPE_QINQ {
+            break;
+        }
+        let (Some(word), Some(inner)) = (packet.read(network - 2), packet.read::<u16>(network + 2)) else {
             return Err(Pass::NotIp);
         };
+        *tag = Tag(word);
         ether_type = inner;
         network += VLAN_LEN;
-        tags += 1;
     }
     Ok(Link {
         destination: ethernet.destination,
         source: ethernet.source,
         ether_type,
         network: packet.opaque(network),
+        tags,
     })
 }
 

@@ -1,14 +1,54 @@
 //! Answers that the node itself gives: TCP resets and ICMP port unreachable.
 
 use super::checksum;
-use super::family::{Family, Tuple};
-use super::parse::{ETHERNET_LEN, Ethernet, Link, MAX_TAGS, TCP_LEN, VLAN_LEN};
-use super::scratch::Subject;
+use super::family::{Family, Tuple, V4, V6};
+use super::parse::{
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Link, MAX_TAGS, TCP_LEN, VLAN_LEN,
+};
+use super::scratch::{Scratch, Subject};
+use super::tables::Tables;
 use super::track::TcpFlags;
 use super::transport;
+use super::verdict::{DropReason, Reply, Verdict};
+use super::{Step, drop, exit};
 use crate::abi::Protocol;
 use crate::packet::Packet;
 use bytemuck::{Pod, Zeroable};
+
+/// Turns the scratch's packet into the answer that the scratch names.
+#[inline(always)]
+pub fn reply<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Step {
+    match scratch.opening.link.ether_type {
+        ETHERTYPE_IPV4 => answer::<V4, P, T>(packet, tables, scratch),
+        ETHERTYPE_IPV6 => answer::<V6, P, T>(packet, tables, scratch),
+        _ => drop(DropReason::Internal),
+    }
+}
+
+#[inline(always)]
+fn answer<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Step {
+    let Some(settings) = tables.settings() else {
+        return drop(DropReason::Internal);
+    };
+    let opening = scratch.opening;
+    let reply = scratch.reply;
+    let subject = &F::draft(scratch).subject;
+    // A reset is never answered, nor is a source that cannot be one.
+    if subject.segment.flags.has(TcpFlags::RST) || !may_answer(&subject.arriving) {
+        return drop(DropReason::UnknownFlow);
+    }
+    let written = match reply {
+        Reply::ResetUnknownFlow | Reply::ResetNoOrigin => reset::<F, P>(packet, &opening.link, subject),
+        Reply::UnreachableNoOrigin => unreachable::<F, P>(packet, &opening.link, subject),
+    };
+    match written {
+        Some(()) => Step::Done(Verdict::Reply(
+            reply,
+            exit(settings, opening.ifindex, opening.ifindex),
+        )),
+        None => drop(DropReason::Resize),
+    }
+}
 
 /// A TCP header without options.
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -2,8 +2,10 @@
 
 use super::family::Tuple;
 use super::parse::{Link, Network};
+use super::select::{Choice, Hashes};
 use super::transport::Segment;
-use crate::abi::{Application, Flow4, Flow6, FlowKey4, FlowKey6, Ip4, Ip6, Parity};
+use super::verdict::Reply;
+use crate::abi::{Application, Flow4, Flow6, FlowKey4, FlowKey6, Ip4, Ip6, OriginId, Parity};
 
 /// The working memory.
 #[derive(Clone, Copy, Default)]
@@ -12,6 +14,20 @@ pub struct Scratch {
     pub v4: Draft<Ip4, FlowKey4, Flow4>,
     pub v6: Draft<Ip6, FlowKey6, Flow6>,
     pub opening: Opening,
+    pub hashes: Hashes,
+    /// The origin of a new flow.
+    pub choice: Choice,
+    /// What [`super::reply`] shall answer.
+    pub reply: Reply,
+    pub note: Note,
+}
+
+/// What is told of a packet beside its verdict; 0 where nothing is known.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Note {
+    pub application: u32,
+    pub origin: OriginId,
 }
 
 /// A packet, and its flow's two entries while they are made.
@@ -42,6 +58,8 @@ pub struct Subject<A> {
 #[repr(C)]
 pub struct Opening {
     pub application: Application,
+    /// 1: there is an application.
+    pub served: u32,
     pub link: Link,
     pub ifindex: u32,
     pub now: u32,

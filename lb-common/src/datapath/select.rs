@@ -6,10 +6,17 @@
 //!    others by weight, before any table is rebuilt.
 //! 3. The fallback pool, whose health is ignored.
 
-use super::family::Family;
+use super::family::{Family, V4, V6};
+use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use super::scratch::Scratch;
 use super::tables::Tables;
-use crate::abi::{Application, OriginId, OriginState, Parity, PoolFlags, PoolId, Steering, TableKind};
+use super::verdict::{DropReason, Reply};
+use super::{Stage, Step, drop};
+use crate::abi::{
+    Application, OriginId, OriginState, Parity, PoolFlags, PoolId, Protocol, Steering, TableKind,
+};
 use crate::hash;
+use crate::packet::Packet;
 
 /// Pools that one packet tries before the fallback pool. Userspace lists usable pools only, so the second try is rare.
 pub const MAX_POOLS: u32 = 4;
@@ -17,15 +24,16 @@ pub const MAX_POOLS: u32 = 4;
 const MAX_ORIGINS: u32 = 16;
 
 /// The origin of a new flow.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Choice {
     pub id: OriginId,
     pub role: Role,
 }
 
 /// In which role a pool gives an origin.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Role {
+    #[default]
     Steered,
     /// As fallback pool: health is ignored.
     LastResort,
@@ -43,10 +51,61 @@ impl Role {
 }
 
 /// The hashes of a new flow.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Hashes {
     pub flow: u64,
     pub client: u64,
+}
+
+/// Chooses the origin of the scratch's packet, which belongs to no known flow.
+#[inline(always)]
+pub fn select<P: Packet, T: Tables>(_packet: &mut P, tables: &T, scratch: &mut Scratch) -> Step {
+    match scratch.opening.link.ether_type {
+        ETHERTYPE_IPV4 => serve::<V4, T>(tables, scratch),
+        ETHERTYPE_IPV6 => serve::<V6, T>(tables, scratch),
+        _ => drop(DropReason::Internal),
+    }
+}
+
+#[inline(always)]
+fn serve<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
+    let Some(settings) = tables.settings() else {
+        return drop(DropReason::Internal);
+    };
+    let opening = scratch.opening;
+    let subject = &F::draft(scratch).subject;
+    let tcp = subject.arriving.protocol == Protocol::TCP;
+    if tcp && !subject.segment.flags.opens() {
+        scratch.reply = Reply::ResetUnknownFlow;
+        return Step::Go(Stage::Reply);
+    }
+    if subject.network.ttl <= 1 {
+        return drop(DropReason::TtlExpired);
+    }
+    let hashes = Hashes {
+        flow: F::flow_hash(settings.hash_key, &subject.arriving),
+        client: F::client_hash(settings.hash_key, subject.arriving.source),
+    };
+    scratch.hashes = hashes;
+    let unresolved = &mut F::draft(scratch).unresolved;
+    *unresolved = 0;
+    let choice = choose::<F, T>(tables, opening.parity, &opening.application, hashes, unresolved);
+    match choice {
+        Some(choice) => {
+            scratch.choice = choice;
+            Step::Go(Stage::Connect)
+        }
+        // The client's next attempt may find the neighbour resolved: a refusal would be final.
+        None if F::draft(scratch).unresolved != 0 => drop(DropReason::NoNextHop),
+        None => {
+            scratch.reply = if tcp {
+                Reply::ResetNoOrigin
+            } else {
+                Reply::UnreachableNoOrigin
+            };
+            Step::Go(Stage::Reply)
+        }
+    }
 }
 
 /// Chooses the origin of a new flow; `None` when nobody can serve it. `unresolved` becomes 1 when somebody could, but how

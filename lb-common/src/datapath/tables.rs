@@ -1,8 +1,9 @@
 //! The tables that the pipeline reads and writes: BPF maps in the kernel, plain memory in tests and in `lb explain`.
 
 use crate::abi::{
-    Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, Hop, HopId, Ip, Origin,
-    OriginId, Pool, PoolRow, Settings, Slot,
+    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
+    Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Origin,
+    OriginId, PathMtu, Pool, PoolRow, PortSpan, Settings, Slot, SourceKey, Timeouts, Vip, VipKey,
 };
 
 /// Access to the tables. Closures instead of references: no borrow of map memory escapes.
@@ -12,27 +13,60 @@ pub trait Tables {
     /// The number of the live generation, read once a packet; 0: none.
     fn generation(&self) -> u32;
     fn application(&self, key: &ApplicationKey) -> Option<Application>;
+    /// The idle times of an application's flows.
+    fn timeouts(&self, application: u32) -> Option<Timeouts>;
+    fn vip(&self, key: &VipKey) -> Option<Vip>;
+    fn span(&self, index: u32) -> Option<PortSpan>;
+    /// The longest match of an access list for an address.
+    fn access(&self, key: &AccessKey) -> Option<AccessRule>;
+    fn country_rule(&self, key: &CountryKey) -> Option<AccessRule>;
+    /// The country of an address.
+    fn country(&self, address: Ip) -> Option<Country>;
+    fn interface(&self, ifindex: u32) -> Option<Interface>;
     fn pool(&self, row: PoolRow) -> Option<Pool>;
     fn slot(&self, index: u32) -> Option<Slot>;
     fn origin(&self, id: OriginId) -> Option<Origin>;
     fn hop(&self, id: HopId) -> Option<Hop>;
     fn snat_address(&self, index: u32) -> Option<Ip>;
 
-    fn flow4<R>(&self, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R>;
+    fn flow4<R>(&self, memory: Memory, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R>;
     /// Adds an entry where there is none.
     ///
     /// # Errors
     /// When there is one, or there is no room.
-    fn insert4(&self, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError>;
-    fn remove4(&self, key: &FlowKey4);
+    fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError>;
+    fn remove4(&self, memory: Memory, key: &FlowKey4);
 
-    fn flow6<R>(&self, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R>;
+    fn flow6<R>(&self, memory: Memory, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R>;
     /// As [`Self::insert4`].
     ///
     /// # Errors
     /// When there is one, or there is no room.
-    fn insert6(&self, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError>;
-    fn remove6(&self, key: &FlowKey6);
+    fn insert6(&self, memory: Memory, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError>;
+    fn remove6(&self, memory: Memory, key: &FlowKey6);
+
+    /// When an application's next flow is due; see [`crate::abi::Rate`].
+    fn rate<R>(&self, application: u32, visit: impl FnOnce(&mut u64) -> R) -> Option<R>;
+    /// The same for one client; a client that is not known yet starts at `fresh`.
+    fn source_rate<R>(&self, key: &SourceKey, fresh: u64, visit: impl FnOnce(&mut u64) -> R) -> Option<R>;
+    /// The same for this CPU's own answers.
+    fn reply_rate<R>(&self, visit: impl FnOnce(&mut u64) -> R) -> Option<R>;
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    fn bind(&self, key: &AffinityKey, affinity: &Affinity);
+
+    /// Established flows of an origin.
+    fn established(&self, origin: OriginId) -> u32;
+    /// Counts an established flow more, or one less, on any CPU at once.
+    fn establish(&self, origin: OriginId);
+    fn disestablish(&self, origin: OriginId);
+    fn path_mtu(&self, origin: OriginId) -> Option<PathMtu>;
+    fn learn_path_mtu(&self, origin: OriginId, path: PathMtu);
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentFlow>;
+    fn remember_fragment(&self, key: &FragmentKey, flow: &FragmentFlow);
+    /// A number that no other datagram in fragments had for long.
+    fn next_fragment(&self) -> u32;
 
     /// Counts a verdict.
     fn count(&self, row: u32);
@@ -40,6 +74,15 @@ pub trait Tables {
     fn count_packet(&self, application: u32, origin: OriginId, sample: Sample);
     /// Counts a flow that was opened.
     fn count_flow(&self, application: u32, origin: OriginId);
+}
+
+/// Where a flow is remembered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Memory {
+    /// Flows whose client has proven itself.
+    Established,
+    /// Handshakes, unanswered datagrams, closing connections: new ones evict old ones.
+    Tentative,
 }
 
 /// Why an entry was not added.

@@ -1,6 +1,6 @@
 //! What a flow's packets say about its life.
 
-use crate::abi::{FlowCore, FlowSide, Protocol, Settings, TcpState};
+use crate::abi::{FlowCore, FlowSide, Protocol, TcpState, Timeouts};
 
 /// The flags byte of a TCP header (RFC 9293 section 3.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -52,15 +52,15 @@ pub fn step(state: TcpState, flags: TcpFlags, side: FlowSide) -> TcpState {
 
 /// Idle time in jiffies after which a flow in this state is forgotten.
 #[inline(always)]
-pub fn timeout(settings: &Settings, protocol: Protocol, state: TcpState) -> u32 {
+pub fn timeout(timeouts: &Timeouts, protocol: Protocol, state: TcpState) -> u32 {
     if protocol != Protocol::TCP {
-        settings.udp_timeout
+        timeouts.udp
     } else if state.closing() {
-        settings.tcp_closing_timeout
+        timeouts.tcp_closing
     } else if state.has(TcpState::ESTABLISHED) {
-        settings.tcp_timeout
+        timeouts.tcp
     } else {
-        settings.tcp_handshake_timeout
+        timeouts.tcp_handshake
     }
 }
 
@@ -77,13 +77,13 @@ pub enum Age {
 
 /// The age of an entry. Jiffies wrap; differences do not.
 #[inline(always)]
-pub fn age(settings: &Settings, protocol: Protocol, core: &FlowCore, now: u32) -> Age {
+pub fn age(timeouts: &Timeouts, protocol: Protocol, core: &FlowCore, now: u32) -> Age {
     let idle = now.wrapping_sub(core.seen);
     // Another CPU may have stamped the entry a jiffy after this one read its clock.
     if idle > u32::MAX / 2 {
         return Age::Fresh;
     }
-    let timeout = timeout(settings, protocol, core.tcp);
+    let timeout = timeout(timeouts, protocol, core.tcp);
     if idle > timeout {
         Age::Expired
     } else if idle > timeout >> 3 {
@@ -129,18 +129,18 @@ mod tests {
 
     #[test]
     fn entries_age_by_their_state() {
-        let settings = Settings {
-            tcp_timeout: 800,
-            tcp_handshake_timeout: 80,
-            udp_timeout: 160,
-            ..Settings::default()
+        let timeouts = Timeouts {
+            tcp: 800,
+            tcp_handshake: 80,
+            udp: 160,
+            ..Timeouts::default()
         };
         let core = |seen, tcp| FlowCore {
             seen,
             tcp: TcpState(tcp),
             ..FlowCore::default()
         };
-        let age = |protocol, core: &FlowCore, now| super::age(&settings, protocol, core, now);
+        let age = |protocol, core: &FlowCore, now| super::age(&timeouts, protocol, core, now);
         let tcp = core(1000, TcpState::ANSWERED | TcpState::ESTABLISHED);
         assert_eq!(age(Protocol::TCP, &tcp, 1100), Age::Fresh);
         assert_eq!(age(Protocol::TCP, &tcp, 1101), Age::Aged);

@@ -11,6 +11,8 @@ pub enum Verdict {
     Forward(Exit),
     /// It was turned into an answer and goes back.
     Reply(Reply, Exit),
+    /// It is kept by userspace, until it can be handled.
+    Hold(Hold),
     /// It ends here.
     Drop(DropReason),
 }
@@ -25,19 +27,22 @@ pub enum Exit {
 }
 
 macro_rules! reasons {
-    ($(#[$doc:meta])* $name:ident from $first:literal { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident from $first:literal {
+        $(#[$zdoc:meta])* $zero:ident = $zword:literal,
+        $($(#[$vdoc:meta])* $variant:ident = $word:literal,)*
+    }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
         #[repr(u32)]
-        pub enum $name { $($(#[$vdoc])* $variant,)* }
+        pub enum $name { #[default] $(#[$zdoc])* $zero, $($(#[$vdoc])* $variant,)* }
 
         impl $name {
             /// All of them, in the order of their rows.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+            pub const ALL: &[Self] = &[Self::$zero, $(Self::$variant,)*];
 
             /// The word used in output and metrics.
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
+                match self { Self::$zero => $zword, $(Self::$variant => $word,)* }
             }
 
             /// The row of the verdict counters.
@@ -68,7 +73,7 @@ reasons! {
 
 reasons! {
     /// Which answer was sent instead of forwarding.
-    Reply from 16 {
+    Reply from 32 {
         /// TCP RST: no flow is known for a segment that does not open one.
         ResetUnknownFlow = "reset_unknown_flow",
         /// TCP RST: nobody can serve a new connection.
@@ -79,8 +84,16 @@ reasons! {
 }
 
 reasons! {
+    /// Why a packet is kept by userspace.
+    Hold from 24 {
+        /// A later fragment, whose first one has not come yet.
+        Fragment = "fragment_held",
+    }
+}
+
+reasons! {
     /// Why a packet of an application was dropped.
-    DropReason from 32 {
+    DropReason from 64 {
         /// Its transport header is cut short or contradicts itself.
         Malformed = "malformed",
         /// A TCP RST for which no flow is known.
@@ -116,6 +129,7 @@ impl Verdict {
             Self::Pass(reason) => Some(reason.row()),
             Self::Forward(_) => None,
             Self::Reply(reason, _) => Some(reason.row()),
+            Self::Hold(reason) => Some(reason.row()),
             Self::Drop(reason) => Some(reason.row()),
         }
     }
@@ -130,6 +144,7 @@ mod tests {
     fn every_reason_has_a_row_of_its_own() {
         let rows = (Pass::ALL.iter().map(|reason| reason.row()))
             .chain(Reply::ALL.iter().map(|reason| reason.row()))
+            .chain(Hold::ALL.iter().map(|reason| reason.row()))
             .chain(DropReason::ALL.iter().map(|reason| reason.row()));
         let mut rows: Vec<u32> = rows.collect();
         let count = rows.len();

@@ -1,12 +1,14 @@
 //! Tables in ordinary maps.
 
 use crate::abi::{
-    Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, Hop, HopId, Ip, Origin,
-    OriginId, Pool, PoolRow, Settings, Slot, Traffic,
+    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
+    Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Load, Origin,
+    OriginId, PathMtu, Pool, PoolRow, PortSpan, Settings, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
-use crate::datapath::{DropReason, InsertError, Pass, Reply, Sample, Tables};
+use crate::datapath::{DropReason, Hold, InsertError, Memory, Pass, Reply, Sample, Tables};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// All tables in memory. The configuration is public; what packets change stands behind cells.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +17,15 @@ pub struct MemoryTables {
     /// Rows that every array has. As in the kernel, a row below it that was never written holds zeros.
     pub array_rows: u32,
     pub applications: BTreeMap<ApplicationKey, Application>,
+    pub timeouts: BTreeMap<u32, Timeouts>,
+    pub vips: BTreeMap<VipKey, Vip>,
+    pub spans: BTreeMap<u32, PortSpan>,
+    /// By length of the prefix in bits, list included.
+    pub access: BTreeMap<(u32, AccessKey), AccessRule>,
+    pub country_rules: BTreeMap<CountryKey, AccessRule>,
+    /// By length of the prefix in bits of the v4-mapped address.
+    pub countries: BTreeMap<(u32, Ip), Country>,
+    pub interfaces: BTreeMap<u32, Interface>,
     pub pools: BTreeMap<u32, Pool>,
     pub slots: BTreeMap<u32, Slot>,
     pub origins: BTreeMap<OriginId, Origin>,
@@ -22,6 +33,16 @@ pub struct MemoryTables {
     pub snat_addresses: BTreeMap<u32, Ip>,
     pub flows4: RefCell<BTreeMap<FlowKey4, Flow4>>,
     pub flows6: RefCell<BTreeMap<FlowKey6, Flow6>>,
+    pub tentative4: RefCell<BTreeMap<FlowKey4, Flow4>>,
+    pub tentative6: RefCell<BTreeMap<FlowKey6, Flow6>>,
+    pub rates: RefCell<BTreeMap<u32, u64>>,
+    pub source_rates: RefCell<BTreeMap<SourceKey, u64>>,
+    pub reply_rate: RefCell<u64>,
+    pub affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
+    pub loads: RefCell<BTreeMap<u32, Load>>,
+    pub path_mtus: RefCell<BTreeMap<u32, PathMtu>>,
+    pub fragments: RefCell<BTreeMap<FragmentKey, FragmentFlow>>,
+    pub fragment_count: RefCell<u32>,
     pub verdicts: RefCell<BTreeMap<u32, u64>>,
     pub application_traffic: RefCell<BTreeMap<u32, Traffic>>,
     pub origin_traffic: RefCell<BTreeMap<u32, Traffic>>,
@@ -51,10 +72,70 @@ fn insert<K: Ord + Copy, V: Copy>(
     Ok(())
 }
 
+/// An address as a number whose first bit is the highest.
+fn address_bits(address: Ip) -> u128 {
+    u128::from_be_bytes(bytemuck::cast(address.0))
+}
+
+/// The first `length` bits of an address.
+fn prefix(address: u128, length: u32) -> u128 {
+    address.checked_shr(128 - length).unwrap_or_default()
+}
+
 impl MemoryTables {
     fn row<K: Ord, V: Copy + Default>(&self, array: &BTreeMap<K, V>, key: K, index: u32) -> Option<V> {
         let unwritten = (index < self.array_rows).then(V::default);
         array.get(&key).copied().or(unwritten)
+    }
+
+    /// Takes over all that packets remember in other tables, but no counters.
+    pub fn adopt(&mut self, other: &Self) {
+        let Self {
+            flows4,
+            flows6,
+            tentative4,
+            tentative6,
+            rates,
+            source_rates,
+            reply_rate,
+            affinity,
+            loads,
+            path_mtus,
+            fragments,
+            fragment_count,
+            ..
+        } = other.clone();
+        *self = Self {
+            flows4,
+            flows6,
+            tentative4,
+            tentative6,
+            rates,
+            source_rates,
+            reply_rate,
+            affinity,
+            loads,
+            path_mtus,
+            fragments,
+            fragment_count,
+            ..core::mem::take(self)
+        };
+    }
+
+    /// The IPv4 flows of one memory.
+    fn memory4(&self, memory: Memory) -> &RefCell<BTreeMap<FlowKey4, Flow4>> {
+        match memory {
+            Memory::Established => &self.flows4,
+            Memory::Tentative => &self.tentative4,
+        }
+    }
+
+    /// The IPv6 flows of one memory.
+    fn memory6(&self, memory: Memory) -> &RefCell<BTreeMap<FlowKey6, Flow6>> {
+        match memory {
+            Memory::Established => &self.flows6,
+            Memory::Tentative => &self.tentative6,
+        }
     }
 
     /// Every counter that is not zero, by its name.
@@ -68,6 +149,11 @@ impl MemoryTables {
             Reply::ALL
                 .iter()
                 .map(|reply| (reply.row(), "reply", reply.name())),
+        )
+        .chain(
+            Hold::ALL
+                .iter()
+                .map(|reason| (reason.row(), "hold", reason.name())),
         )
         .chain(
             DropReason::ALL
@@ -129,6 +215,45 @@ impl Tables for MemoryTables {
         self.applications.get(key).copied()
     }
 
+    fn timeouts(&self, application: u32) -> Option<Timeouts> {
+        self.row(&self.timeouts, application, application)
+    }
+
+    fn vip(&self, key: &VipKey) -> Option<Vip> {
+        self.vips.get(key).copied()
+    }
+
+    fn span(&self, index: u32) -> Option<PortSpan> {
+        self.row(&self.spans, index, index)
+    }
+
+    fn access(&self, key: &AccessKey) -> Option<AccessRule> {
+        let address = address_bits(key.address);
+        let matches = |length: u32, rule: &AccessKey| {
+            rule.list == key.list
+                && prefix(address_bits(rule.address), length - 32) == prefix(address, length - 32)
+        };
+        let rules = self.access.iter().rev();
+        let mut rules = rules.filter(|((length, rule), _)| matches(*length, rule));
+        rules.next().map(|(_, rule)| *rule)
+    }
+
+    fn country_rule(&self, key: &CountryKey) -> Option<AccessRule> {
+        self.country_rules.get(key).copied()
+    }
+
+    fn country(&self, address: Ip) -> Option<Country> {
+        let address = address_bits(address);
+        let rules = self.countries.iter().rev();
+        let mut rules = rules
+            .filter(|((length, rule), _)| prefix(address_bits(*rule), *length) == prefix(address, *length));
+        rules.next().map(|(_, country)| *country)
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<Interface> {
+        self.interfaces.get(&ifindex).copied()
+    }
+
     fn pool(&self, row: PoolRow) -> Option<Pool> {
         self.row(&self.pools, row.0, row.0)
     }
@@ -149,28 +274,103 @@ impl Tables for MemoryTables {
         self.row(&self.snat_addresses, index, index)
     }
 
-    fn flow4<R>(&self, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
-        self.flows4.borrow_mut().get_mut(key).map(visit)
+    fn flow4<R>(&self, memory: Memory, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
+        // A visitor may look at the same memory, as it may in the kernel.
+        let mut flow = self.memory4(memory).borrow().get(key).copied()?;
+        let result = visit(&mut flow);
+        self.memory4(memory).borrow_mut().insert(*key, flow);
+        Some(result)
     }
 
-    fn insert4(&self, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
-        insert(&self.flows4, key, flow)
+    fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
+        insert(self.memory4(memory), key, flow)
     }
 
-    fn remove4(&self, key: &FlowKey4) {
-        self.flows4.borrow_mut().remove(key);
+    fn remove4(&self, memory: Memory, key: &FlowKey4) {
+        self.memory4(memory).borrow_mut().remove(key);
     }
 
-    fn flow6<R>(&self, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
-        self.flows6.borrow_mut().get_mut(key).map(visit)
+    fn flow6<R>(&self, memory: Memory, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
+        // A visitor may look at the same memory, as it may in the kernel.
+        let mut flow = self.memory6(memory).borrow().get(key).copied()?;
+        let result = visit(&mut flow);
+        self.memory6(memory).borrow_mut().insert(*key, flow);
+        Some(result)
     }
 
-    fn insert6(&self, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
-        insert(&self.flows6, key, flow)
+    fn insert6(&self, memory: Memory, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
+        insert(self.memory6(memory), key, flow)
     }
 
-    fn remove6(&self, key: &FlowKey6) {
-        self.flows6.borrow_mut().remove(key);
+    fn remove6(&self, memory: Memory, key: &FlowKey6) {
+        self.memory6(memory).borrow_mut().remove(key);
+    }
+
+    fn rate<R>(&self, application: u32, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
+        let unwritten = application < self.array_rows;
+        let mut rates = self.rates.borrow_mut();
+        match rates.entry(application) {
+            Entry::Occupied(entry) => Some(visit(entry.into_mut())),
+            Entry::Vacant(entry) => unwritten.then(|| visit(entry.insert(0))),
+        }
+    }
+
+    fn source_rate<R>(&self, key: &SourceKey, fresh: u64, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
+        Some(visit(self.source_rates.borrow_mut().entry(*key).or_insert(fresh)))
+    }
+
+    fn reply_rate<R>(&self, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
+        Some(visit(&mut self.reply_rate.borrow_mut()))
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.affinity.borrow().get(key).copied()
+    }
+
+    fn bind(&self, key: &AffinityKey, affinity: &Affinity) {
+        self.affinity.borrow_mut().insert(*key, *affinity);
+    }
+
+    fn established(&self, origin: OriginId) -> u32 {
+        self.loads
+            .borrow()
+            .get(&origin.0)
+            .map_or(0, |load| load.established)
+    }
+
+    fn establish(&self, origin: OriginId) {
+        let mut loads = self.loads.borrow_mut();
+        let load = loads.entry(origin.0).or_default();
+        load.established = load.established.wrapping_add(1);
+    }
+
+    fn disestablish(&self, origin: OriginId) {
+        let mut loads = self.loads.borrow_mut();
+        let load = loads.entry(origin.0).or_default();
+        load.established = load.established.wrapping_sub(1);
+    }
+
+    fn path_mtu(&self, origin: OriginId) -> Option<PathMtu> {
+        let known = self.path_mtus.borrow().get(&origin.0).copied();
+        known.or((origin.0 < self.array_rows).then(PathMtu::default))
+    }
+
+    fn learn_path_mtu(&self, origin: OriginId, path: PathMtu) {
+        self.path_mtus.borrow_mut().insert(origin.0, path);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentFlow> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, flow: &FragmentFlow) {
+        self.fragments.borrow_mut().insert(*key, *flow);
+    }
+
+    fn next_fragment(&self) -> u32 {
+        let mut count = self.fragment_count.borrow_mut();
+        *count = count.wrapping_add(1);
+        *count
     }
 
     fn count(&self, row: u32) {

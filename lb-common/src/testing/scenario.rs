@@ -2,12 +2,20 @@
 
 use super::{Frame, MemoryTables};
 use crate::abi::{
-    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, OriginState, Parity, Pool, PoolFlags,
-    PoolId, PoolList, Port, PortRange, Protocol, Settings, SettingsFlags, Slot, Steering, Table,
+    Application, ApplicationKey, Hop, HopId, Interface, Ip, Origin, OriginId, OriginState, Parity, Pool,
+    PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings, SettingsFlags, Slot, Steering, Table,
+    Timeouts,
 };
 use crate::datapath::{Arrival, Scratch, Verdict, process};
 use std::net::SocketAddr;
 
+/// Idle times of every application, in jiffies.
+pub const TIMEOUTS: Timeouts = Timeouts {
+    tcp: 900_000,
+    tcp_handshake: 150_000,
+    tcp_closing: 160_000,
+    udp: 200_000,
+};
 /// Interface on which the clients' router is.
 pub const CLIENT_SIDE: u32 = 10;
 /// Interface on which most origins are.
@@ -85,10 +93,6 @@ impl Scenario {
                 k0: 0x0706_0504_0302_0100,
                 k1: 0x0f0e_0d0c_0b0a_0908,
             },
-            tcp_timeout: 900_000,
-            tcp_handshake_timeout: 150_000,
-            tcp_closing_timeout: 160_000,
-            udp_timeout: 200_000,
             snat_ports: PortRange {
                 first: 20_000,
                 count: 4_096,
@@ -96,15 +100,24 @@ impl Scenario {
             flags: SettingsFlags(0),
             // Odd, so that a mistake with the parity shows.
             generation: 3,
-            reserved: 0,
+            second: 250,
+            smallest_mtu: 1500,
+            ..Settings::default()
         };
+        for ifindex in [CLIENT_SIDE, ORIGIN_SIDE] {
+            let interface = Interface {
+                mtu: 1500,
+                reserved: 0,
+            };
+            tables.interfaces.insert(ifindex, interface);
+        }
         let hop = |neighbour, interface, ifindex, resolved| Hop {
             neighbour: <[u8; 6]>::into(neighbour),
             mtu: 1500,
             interface: <[u8; 6]>::into(interface),
             resolved,
             ifindex,
-            reserved: 0,
+            ..Hop::default()
         };
         tables
             .hops
@@ -334,9 +347,10 @@ impl Scenario {
             pools,
             fallback,
             origin_port: Port::new(address.port()),
-            reserved: 0,
+            ..Application::default()
         };
         self.tables.applications.insert(key, application);
+        self.tables.timeouts.insert(id, TIMEOUTS);
     }
 }
 

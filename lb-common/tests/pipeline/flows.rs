@@ -122,12 +122,11 @@ fn a_syn_on_an_open_flow_is_for_the_origin_to_judge() {
 
 #[test]
 fn flows_expire_by_their_state() {
-    let settings = Scenario::standard().tables.settings;
     let cases: [(u32, &[(bool, u8)]); 3] = [
-        (settings.tcp_handshake_timeout, &[]),
-        (settings.tcp_timeout, &[(false, SYN | ACK), (true, ACK)]),
+        (TIMEOUTS.tcp_handshake, &[]),
+        (TIMEOUTS.tcp, &[(false, SYN | ACK), (true, ACK)]),
         (
-            settings.tcp_closing_timeout,
+            TIMEOUTS.tcp_closing,
             &[(false, SYN | ACK), (true, ACK), (true, RST)],
         ),
     ];
@@ -162,7 +161,7 @@ fn flows_expire_by_their_state() {
 fn an_answer_to_an_expired_flow_is_not_ours() {
     let mut node = Node::new();
     let first = node.udp(CLIENT, DNS);
-    node.pass_time(node.0.scenario.tables.settings.udp_timeout + 1);
+    node.pass_time(TIMEOUTS.udp + 1);
     let answer = node.answer(&first, 0);
     assert_eq!(answer.verdict, Verdict::Pass(Pass::NotOurs));
     assert!(node.entries(FlowSide::CLIENT).is_empty());
@@ -172,7 +171,7 @@ fn an_answer_to_an_expired_flow_is_not_ours() {
 fn traffic_of_one_direction_keeps_both_alive() {
     let mut node = Node::new();
     let first = node.udp(CLIENT, DNS);
-    let timeout = node.0.scenario.tables.settings.udp_timeout;
+    let timeout = TIMEOUTS.udp;
     for _ in 0..20 {
         node.pass_time(timeout / 2);
         assert!(matches!(node.answer(&first, 0).verdict, Verdict::Forward(_)));
@@ -186,7 +185,7 @@ fn a_packet_of_a_fresh_flow_writes_nothing() {
     let mut node = Node::new();
     let syn = node.connect(CLIENT, WEB);
     let before = node.only();
-    node.pass_time(node.0.scenario.tables.settings.tcp_timeout / 8);
+    node.pass_time(TIMEOUTS.tcp / 8);
     node.tcp(CLIENT, WEB, ACK);
     node.answer(&syn, ACK);
     assert_eq!(node.only(), before);
@@ -203,7 +202,7 @@ fn an_evicted_twin_is_made_anew() {
         let syn = node.connect(CLIENT, WEB);
         let ((key, flow), (back_key, back)) = node.only();
         node.forget(if client_side { &key } else { &back_key });
-        node.pass_time(node.0.scenario.tables.settings.tcp_timeout / 8 + 1);
+        node.pass_time(TIMEOUTS.tcp / 8 + 1);
         let outcome = if client_side {
             node.answer(&syn, ACK)
         } else {
@@ -227,13 +226,13 @@ fn a_flow_whose_answers_belong_to_another_has_ended() {
             flow.destination = [198, 51, 100, 99].into_ip4();
         }
     });
-    node.pass_time(node.0.scenario.tables.settings.tcp_timeout / 8 + 1);
+    node.pass_time(TIMEOUTS.tcp / 8 + 1);
     let outcome = node.tcp(CLIENT, WEB, ACK);
     assert_eq!(
         outcome.verdict,
         Verdict::Reply(Reply::ResetUnknownFlow, Exit::Transmit)
     );
-    let flows = node.0.scenario.tables.flows4.borrow();
+    let flows = node.0.scenario.tables.tentative4.borrow();
     assert!(!flows.contains_key(&key));
     assert_eq!(flows[&back_key].core, back.core, "the other's entry is untouched");
 }

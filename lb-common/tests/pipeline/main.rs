@@ -11,7 +11,7 @@ mod select;
 use lb_common::abi::{Flow4, FlowKey4, FlowSide, Origin, OriginState};
 use lb_common::datapath::{Exit, Verdict};
 use lb_common::testing::check::see;
-use lb_common::testing::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, at};
+use lb_common::testing::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, TIMEOUTS, at};
 use lb_common::testing::{Frame, Host, PacketBuilder, Scenario};
 use std::net::SocketAddr;
 
@@ -110,7 +110,7 @@ impl Node {
 
     /// All IPv4 entries of one side.
     fn entries(&self, side: FlowSide) -> Vec<(FlowKey4, Flow4)> {
-        let flows = self.0.scenario.tables.flows4.borrow();
+        let flows = self.0.scenario.tables.tentative4.borrow();
         let of = flows.iter().filter(|(_, flow)| flow.core.side == side);
         of.map(|(key, flow)| (*key, *flow)).collect()
     }
@@ -124,13 +124,19 @@ impl Node {
     }
 
     fn edit_flows(&self, edit: impl Fn(&FlowKey4, &mut Flow4)) {
-        for (key, flow) in self.0.scenario.tables.flows4.borrow_mut().iter_mut() {
+        for (key, flow) in self.0.scenario.tables.tentative4.borrow_mut().iter_mut() {
             edit(key, flow);
         }
     }
 
     fn forget(&self, key: &FlowKey4) {
-        self.0.scenario.tables.flows4.borrow_mut().remove(key).unwrap();
+        self.0
+            .scenario
+            .tables
+            .tentative4
+            .borrow_mut()
+            .remove(key)
+            .unwrap();
     }
 }
 

@@ -47,7 +47,7 @@ fn when_all_ports_are_taken_a_flow_is_refused_and_nothing_is_left_of_it() {
         }
     }
     assert_eq!(refused, 96);
-    assert_eq!(node.0.scenario.tables.flows4.borrow().len(), 8);
+    assert_eq!(node.0.scenario.tables.tentative4.borrow().len(), 8);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn other_origins_have_ports_of_their_own() {
 fn an_expired_flow_gives_its_port_back() {
     let mut node = with_ports(1);
     node.tcp(&client(1), WEB, SYN);
-    node.pass_time(node.0.scenario.tables.settings.tcp_handshake_timeout + 1);
+    node.pass_time(TIMEOUTS.tcp_handshake + 1);
     let syn = node.tcp(&client(2), WEB, SYN);
     assert_eq!(syn.verdict, redirect(ORIGIN_SIDE));
     let ((key, _), _) = node.only();
@@ -72,7 +72,7 @@ fn an_expired_flow_gives_its_port_back() {
 fn an_idle_flow_keeps_its_port_until_it_expires() {
     let mut node = with_ports(1);
     node.tcp(&client(1), WEB, SYN);
-    node.pass_time(node.0.scenario.tables.settings.tcp_handshake_timeout);
+    node.pass_time(TIMEOUTS.tcp_handshake);
     let syn = node.tcp(&client(2), WEB, SYN);
     assert_eq!(syn.verdict, Verdict::Drop(DropReason::PortsExhausted));
     assert_eq!(node.tcp(&client(1), WEB, SYN).verdict, redirect(ORIGIN_SIDE));
@@ -81,7 +81,7 @@ fn an_idle_flow_keeps_its_port_until_it_expires() {
 #[test]
 fn a_closed_connection_gives_its_port_up_when_no_other_is_left() {
     let mut node = with_ports(1);
-    let closing = node.0.scenario.tables.settings.tcp_closing_timeout;
+    let closing = TIMEOUTS.tcp_closing;
     node.tcp(&client(1), WEB, SYN);
     node.tcp(&client(1), WEB, RST);
     node.pass_time(closing >> 4);

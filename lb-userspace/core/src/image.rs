@@ -1,7 +1,7 @@
 //! What the kernel maps should hold, and the ordered steps that bring them there.
 
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Pool, PoolRow, Settings, Slot,
+    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Pool, PoolRow, Settings, Slot, Timeouts,
 };
 
 /// One step of the datapath writer. Steps are executed in order; together they keep the rule that a packet meets one
@@ -12,6 +12,8 @@ pub enum TableOp {
     Origin { id: OriginId, record: Origin },
     /// Writes a next hop.
     Hop { id: HopId, record: Hop },
+    /// Writes the idle times of an application, by its row.
+    Timeouts { application: u32, record: Timeouts },
     /// Writes a source address for `nat`.
     SnatAddress { index: u32, address: Ip },
     /// Writes a run of slots that the live generation does not use; see [`slots`].
@@ -32,7 +34,7 @@ pub enum TableOp {
 }
 
 /// Sizes of the maps, fixed when they are created.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Capacity {
     /// Entries of the application map: two generations.
     pub applications: u32,
@@ -47,6 +49,16 @@ pub struct Capacity {
     pub slots: u32,
     /// Rows of the application counters.
     pub application_rows: u32,
+    /// Ranges of ports: two generations.
+    pub spans: u32,
+    /// Prefixes of all access lists: two generations.
+    pub access_prefixes: u32,
+    /// Countries of all access lists: two generations.
+    pub country_rules: u32,
+    /// Prefixes of GeoIP.
+    pub country_prefixes: u32,
+    /// Clients whose origin or rate is remembered.
+    pub clients: u32,
 }
 
 /// The slots of a run: beside each owner the next other one, which in a consistent-hash table is a random one by weight.

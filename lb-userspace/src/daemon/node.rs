@@ -345,10 +345,9 @@ impl Node {
     /// Has flows that have timed out removed and the others counted.
     fn start_sweep(&mut self) {
         self.next_sweep = None;
-        let settings = self.datapath.settings();
         let (flows, clock, done) = (self.flows.clone(), self.datapath.clock, self.sweeps.clone());
         tokio::task::spawn_blocking(move || {
-            let result = settings.and_then(|settings| lock(&flows).sweep(&settings, &clock));
+            let result = lock(&flows).sweep(&clock);
             // The daemon is stopping when nobody listens.
             let _ = done.blocking_send(result);
         });

@@ -25,6 +25,11 @@ const FLOOR: Capacity = Capacity {
     snat_addresses: 4_096,
     slots: 1 << 22,
     application_rows: 8_192,
+    spans: 8_192,
+    access_prefixes: 262_144,
+    country_rules: 16_384,
+    country_prefixes: 1,
+    clients: 131_072,
 };
 
 /// The sizes of new maps for a configuration, with room to grow.
@@ -40,6 +45,11 @@ pub fn sizes(config: &Config) -> MapSizes {
             snat_addresses: twice(needed.snat_addresses, FLOOR.snat_addresses),
             slots: twice(needed.slots, FLOOR.slots),
             application_rows: twice(needed.application_rows, FLOOR.application_rows),
+            spans: twice(needed.spans, FLOOR.spans),
+            access_prefixes: twice(needed.access_prefixes, FLOOR.access_prefixes),
+            country_rules: twice(needed.country_rules, FLOOR.country_rules),
+            country_prefixes: twice(needed.country_prefixes, FLOOR.country_prefixes),
+            clients: twice(needed.clients, FLOOR.clients),
         },
         max_flows: config.datapath.max_flows,
     }

@@ -8,7 +8,7 @@ use aya::Ebpf;
 use aya::programs::XdpMode;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
-use lb_common::abi::maps::STAGE_KNOWN;
+use lb_common::datapath::Stage;
 use lb_core::model::AttachMode;
 use std::fs;
 use std::path::Path;
@@ -110,7 +110,7 @@ fn suits(mode: Mode, wanted: AttachMode) -> bool {
 
 fn replace(ebpf: &mut Ebpf, pin: &LinkPin) -> Result<()> {
     let link = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(&pin.path)?))?;
-    program(ebpf, STAGE_KNOWN.1)?.attach_to_link(link)?;
+    program(ebpf, Stage::Known.program())?.attach_to_link(link)?;
     Ok(())
 }
 
@@ -119,7 +119,7 @@ fn new(ebpf: &mut Ebpf, pins: &Pins, netns: u64, ifindex: u32, mode: Mode) -> Re
         Mode::Native => XdpMode::Driver,
         Mode::Generic => XdpMode::Skb,
     };
-    let program = program(ebpf, STAGE_KNOWN.1)?;
+    let program = program(ebpf, Stage::Known.program())?;
     let id = program.attach_to_if_index(ifindex, flags)?;
     let link = program.take_link(id)?;
     let link: FdLink = link.try_into()?;

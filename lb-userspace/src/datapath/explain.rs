@@ -5,12 +5,15 @@ use super::clock::Clock;
 use super::kernel::Datapath;
 use crate::wire::{Explain, ExplainStep};
 use anyhow::Result;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData};
 use lb_common::abi::{
-    Application, ApplicationKey, Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, Hop, HopId, Ip, Ip6, Mac,
-    Origin, OriginId, OriginState, Pool, PoolRow, Port, Protocol, Settings, Slot, maps,
+    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
+    Flow6, FlowCore, FlowKey4, FlowKey6, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Ip6, Load,
+    Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolRow, Port, PortSpan, Protocol, Settings, Slot,
+    SourceKey, Timeouts, Vip, VipKey, maps,
 };
-use lb_common::datapath::{self, Arrival, InsertError, Sample, Scratch, Tables, Verdict};
+use lb_common::datapath::{self, Arrival, InsertError, Memory, Sample, Scratch, Tables, Verdict};
 use lb_common::testing::Frame;
 use lb_core::view::{OriginView, PoolView, View};
 use std::cell::RefCell;
@@ -33,8 +36,24 @@ pub struct Explainer {
     origins: Array<MapData, Origin>,
     hops: Array<MapData, Hop>,
     snat_addresses: Array<MapData, Ip>,
+    timeouts: Array<MapData, Timeouts>,
+    vips: HashMap<MapData, VipKey, Vip>,
+    spans: Array<MapData, PortSpan>,
+    access: LpmTrie<MapData, AccessKey, AccessRule>,
+    country_rules: HashMap<MapData, CountryKey, AccessRule>,
+    countries: LpmTrie<MapData, Ip, Country>,
+    rates: Array<MapData, u64>,
+    source_rates: HashMap<MapData, SourceKey, u64>,
+    affinity: HashMap<MapData, AffinityKey, Affinity>,
+    loads: Array<MapData, Load>,
+    swept: Array<MapData, Load>,
+    path_mtus: Array<MapData, PathMtu>,
+    fragments: HashMap<MapData, FragmentKey, FragmentFlow>,
+    interfaces: HashMap<MapData, u32, Interface>,
     flows4: HashMap<MapData, FlowKey4, Flow4>,
     flows6: HashMap<MapData, FlowKey6, Flow6>,
+    tentative4: HashMap<MapData, FlowKey4, Flow4>,
+    tentative6: HashMap<MapData, FlowKey6, Flow6>,
 }
 
 impl Explainer {
@@ -50,8 +69,24 @@ impl Explainer {
             origins: datapath.open_map(maps::ORIGINS)?.try_into()?,
             hops: datapath.open_map(maps::HOPS)?.try_into()?,
             snat_addresses: datapath.open_map(maps::SNAT_ADDRESSES)?.try_into()?,
+            timeouts: datapath.open_map(maps::TIMEOUTS)?.try_into()?,
+            vips: datapath.open_map(maps::VIPS)?.try_into()?,
+            spans: datapath.open_map(maps::SPANS)?.try_into()?,
+            access: datapath.open_map(maps::ACCESS)?.try_into()?,
+            country_rules: datapath.open_map(maps::COUNTRY_RULES)?.try_into()?,
+            countries: datapath.open_map(maps::COUNTRIES)?.try_into()?,
+            rates: datapath.open_map(maps::RATES)?.try_into()?,
+            source_rates: datapath.open_map(maps::SOURCE_RATES)?.try_into()?,
+            affinity: datapath.open_map(maps::AFFINITY)?.try_into()?,
+            loads: datapath.open_map(maps::LOADS)?.try_into()?,
+            swept: datapath.open_map(maps::SWEPT)?.try_into()?,
+            path_mtus: datapath.open_map(maps::PATH_MTUS)?.try_into()?,
+            fragments: datapath.open_map(maps::FRAGMENTS)?.try_into()?,
+            interfaces: datapath.open_map(maps::INTERFACES)?.try_into()?,
             flows4: datapath.open_map(maps::FLOWS4)?.try_into()?,
             flows6: datapath.open_map(maps::FLOWS6)?.try_into()?,
+            tentative4: datapath.open_map(maps::TENTATIVE4)?.try_into()?,
+            tentative6: datapath.open_map(maps::TENTATIVE6)?.try_into()?,
         })
     }
 
@@ -124,8 +159,8 @@ struct Recorder<'a> {
     view: &'a View,
     steps: RefCell<Vec<ExplainStep>>,
     /// What this packet has changed; `None`: removed.
-    flows4: RefCell<BTreeMap<FlowKey4, Option<Flow4>>>,
-    flows6: RefCell<BTreeMap<FlowKey6, Option<Flow6>>>,
+    flows4: RefCell<BTreeMap<(Memory, FlowKey4), Option<Flow4>>>,
+    flows6: RefCell<BTreeMap<(Memory, FlowKey6), Option<Flow6>>>,
 }
 
 impl Recorder<'_> {
@@ -165,6 +200,7 @@ impl Recorder<'_> {
             Verdict::Pass(reason) => format!("pass to the kernel: {}", reason.name()),
             Verdict::Forward(_) => "forward".to_owned(),
             Verdict::Reply(reply, _) => format!("answer: {}", reply.name()),
+            Verdict::Hold(reason) => format!("hold: {}", reason.name()),
             Verdict::Drop(reason) => format!("drop: {}", reason.name()),
         };
         let mut explain = Explain {
@@ -205,7 +241,8 @@ impl Recorder<'_> {
                     protocol,
                     reserved: [0; 3],
                 };
-                let flow = self.find4(&key)?;
+                let flow = (self.find4(Memory::Established, &key))
+                    .or_else(|| self.find4(Memory::Tentative, &key))?;
                 Some((
                     flow.core,
                     address(flow.destination.into(), flow.core.destination_port),
@@ -221,7 +258,8 @@ impl Recorder<'_> {
                     protocol,
                     reserved: [0; 3],
                 };
-                let flow = self.find6(&key)?;
+                let flow = (self.find6(Memory::Established, &key))
+                    .or_else(|| self.find6(Memory::Tentative, &key))?;
                 Some((
                     flow.core,
                     address(flow.destination.into(), flow.core.destination_port),
@@ -230,17 +268,23 @@ impl Recorder<'_> {
         }
     }
 
-    fn find4(&self, key: &FlowKey4) -> Option<Flow4> {
-        match self.flows4.borrow().get(key) {
+    fn find4(&self, memory: Memory, key: &FlowKey4) -> Option<Flow4> {
+        match self.flows4.borrow().get(&(memory, *key)) {
             Some(changed) => *changed,
-            None => self.maps.flows4.get(key, 0).ok(),
+            None => match memory {
+                Memory::Established => self.maps.flows4.get(key, 0).ok(),
+                Memory::Tentative => self.maps.tentative4.get(key, 0).ok(),
+            },
         }
     }
 
-    fn find6(&self, key: &FlowKey6) -> Option<Flow6> {
-        match self.flows6.borrow().get(key) {
+    fn find6(&self, memory: Memory, key: &FlowKey6) -> Option<Flow6> {
+        match self.flows6.borrow().get(&(memory, *key)) {
             Some(changed) => *changed,
-            None => self.maps.flows6.get(key, 0).ok(),
+            None => match memory {
+                Memory::Established => self.maps.flows6.get(key, 0).ok(),
+                Memory::Tentative => self.maps.tentative6.get(key, 0).ok(),
+            },
         }
     }
 
@@ -292,6 +336,34 @@ impl Tables for Recorder<'_> {
             None => self.note("application", format!("none listens on {place}")),
         }
         found
+    }
+
+    fn timeouts(&self, application: u32) -> Option<Timeouts> {
+        self.maps.timeouts.get(&application, 0).ok()
+    }
+
+    fn vip(&self, key: &VipKey) -> Option<Vip> {
+        self.maps.vips.get(key, 0).ok()
+    }
+
+    fn span(&self, index: u32) -> Option<PortSpan> {
+        self.maps.spans.get(&index, 0).ok()
+    }
+
+    fn access(&self, key: &AccessKey) -> Option<AccessRule> {
+        self.maps.access.get(&Key::new(160, *key), 0).ok()
+    }
+
+    fn country_rule(&self, key: &CountryKey) -> Option<AccessRule> {
+        self.maps.country_rules.get(key, 0).ok()
+    }
+
+    fn country(&self, address: Ip) -> Option<Country> {
+        self.maps.countries.get(&Key::new(128, address), 0).ok()
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<Interface> {
+        self.maps.interfaces.get(&ifindex, 0).ok()
     }
 
     fn pool(&self, row: PoolRow) -> Option<Pool> {
@@ -352,44 +424,91 @@ impl Tables for Recorder<'_> {
         Some(address)
     }
 
-    fn flow4<R>(&self, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
-        let mut flow = self.find4(key)?;
+    fn flow4<R>(&self, memory: Memory, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
+        let mut flow = self.find4(memory, key)?;
         self.note_known(&flow.core);
         let result = visit(&mut flow);
-        self.flows4.borrow_mut().insert(*key, Some(flow));
+        self.flows4.borrow_mut().insert((memory, *key), Some(flow));
         Some(result)
     }
 
-    fn insert4(&self, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
-        if self.find4(key).is_some() {
+    fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
+        if self.find4(memory, key).is_some() {
             return Err(InsertError::Exists);
         }
-        self.flows4.borrow_mut().insert(*key, Some(*flow));
+        self.flows4.borrow_mut().insert((memory, *key), Some(*flow));
         Ok(())
     }
 
-    fn remove4(&self, key: &FlowKey4) {
-        self.flows4.borrow_mut().insert(*key, None);
+    fn remove4(&self, memory: Memory, key: &FlowKey4) {
+        self.flows4.borrow_mut().insert((memory, *key), None);
     }
 
-    fn flow6<R>(&self, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
-        let mut flow = self.find6(key)?;
+    fn flow6<R>(&self, memory: Memory, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
+        let mut flow = self.find6(memory, key)?;
         self.note_known(&flow.core);
         let result = visit(&mut flow);
-        self.flows6.borrow_mut().insert(*key, Some(flow));
+        self.flows6.borrow_mut().insert((memory, *key), Some(flow));
         Some(result)
     }
 
-    fn insert6(&self, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
-        if self.find6(key).is_some() {
+    fn insert6(&self, memory: Memory, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
+        if self.find6(memory, key).is_some() {
             return Err(InsertError::Exists);
         }
-        self.flows6.borrow_mut().insert(*key, Some(*flow));
+        self.flows6.borrow_mut().insert((memory, *key), Some(*flow));
         Ok(())
     }
 
-    fn remove6(&self, key: &FlowKey6) {
-        self.flows6.borrow_mut().insert(*key, None);
+    fn remove6(&self, memory: Memory, key: &FlowKey6) {
+        self.flows6.borrow_mut().insert((memory, *key), None);
+    }
+
+    fn rate<R>(&self, application: u32, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
+        self.maps
+            .rates
+            .get(&application, 0)
+            .ok()
+            .map(|mut due| visit(&mut due))
+    }
+
+    fn source_rate<R>(&self, key: &SourceKey, fresh: u64, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
+        Some(visit(&mut self.maps.source_rates.get(key, 0).unwrap_or(fresh)))
+    }
+
+    fn reply_rate<R>(&self, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
+        Some(visit(&mut 0))
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.maps.affinity.get(key, 0).ok()
+    }
+
+    fn bind(&self, _key: &AffinityKey, _affinity: &Affinity) {}
+
+    fn established(&self, origin: OriginId) -> u32 {
+        let count = |map: &Array<MapData, Load>| map.get(&origin.0, 0).map_or(0, |load| load.established);
+        count(&self.maps.loads).wrapping_sub(count(&self.maps.swept))
+    }
+
+    fn establish(&self, _origin: OriginId) {}
+
+    fn disestablish(&self, _origin: OriginId) {}
+
+    fn path_mtu(&self, origin: OriginId) -> Option<PathMtu> {
+        self.maps.path_mtus.get(&origin.0, 0).ok()
+    }
+
+    fn learn_path_mtu(&self, _origin: OriginId, _path: PathMtu) {}
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentFlow> {
+        self.maps.fragments.get(key, 0).ok()
+    }
+
+    fn remember_fragment(&self, _key: &FragmentKey, _flow: &FragmentFlow) {}
+
+    fn next_fragment(&self) -> u32 {
+        0
     }
 
     fn count(&self, _row: u32) {}

@@ -5,25 +5,29 @@
 use super::clock::Clock;
 use super::sys;
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Ip, OriginId, Port, Protocol, Settings, TcpState,
-    maps,
+    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Ip, Load, OriginId, Port, Protocol, TcpState,
+    Timeouts, maps,
 };
+use lb_common::datapath::Memory;
 use lb_common::datapath::track::{self, Age};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// Both flow tables.
+/// The flow tables of both families: established flows, and the others.
 pub struct FlowTables {
-    v4: Table<FlowKey4, Flow4>,
-    v6: Table<FlowKey6, Flow6>,
+    v4: [Table<FlowKey4, Flow4>; 2],
+    v6: [Table<FlowKey6, Flow6>; 2],
+    timeouts: Array<MapData, Timeouts>,
+    swept: Array<MapData, Load>,
 }
 
 struct Table<K, V> {
+    memory: Memory,
     raw: MapData,
     map: HashMap<MapData, K, V>,
 }
@@ -114,11 +118,12 @@ entry!(Flow4, FlowKey4);
 entry!(Flow6, FlowKey6);
 
 impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
-    fn new(raw: Map, map: Map) -> Result<Self> {
-        let Map::LruHashMap(raw) = raw else {
-            anyhow::bail!("a flow table is no LRU hash")
+    fn new(memory: Memory, raw: Map, map: Map) -> Result<Self> {
+        let (Map::HashMap(raw) | Map::LruHashMap(raw)) = raw else {
+            anyhow::bail!("a flow table is no hash")
         };
         Ok(Self {
+            memory,
             raw,
             map: map.try_into()?,
         })
@@ -128,11 +133,24 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         sys::for_each(self.raw.fd().as_fd(), visit).context("read the flow table")
     }
 
-    fn sweep(&mut self, settings: &Settings, now: u32, counts: &mut FlowCounts) -> Result<()> {
+    fn sweep(
+        &mut self,
+        timeouts: &Array<MapData, Timeouts>,
+        now: u32,
+        counts: &mut FlowCounts,
+        swept: &mut BTreeMap<OriginId, u32>,
+    ) -> Result<()> {
+        let mut rows = BTreeMap::new();
+        let mut timeouts = |application: u32| {
+            // An application without a row has no flows that go on.
+            *rows
+                .entry(application)
+                .or_insert_with(|| timeouts.get(&application, 0).unwrap_or_default())
+        };
         let mut expired = Vec::new();
         self.for_each(|key, flow| {
             let core = flow.core();
-            if track::age(settings, V::protocol(key), core, now) == Age::Expired {
+            if track::age(&timeouts(core.application), V::protocol(key), core, now) == Age::Expired {
                 expired.push(*key);
             } else if core.side == FlowSide::CLIENT && !core.tcp.closing() {
                 *counts.applications.entry(core.application).or_default() += 1;
@@ -142,12 +160,14 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         })?;
         for key in expired {
             // A packet may have renewed it since it was read.
-            let still = self
-                .map
-                .get(&key, 0)
-                .is_ok_and(|flow| track::age(settings, V::protocol(&key), flow.core(), now) == Age::Expired);
+            let Ok(flow) = self.map.get(&key, 0) else { continue };
+            let core = flow.core();
+            let still = track::age(&timeouts(core.application), V::protocol(&key), core, now) == Age::Expired;
             if still && self.map.remove(&key).is_ok() {
                 counts.expired += 1;
+                if self.memory == Memory::Established && core.side == FlowSide::CLIENT {
+                    *swept.entry(core.origin).or_default() += 1;
+                }
             }
         }
         Ok(())
@@ -185,18 +205,27 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         })
     }
 
-    fn flush(&mut self, wanted: &mut dyn FnMut(&FlowCore) -> bool) -> Result<u64> {
+    fn flush(
+        &mut self,
+        wanted: &mut dyn FnMut(&FlowCore) -> bool,
+        swept: &mut BTreeMap<OriginId, u32>,
+    ) -> Result<u64> {
         let mut found = Vec::new();
         self.for_each(|key, flow| {
             if flow.core().side == FlowSide::CLIENT && wanted(flow.core()) {
-                found.push((*key, flow.twin(key)));
+                found.push((*key, flow.twin(key), flow.core().origin));
             }
         })?;
         let mut flushed = 0;
-        for (key, twin) in found {
+        for (key, twin, origin) in found {
             // Either may have gone meanwhile.
             let _ = self.map.remove(&twin);
-            flushed += u64::from(self.map.remove(&key).is_ok());
+            if self.map.remove(&key).is_ok() {
+                flushed += 1;
+                if self.memory == Memory::Established {
+                    *swept.entry(origin).or_default() += 1;
+                }
+            }
         }
         Ok(flushed)
     }
@@ -221,8 +250,24 @@ impl FlowTables {
     /// When one is missing or of another kind.
     pub fn new(mut take: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
         Ok(Self {
-            v4: Table::new(take(maps::FLOWS4)?, take(maps::FLOWS4)?)?,
-            v6: Table::new(take(maps::FLOWS6)?, take(maps::FLOWS6)?)?,
+            v4: [
+                Table::new(Memory::Established, take(maps::FLOWS4)?, take(maps::FLOWS4)?)?,
+                Table::new(
+                    Memory::Tentative,
+                    take(maps::TENTATIVE4)?,
+                    take(maps::TENTATIVE4)?,
+                )?,
+            ],
+            v6: [
+                Table::new(Memory::Established, take(maps::FLOWS6)?, take(maps::FLOWS6)?)?,
+                Table::new(
+                    Memory::Tentative,
+                    take(maps::TENTATIVE6)?,
+                    take(maps::TENTATIVE6)?,
+                )?,
+            ],
+            timeouts: take(maps::TIMEOUTS)?.try_into()?,
+            swept: take(maps::SWEPT)?.try_into()?,
         })
     }
 
@@ -230,11 +275,27 @@ impl FlowTables {
     ///
     /// # Errors
     /// When a table cannot be read.
-    pub fn sweep(&mut self, settings: &Settings, clock: &Clock) -> Result<FlowCounts> {
+    pub fn sweep(&mut self, clock: &Clock) -> Result<FlowCounts> {
         let mut counts = FlowCounts::default();
-        self.v4.sweep(settings, clock.now(), &mut counts)?;
-        self.v6.sweep(settings, clock.now(), &mut counts)?;
+        let mut swept = BTreeMap::new();
+        for table in &mut self.v4 {
+            table.sweep(&self.timeouts, clock.now(), &mut counts, &mut swept)?;
+        }
+        for table in &mut self.v6 {
+            table.sweep(&self.timeouts, clock.now(), &mut counts, &mut swept)?;
+        }
+        self.take_off(&swept)?;
         Ok(counts)
+    }
+
+    /// Notes how many established flows of each origin were removed.
+    fn take_off(&mut self, swept: &BTreeMap<OriginId, u32>) -> Result<()> {
+        for (origin, count) in swept {
+            let mut load = self.swept.get(&origin.0, 0)?;
+            load.established = load.established.wrapping_add(*count);
+            self.swept.set(origin.0, load, 0)?;
+        }
+        Ok(())
     }
 
     /// The flows whose entry is `wanted`.
@@ -243,8 +304,12 @@ impl FlowTables {
     /// When a table cannot be read.
     pub fn list(&self, clock: &Clock, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<Vec<Flow>> {
         let mut flows = Vec::new();
-        self.v4.list(clock, &mut wanted, &mut flows)?;
-        self.v6.list(clock, &mut wanted, &mut flows)?;
+        for table in &self.v4 {
+            table.list(clock, &mut wanted, &mut flows)?;
+        }
+        for table in &self.v6 {
+            table.list(clock, &mut wanted, &mut flows)?;
+        }
         Ok(flows)
     }
 
@@ -253,6 +318,15 @@ impl FlowTables {
     /// # Errors
     /// When a table cannot be read.
     pub fn flush(&mut self, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<u64> {
-        Ok(self.v4.flush(&mut wanted)? + self.v6.flush(&mut wanted)?)
+        let mut flushed = 0;
+        let mut swept = BTreeMap::new();
+        for table in &mut self.v4 {
+            flushed += table.flush(&mut wanted, &mut swept)?;
+        }
+        for table in &mut self.v6 {
+            flushed += table.flush(&mut wanted, &mut swept)?;
+        }
+        self.take_off(&swept)?;
+        Ok(flushed)
     }
 }

@@ -15,6 +15,7 @@ use lb_common::abi::{
     Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Parity, Pool, PoolId, Settings, Steering,
     Table, maps,
 };
+use lb_common::datapath::Stage;
 use lb_core::engine::Adopted;
 use lb_core::image::Capacity;
 use lb_core::model::AttachMode;
@@ -135,7 +136,7 @@ impl Datapath {
     /// Id of the program that is attached; bpftool and ip show it.
     #[must_use]
     pub fn program_id(&mut self) -> Option<u32> {
-        object::program(&mut self.ebpf, maps::STAGE_KNOWN.1)
+        object::program(&mut self.ebpf, Stage::Known.program())
             .ok()?
             .info()
             .ok()
@@ -228,6 +229,11 @@ fn existing(pins: &Pins, wanted: MapSizes) -> Result<MapSizes> {
         snat_addresses,
         slots,
         application_rows,
+        spans,
+        access_prefixes,
+        country_rules,
+        country_prefixes,
+        clients,
     } = wanted.capacity;
     let max_flows = size(maps::FLOWS4, wanted.max_flows.saturating_mul(2))? / 2;
     if max_flows != wanted.max_flows {
@@ -246,6 +252,11 @@ fn existing(pins: &Pins, wanted: MapSizes) -> Result<MapSizes> {
             snat_addresses: size(maps::SNAT_ADDRESSES, snat_addresses)?,
             slots: size(maps::SLOTS, slots)?,
             application_rows: size(maps::APPLICATION_TRAFFIC, application_rows)?,
+            spans: size(maps::SPANS, spans)?,
+            access_prefixes: size(maps::ACCESS, access_prefixes)?,
+            country_rules: size(maps::COUNTRY_RULES, country_rules)?,
+            country_prefixes: size(maps::COUNTRIES, country_prefixes)?,
+            clients: size(maps::AFFINITY, clients)?,
         },
         max_flows,
     })

@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use lb_common::abi::maps::{self, STAGE_KNOWN, STAGE_OPEN};
+use lb_common::abi::maps;
+use lb_common::datapath::Stage;
 use lb_core::image::Capacity;
 use std::path::Path;
 
@@ -19,6 +20,13 @@ pub struct MapSizes {
     pub max_flows: u32,
 }
 
+/// Least entries of the memory for flows that are not established: the kernel hands them to the CPUs in batches of 128.
+const MIN_TENTATIVE: u32 = 16_384;
+/// Datagrams in fragments that are on their way at a time.
+const FRAGMENTS: u32 = 16_384;
+/// Interfaces of one node.
+const INTERFACES: u32 = 4_096;
+
 impl MapSizes {
     /// Entries of a pinned map; `None` for a name that is not one.
     #[must_use]
@@ -31,19 +39,34 @@ impl MapSizes {
             snat_addresses,
             slots,
             application_rows,
+            spans,
+            access_prefixes,
+            country_rules,
+            country_prefixes,
+            clients,
         } = self.capacity;
         Some(match name {
             maps::SETTINGS => 1,
             // Two entries a flow: one for each direction.
             maps::FLOWS4 | maps::FLOWS6 => self.max_flows.saturating_mul(2),
-            maps::APPLICATIONS => applications,
+            // A fraction of the established flows, and enough that the kernel's lists for each CPU do not starve.
+            maps::TENTATIVE4 | maps::TENTATIVE6 => (self.max_flows / 2).max(MIN_TENTATIVE),
+            maps::APPLICATIONS | maps::VIPS => applications,
             maps::POOLS => pools,
-            maps::ORIGINS | maps::ORIGIN_TRAFFIC => origins,
+            maps::ORIGINS | maps::ORIGIN_TRAFFIC | maps::LOADS | maps::SWEPT | maps::PATH_MTUS => origins,
             maps::HOPS => hops,
             maps::SNAT_ADDRESSES => snat_addresses,
             maps::SLOTS => slots,
             maps::VERDICTS => maps::VERDICT_ROWS,
-            maps::APPLICATION_TRAFFIC => application_rows,
+            maps::APPLICATION_TRAFFIC | maps::TIMEOUTS | maps::RATES => application_rows,
+            maps::SPANS => spans,
+            maps::ACCESS => access_prefixes,
+            maps::COUNTRY_RULES => country_rules,
+            maps::COUNTRIES => country_prefixes,
+            maps::SOURCE_RATES | maps::AFFINITY => clients,
+            maps::FRAGMENTS => FRAGMENTS,
+            maps::FRAGMENT_COUNT => 1,
+            maps::INTERFACES => INTERFACES,
             _ => return None,
         })
     }
@@ -78,13 +101,14 @@ pub fn load(sizes: &MapSizes, pins: Option<&Path>) -> Result<Loaded> {
         .take_map(maps::STAGES)
         .context("the object has no map for its stages")?;
     let mut stages = ProgramArray::try_from(stages)?;
-    for (index, name) in [STAGE_KNOWN, STAGE_OPEN] {
+    for stage in Stage::ALL {
+        let name = stage.program();
         let program = program(&mut ebpf, name)?;
         program
             .load()
             .with_context(|| format!("load the kernel program `{name}`"))?;
         stages
-            .set(index, program.fd()?, 0)
+            .set(stage.index(), program.fd()?, 0)
             .with_context(|| format!("make `{name}` a stage"))?;
     }
     Ok(Loaded { ebpf, stages })

@@ -3,7 +3,7 @@
 use super::sys;
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
-use lb_common::abi::{Application, ApplicationKey, Hop, Ip, Origin, Pool, Settings, maps};
+use lb_common::abi::{Application, ApplicationKey, Hop, Ip, Origin, Pool, Settings, Timeouts, maps};
 use lb_core::image::{TableOp, slots};
 use std::os::fd::AsFd;
 
@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 pub struct Writer {
     settings: Array<MapData, Settings>,
     applications: HashMap<MapData, ApplicationKey, Application>,
+    timeouts: Array<MapData, Timeouts>,
     pools: Array<MapData, Pool>,
     origins: Array<MapData, Origin>,
     hops: Array<MapData, Hop>,
@@ -34,6 +35,7 @@ impl Writer {
         Ok(Self {
             settings: take(maps::SETTINGS)?.try_into()?,
             applications: take(maps::APPLICATIONS)?.try_into()?,
+            timeouts: take(maps::TIMEOUTS)?.try_into()?,
             pools: take(maps::POOLS)?.try_into()?,
             origins: take(maps::ORIGINS)?.try_into()?,
             hops: take(maps::HOPS)?.try_into()?,
@@ -60,6 +62,10 @@ impl Writer {
                 .hops
                 .set(id.0, record, 0)
                 .with_context(|| format!("write next hop {}", id.0)),
+            TableOp::Timeouts { application, record } => self
+                .timeouts
+                .set(*application, record, 0)
+                .with_context(|| format!("write the timeouts of application {application}")),
             TableOp::SnatAddress { index, address } => self
                 .snat_addresses
                 .set(*index, address, 0)
@@ -115,6 +121,7 @@ impl Writer {
         Ok(match step {
             TableOp::Origin { id, record } => self.origins.get(&id.0, 0)? == *record,
             TableOp::Hop { id, record } => self.hops.get(&id.0, 0)? == *record,
+            TableOp::Timeouts { application, record } => self.timeouts.get(application, 0)? == *record,
             TableOp::SnatAddress { index, address } => self.snat_addresses.get(index, 0)? == *address,
             TableOp::Pool { row, record } => self.pools.get(&row.0, 0)? == *record,
             TableOp::Application { key, record } => {

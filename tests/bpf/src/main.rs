@@ -14,7 +14,7 @@ mod network;
 
 use abi::{FRAME_LEN, Series, TEMPLATE_LEN, Varied, WORDS};
 use aya_ebpf::bindings::{xdp_action, xdp_md};
-use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
@@ -31,9 +31,9 @@ static TARGETS: ProgramArray<4> = ProgramArray::new();
 static FOUND: PerCpuArray<u64, 2> = PerCpuArray::new();
 /// lb's own tables.
 #[btf_map]
-static FLOWS4: LruHashMap<FlowKey4, Flow4, 1> = LruHashMap::new();
+static FLOWS4: HashMap<FlowKey4, Flow4, 1> = HashMap::new();
 #[btf_map]
-static FLOWS6: LruHashMap<FlowKey6, Flow6, 1> = LruHashMap::new();
+static FLOWS6: HashMap<FlowKey6, Flow6, 1> = HashMap::new();
 
 /// Looks at what the last packet has become, makes the next one, and calls the program that is measured.
 #[xdp(frags)]

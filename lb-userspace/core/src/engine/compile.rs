@@ -14,6 +14,7 @@ use crate::time::Timestamp;
 use core::time::Duration;
 use lb_common::abi::{
     ApplicationKey, Ip, OriginId, OriginState, Parity, PoolFlags, PoolId, Port, Protocol, Settings, Steering,
+    Timeouts,
 };
 use lb_common::datapath::select::MAX_POOLS;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +62,7 @@ impl State {
 
         let mut shared = Vec::new();
         self.update_records(&config, &mut shared);
+        shared.extend(self.timeouts(setup, &config));
         let ops = self.advance(setup, &config, true, shared)?;
         commands.extend(ops.map(Command::Apply));
         self.watch(commands);
@@ -162,6 +164,18 @@ impl State {
         );
     }
 
+    /// The idle times of every application's flows.
+    pub(super) fn timeouts(&self, setup: &Setup, config: &Config) -> impl Iterator<Item = TableOp> {
+        let record = timeouts(setup.hz, &config.datapath.flow_timeouts);
+        self.plan
+            .applications
+            .iter()
+            .map(move |application| TableOp::Timeouts {
+                application: application.id,
+                record,
+            })
+    }
+
     /// Applications that the maps know by address keep their counters under their name.
     fn inherit_applications(&mut self, config: &Config) {
         if self.inherited_applications.is_empty() {
@@ -196,7 +210,7 @@ impl State {
         shared: Vec<TableOp>,
     ) -> Result<Option<Vec<TableOp>>, Full> {
         let listeners = self.listeners(config);
-        let settings = |generation| settings(setup, &config.datapath.flow_timeouts, generation);
+        let settings = |generation| settings(setup, generation);
         self.generations
             .advance(&self.designs, &listeners, settings, even_if_equal, shared)
     }
@@ -386,21 +400,29 @@ fn protocol(transport: Transport) -> Protocol {
     }
 }
 
-pub(super) fn settings(setup: &Setup, timeouts: &FlowTimeouts, generation: u32) -> Settings {
-    let jiffies = |time: Duration| {
-        let jiffies = time.as_millis().saturating_mul(u128::from(setup.hz)) / 1000;
-        u32::try_from(jiffies).unwrap_or(u32::MAX).max(1)
-    };
+pub(super) fn settings(setup: &Setup, generation: u32) -> Settings {
     Settings {
         hash_key: setup.hash_key,
-        tcp_timeout: jiffies(timeouts.tcp),
-        tcp_handshake_timeout: jiffies(timeouts.tcp_handshake),
-        tcp_closing_timeout: jiffies(timeouts.tcp_closing),
-        udp_timeout: jiffies(timeouts.udp),
+        second: setup.hz,
         snat_ports: setup.snat_ports,
         flags: setup.flags,
         generation,
-        reserved: 0,
+        ..Settings::default()
+    }
+}
+
+/// A time in jiffies; never 0.
+pub(super) fn jiffies(hz: u32, time: Duration) -> u32 {
+    let jiffies = time.as_millis().saturating_mul(u128::from(hz)) / 1000;
+    u32::try_from(jiffies).unwrap_or(u32::MAX).max(1)
+}
+
+fn timeouts(hz: u32, times: &FlowTimeouts) -> Timeouts {
+    Timeouts {
+        tcp: jiffies(hz, times.tcp),
+        tcp_handshake: jiffies(hz, times.tcp_handshake),
+        tcp_closing: jiffies(hz, times.tcp_closing),
+        udp: jiffies(hz, times.udp),
     }
 }
 
@@ -441,6 +463,11 @@ pub(super) fn required_capacity(config: &Config) -> Capacity {
         // Two generations, and half of one because the free space is not in one piece.
         slots: u32::try_from(slots(config) * 5 / 2).unwrap_or(u32::MAX),
         application_rows: count(config.applications.len()),
+        spans: 1,
+        access_prefixes: 1,
+        country_rules: 1,
+        country_prefixes: 1,
+        clients: 65_536,
     }
 }
 

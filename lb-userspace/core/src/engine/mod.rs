@@ -350,8 +350,9 @@ impl Engine {
         if let Some(config) = &self.state.config {
             self.state.records.image(&mut ops);
             self.state.generations.image(&mut ops);
-            let (timeouts, live) = (&config.datapath.flow_timeouts, self.state.generations.live());
-            ops.push(TableOp::Settings(compile::settings(&self.setup, timeouts, live)));
+            ops.extend(self.state.timeouts(&self.setup, config));
+            let live = self.state.generations.live();
+            ops.push(TableOp::Settings(compile::settings(&self.setup, live)));
         }
         ops
     }

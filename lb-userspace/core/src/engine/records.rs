@@ -156,6 +156,7 @@ impl Records {
                 port: origin.port.map_or(Port::default(), Port::new),
                 state: origin.state,
                 forwarding: Forwarding::NAT,
+                ..Origin::default()
             };
             self.write(origin.id, record, ops);
         }
@@ -347,7 +348,7 @@ impl Hops {
             interface: path.interface,
             resolved: u16::from(path.neighbour.is_some()),
             ifindex: path.ifindex,
-            reserved: 0,
+            ..Hop::default()
         };
         if self.ids.get(&key).is_none() {
             // The same link address on the same interface is the same neighbour: the row goes on.

@@ -326,7 +326,7 @@ impl Generations {
                 },
                 fallback: listener.fallback,
                 origin_port: listener.origin_port,
-                reserved: 0,
+                ..Application::default()
             };
             let (address, port, protocol) = (listener.address, listener.port, listener.protocol);
             next.applications.insert(

@@ -12,12 +12,13 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
-use lb_common::abi::maps::{self, STAGE_KNOWN};
+use lb_common::abi::maps;
 use lb_common::abi::{
     Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, Forwarding, HashKey, Hop, HopId, Ip,
     Origin, OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings,
     SettingsFlags, Steering, Table, Traffic,
 };
+use lb_common::datapath::Stage;
 use lb_common::datapath::family::{V4, V6};
 use lb_core::image::{Capacity, TableOp};
 use lb_userspace::datapath::clock::Clock;
@@ -64,6 +65,9 @@ pub struct Node {
     reader: Reader,
     flows4: Flows<FlowKey4, Flow4>,
     flows6: Flows<FlowKey6, Flow6>,
+    /// Where new flows are.
+    tentative4: Flows<FlowKey4, Flow4>,
+    tentative6: Flows<FlowKey6, Flow6>,
     exit: u32,
     // The kernel empties maps of programs when their last descriptor goes.
     _targets: ProgramArray<MapData>,
@@ -118,6 +122,7 @@ impl Node {
                 snat_addresses: 2 * SNAT_ADDRESSES,
                 slots: 1 + 2 * SLOTS,
                 application_rows: 16,
+                ..Capacity::default()
             },
             max_flows: entries / 2,
         };
@@ -141,7 +146,9 @@ impl Node {
         let mut bench = loader.load(&bytes).context("create the maps of the benchmark")?;
         let targets = bench.take_map(TARGETS).context("the map of targets")?;
         let mut targets = ProgramArray::try_from(targets)?;
-        let fd = object::program(&mut lb.ebpf, STAGE_KNOWN.1)?.fd()?.try_clone()?;
+        let fd = object::program(&mut lb.ebpf, Stage::Known.program())?
+            .fd()?
+            .try_clone()?;
         targets
             .set(TARGET_LB, &fd, 0)
             .context("lb cannot be called: it was loaded in another way than the benchmark's programs")?;
@@ -162,6 +169,8 @@ impl Node {
             reader: Reader::new(open)?,
             flows4: Flows::new(open(maps::FLOWS4)?, open(maps::FLOWS4)?)?,
             flows6: Flows::new(open(maps::FLOWS6)?, open(maps::FLOWS6)?)?,
+            tentative4: Flows::new(open(maps::TENTATIVE4)?, open(maps::TENTATIVE4)?)?,
+            tentative6: Flows::new(open(maps::TENTATIVE6)?, open(maps::TENTATIVE6)?)?,
             exit: 0,
             _targets: targets,
             _lb: lb,
@@ -316,8 +325,8 @@ impl Node {
     /// The kernel refuses.
     pub fn flush(&mut self, version: Version, protocol: Protocol) -> Result<u64> {
         match version {
-            Version::V4 => self.flows4.flush::<V4>(protocol),
-            Version::V6 => self.flows6.flush::<V6>(protocol),
+            Version::V4 => self.tentative4.flush::<V4>(protocol),
+            Version::V6 => self.tentative6.flush::<V6>(protocol),
         }
     }
 }
@@ -362,7 +371,7 @@ fn of_family<F: Numbered>(parity: Parity, snat_base: u32) -> Vec<TableOp> {
                 },
                 fallback: PoolId::NONE,
                 origin_port: Port::new(ORIGIN_PORT),
-                reserved: 0,
+                ..Application::default()
             },
         }),
     );
@@ -377,8 +386,8 @@ fn thread_time() -> f64 {
 
 impl<K: Pod + bytemuck::Pod, V: Pod + bytemuck::Pod> Flows<K, V> {
     fn new(raw: Map, map: Map) -> Result<Self> {
-        let Map::LruHashMap(raw) = raw else {
-            anyhow::bail!("a flow table is no LRU hash")
+        let (Map::HashMap(raw) | Map::LruHashMap(raw)) = raw else {
+            anyhow::bail!("a flow table is no hash")
         };
         let map = map.try_into()?;
         Ok(Self { raw, map })

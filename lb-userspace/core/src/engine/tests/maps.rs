@@ -70,6 +70,12 @@ impl Maps {
                 assert!(id.0 > 0 && id.0 < capacity().hops);
                 self.hops.insert(*id, *record);
             }
+            TableOp::Timeouts { application, record } => {
+                assert!(*application < capacity().application_rows);
+                assert!(
+                    record.tcp > 0 && record.tcp_handshake > 0 && record.tcp_closing > 0 && record.udp > 0
+                );
+            }
             TableOp::SnatAddress { index, address } => {
                 assert!(*index < capacity().snat_addresses);
                 self.sources.insert(*index, *address);

@@ -32,6 +32,7 @@ pub fn capacity() -> Capacity {
         snat_addresses: 16,
         slots: 400_000,
         application_rows: 16,
+        ..Capacity::default()
     }
 }
 
