@@ -5,7 +5,7 @@ use lb_common::datapath::Verdict;
 use lb_common::testing::check::hex;
 use lb_common::testing::generate::Generator;
 use lb_common::testing::scenario::{Host, ONE_ARMED, Scenario, TWO_ARMED};
-use lb_common::testing::{Frame, Random};
+use lb_common::testing::{Frame, MemoryTables, Random};
 use lb_tests::gate;
 use lb_tests::needs_root;
 use lb_tests::prog::{Action, Kernel, namespace, small};
@@ -214,7 +214,7 @@ fn run(course: Course) {
                 match verdict {
                     Verdict::Forward(_) => generator.forwarded(&frame, &left),
                     Verdict::Pass(_) => assert_eq!(left, frame, "{}", context()),
-                    Verdict::Reply(..) | Verdict::Drop(_) => {}
+                    Verdict::Reply(..) | Verdict::Hold(_) | Verdict::Drop(_) => {}
                 }
             }
             pair.compare(&|| format!("LB_TEST_SEED={seed} flags {}, after the round", course.flags));

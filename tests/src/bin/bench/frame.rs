@@ -258,8 +258,7 @@ pub fn entries<F: Numbered>(protocol: Protocol, flow: u32, now: u32) -> Entries<
             TcpState::NEW
         },
         side: FlowSide::CLIENT,
-        last_resort: 0,
-        reserved: 0,
+        ..FlowCore::default()
     };
     let back = arriving.reversed();
     let mirrored = FlowCore {

@@ -16,7 +16,7 @@ use lb_common::abi::maps;
 use lb_common::abi::{
     Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, Forwarding, HashKey, Hop, HopId, Ip,
     Origin, OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings,
-    SettingsFlags, Steering, Table, Traffic,
+    SettingsFlags, Steering, Table, Timeouts, Traffic,
 };
 use lb_common::datapath::Stage;
 use lb_common::datapath::family::{V4, V6};
@@ -208,17 +208,24 @@ impl Node {
         ];
         steps.extend(of_family::<V4>(parity, 0));
         steps.extend(of_family::<V6>(parity, SNAT_ADDRESSES));
+        steps.push(TableOp::Timeouts {
+            application: APPLICATION,
+            record: Timeouts {
+                tcp: NEVER,
+                tcp_handshake: NEVER,
+                tcp_closing: NEVER,
+                udp: NEVER,
+            },
+        });
         steps.push(TableOp::Settings(Settings {
             hash_key: HashKey { k0: 1, k1: 2 },
-            tcp_timeout: NEVER,
-            tcp_handshake_timeout: NEVER,
-            tcp_closing_timeout: NEVER,
-            udp_timeout: NEVER,
+            second: 250,
+            smallest_mtu: 1500,
             snat_ports: SNAT_PORTS,
             // As behind a network card.
             flags: SettingsFlags::default(),
             generation: GENERATION,
-            reserved: 0,
+            ..Settings::default()
         }));
         self.writer.apply(&steps)
     }
@@ -240,7 +247,7 @@ impl Node {
                 interface: NODE_MAC.into(),
                 resolved: 1,
                 ifindex,
-                reserved: 0,
+                ..Hop::default()
             },
         }])
     }
@@ -348,6 +355,7 @@ fn of_family<F: Numbered>(parity: Parity, snat_base: u32) -> Vec<TableOp> {
             port: Port::default(),
             state: OriginState::UP,
             forwarding: Forwarding::NAT,
+            ..Origin::default()
         },
     }];
     steps.extend((0..SNAT_ADDRESSES).map(|number| TableOp::SnatAddress {
