@@ -50,7 +50,7 @@ pub use icmp::icmp;
 pub use known::known;
 pub use reply::reply;
 pub use retire::retire;
-pub use scratch::{Note, Scratch};
+pub use scratch::{Note, Scratch, WrapKind, Wrapping};
 pub use select::select;
 pub use send::send;
 pub use stage::Stage;
