@@ -31,6 +31,7 @@ mod fragment;
 mod icmp;
 mod known;
 pub mod parse;
+pub mod rate;
 mod reply;
 mod retire;
 mod scratch;
