@@ -9,7 +9,7 @@ use lb_common::tunnel::maps::{CLAMP, DECAPSULATE};
 use lb_tests::needs_root;
 use lb_tests::netns::Netns;
 use lb_tests::prog::Action;
-use lb_userspace::agent::kernel::{Folder, OBJECT, Programs, Settings};
+use lb_userspace::agent::kernel::{Egress, Folder, OBJECT, Programs, Settings};
 use object::{Object, ObjectSymbol};
 use std::collections::BTreeMap;
 
@@ -195,4 +195,29 @@ fn the_verifier_takes_the_agents_programs_with_room_to_spare() {
             "{name}: {verified} instructions verified, more than {budget}"
         );
     }
+}
+
+/// Kernels before 6.6 have no links for this: the program is a filter there.
+#[test]
+fn the_clamp_is_attached_as_a_filter_where_there_are_no_links_for_it() {
+    needs_root!();
+    let namespace = Netns::new("filter");
+    namespace.ip("link add eth0 type veth peer name peer0");
+    namespace.enter(|| {
+        let interface = lb_userspace::net::interface::by_name("eth0").unwrap();
+        let folder = Folder::of(interface.index).unwrap();
+        folder.make().unwrap();
+        let filters = || namespace.run("tc", &["filter", "show", "dev", "eth0", "egress"]);
+        // The second takes the place of the first, whose process has died.
+        for _ in 0..2 {
+            let mut programs = Programs::load(SETTINGS, Some(&folder)).unwrap();
+            programs
+                .attach_clamping(&folder, &interface, Egress::Filter)
+                .unwrap();
+            drop(programs);
+            assert_eq!(filters().matches("direct-action").count(), 1, "{}", filters());
+        }
+        folder.remove(Some("eth0")).unwrap();
+        assert_eq!(filters(), "");
+    });
 }
