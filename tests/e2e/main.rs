@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod agent;
 mod check_file;
 mod explain;
 mod failover;

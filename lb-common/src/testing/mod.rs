@@ -9,6 +9,7 @@ pub mod generate;
 mod memory;
 pub mod random;
 pub mod scenario;
+pub mod tunnels;
 
 pub use build::{Checksum, PacketBuilder};
 pub use frame::Frame;

@@ -202,7 +202,11 @@ pub fn network_namespace() -> Result<u64> {
     Ok(metadata.ino())
 }
 
-fn mount() -> Result<()> {
+/// Mounts the BPF file system when it is not.
+///
+/// # Errors
+/// Without the privilege to.
+pub fn mount() -> Result<()> {
     if statfs(BPFFS).is_ok_and(|stat| stat.f_type == BPFFS_MAGIC) {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 //!
 //! Everything looks at the network namespace of the calling thread.
 
+pub mod addresses;
 pub mod doctor;
 pub mod interface;
 mod netlink;

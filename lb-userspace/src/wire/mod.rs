@@ -2,6 +2,7 @@
 //!
 //! Keys are a contract: they may be added, never renamed or removed.
 
+mod agent;
 mod check;
 mod error;
 mod event;
@@ -10,6 +11,7 @@ mod flows;
 mod ordered;
 mod status;
 
+pub use agent::{AgentAddress, AgentStatus};
 pub use check::{CheckReport, DoctorCheck, Problem, Reloaded, Version};
 pub(crate) use error::failure_reason;
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
