@@ -38,7 +38,9 @@ fn answer<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: 
         return drop(DropReason::UnknownFlow);
     }
     let written = match reply {
-        Reply::ResetUnknownFlow | Reply::ResetNoOrigin => reset::<F, P>(packet, &opening.link, subject),
+        Reply::ResetUnknownFlow | Reply::ResetNoOrigin | Reply::ResetEnded => {
+            reset::<F, P>(packet, &opening.link, subject)
+        }
         Reply::UnreachableNoOrigin => unreachable::<F, P>(packet, &opening.link, subject),
     };
     match written {
