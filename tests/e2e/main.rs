@@ -9,6 +9,7 @@
 mod check_file;
 mod explain;
 mod failover;
+mod interfaces;
 mod others;
 mod privilege;
 mod refuse;

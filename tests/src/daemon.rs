@@ -86,6 +86,12 @@ impl Daemon {
         fs::rename(new, self.config()).expect("the configuration can be replaced");
     }
 
+    /// Has the next [`Daemon::write_config`] name the interfaces that the lab has now.
+    pub fn set_interfaces(&mut self, lab: &Lab) {
+        self.datapath = format!("interfaces = {:?}\n", lab.interfaces);
+        self.interfaces = lab.interfaces.len();
+    }
+
     /// The configuration file.
     #[must_use]
     pub fn config(&self) -> PathBuf {

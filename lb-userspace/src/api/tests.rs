@@ -108,6 +108,7 @@ fn answer(daemon: Daemon, request: Request) {
                         name: "eth0".to_owned(),
                         mode: "native".to_owned(),
                         program_id: 1,
+                        up: true,
                     }]
                 }
                 Daemon::Detached | Daemon::Broken => Vec::new(),

@@ -1,6 +1,7 @@
 //! The composition root: everything that does I/O, around one engine that decides.
 
 mod drains;
+mod interfaces;
 mod node;
 mod oneshot;
 mod reload;

@@ -1,6 +1,7 @@
 //! One running node: the event loop, and the execution of what the engine asks for.
 
 use super::drains::Drains;
+use super::interfaces::Interfaces;
 use super::setup;
 use super::watch::FileWatch;
 use crate::api::{Handle, Request, Server};
@@ -8,6 +9,7 @@ use crate::cli::Failure;
 use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
 use crate::datapath::kernel::Datapath;
+use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
 use crate::probe::{self, Probes};
 use crate::store::{Saver, Store};
@@ -74,7 +76,8 @@ pub struct Node {
     observations: mpsc::UnboundedSender<(TargetId, u64, Observation)>,
     observed: mpsc::UnboundedReceiver<(TargetId, u64, Observation)>,
     pub(super) paths: PathWatcher,
-    pub(super) watched: Vec<IpAddr>,
+    pub(super) interfaces: Interfaces,
+    links: LinkWatch,
     /// What the interfaces need of the packet path.
     pub(super) flags: SettingsFlags,
     pub(super) path_changes: mpsc::Receiver<BTreeMap<IpAddr, Path>>,
@@ -98,9 +101,12 @@ impl Node {
         if !overrides.is_empty() {
             config.datapath.interfaces.clone_from(&overrides);
         }
-        setup::check_machine(&config).await?;
-        let interfaces = setup::interfaces(&config.datapath.interfaces)?;
-        let flags = setup::flags(&interfaces);
+        // Before the interfaces are looked at, so that no change is missed.
+        let links = LinkWatch::new()?;
+        let interfaces = Interfaces::find(&config)?;
+        setup::check_machine(&config, &interfaces.names()).await?;
+        interfaces.warn_of_unattached(None);
+        let flags = interfaces.flags();
         let sizes = setup::sizes(&config);
         // What can fail without a trace comes before what leaves one.
         let server = Server::bind(&config.api)?;
@@ -130,12 +136,9 @@ impl Node {
         };
         let started = Instant::now();
         let engine = Engine::new(environment, Timestamp::default());
-        let named: Vec<(String, u32)> = interfaces
-            .iter()
-            .map(|interface| (interface.name.clone(), interface.index))
-            .collect();
+        let named = interfaces.named();
         datapath.attach(&named, config.datapath.mode)?;
-        let indexes: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
+        let indexes: Vec<u32> = named.into_iter().map(|(_, index)| index).collect();
         let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
         let (view, views) = watch::channel(Arc::new(View::default()));
         let (sender, requests) = mpsc::channel(64);
@@ -181,7 +184,8 @@ impl Node {
             observations,
             observed,
             paths,
-            watched: Vec::new(),
+            interfaces,
+            links,
             flags,
             path_changes,
             requests,
@@ -236,13 +240,14 @@ impl Node {
                 Some((target, attempt, observation)) = self.observed.recv() => {
                     self.tell(Event::Observed { target, attempt, observation });
                 }
+                () = self.links.changed() => self.follow_interfaces(),
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
                 () = sleep_until(deadline) => self.tell(Event::Tick),
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 _ = hangup.recv() => drop(self.reload("SIGHUP").await),
                 () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
                 () = until(self.next_sweep) => self.start_sweep(),
-                Some(result) = self.swept.recv() => self.end_sweep(result).await,
+                Some(result) = self.swept.recv() => self.end_sweep(result),
                 _ = repair.tick() => self.repair(),
             }
         }
@@ -291,10 +296,7 @@ impl Node {
                 }
             }
             Command::Probe(request) => self.probe(request),
-            Command::WatchPaths(addresses) => {
-                self.watched.clone_from(&addresses);
-                self.paths.watch(addresses);
-            }
+            Command::WatchPaths(addresses) => self.paths.watch(addresses),
             Command::Publish(view) => {
                 // Nobody may be looking.
                 let _ = self.view.send_replace(view);
@@ -336,6 +338,17 @@ impl Node {
             | Report::Fallback { .. }
             | Report::Configured { .. } => info!("{}", event.message),
         }
+        self.record(event);
+    }
+
+    /// Remembers what happened to an interface.
+    pub(super) fn record_interface(&mut self, name: &str, message: String) {
+        let event = WireEvent::of_interface(self.next_event, SystemTime::now(), name, message);
+        self.next_event += 1;
+        self.record(event);
+    }
+
+    fn record(&mut self, event: WireEvent) {
         if self.events.len() == MAX_EVENTS {
             self.events.pop_front();
         }
@@ -354,7 +367,7 @@ impl Node {
         self.sweep_started = Instant::now();
     }
 
-    async fn end_sweep(&mut self, result: Result<FlowCounts>) {
+    fn end_sweep(&mut self, result: Result<FlowCounts>) {
         match result {
             Ok(counts) => {
                 self.counts = counts;
@@ -363,7 +376,9 @@ impl Node {
             Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
         }
         self.write_again();
-        self.follow_interfaces().await;
+        if self.interfaces.is_refused() {
+            self.follow_interfaces();
+        }
         let pause = SWEEP.max(self.sweep_started.elapsed() * SWEEP_SHARE);
         self.next_sweep = Some(tokio::time::Instant::now() + pause);
     }
@@ -379,31 +394,6 @@ impl Node {
                 info!("the maps are written");
             }
             Err(error) => error!(error = %format!("{error:#}"), "the maps still cannot be written"),
-        }
-    }
-
-    /// Attaches again where an interface was deleted and made anew: the program went with the old one.
-    async fn follow_interfaces(&mut self) {
-        let Ok(interfaces) = setup::interfaces(&self.config.datapath.interfaces) else {
-            return;
-        };
-        let attached = |index| {
-            self.datapath
-                .attachments
-                .iter()
-                .any(|attachment| attachment.ifindex == index)
-        };
-        if interfaces.iter().all(|interface| attached(interface.index)) {
-            return;
-        }
-        info!("an interface is a new one: attaching to it");
-        let config = self.config.clone();
-        if let Err(error) = self.attach(&config) {
-            warn!(error = %format!("{error:#}"), "the new interface cannot be attached to");
-            return;
-        }
-        if let Err(error) = self.move_over().await {
-            warn!(error = %format!("{error:#}"), "paths through the new interface are not followed");
         }
     }
 

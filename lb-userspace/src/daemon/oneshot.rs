@@ -30,7 +30,7 @@ pub fn attach(loaded: Loaded, interface: String) -> Result<(), Failure> {
 
 async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
     config.datapath.interfaces = vec![interface];
-    setup::check_machine(&config).await?;
+    setup::check_machine(&config, &config.datapath.interfaces).await?;
     let mut interfaces = setup::interfaces(&config.datapath.interfaces)?;
     let named: Vec<(String, u32)> = interfaces
         .iter()

@@ -56,13 +56,34 @@ pub fn sizes(config: &Config) -> MapSizes {
 }
 
 /// Refuses to start where it cannot work, and says all that is missing at once; warns of what will not work well.
+/// `interfaces` are those that have to be there.
 ///
 /// # Errors
 /// Exit 7 with every missing thing and its remedy.
-pub async fn check_machine(config: &Config) -> Result<(), Failure> {
+pub async fn check_machine(config: &Config, interfaces: &[String]) -> Result<(), Failure> {
     let vips: Vec<IpAddr> = config.applications.iter().flat_map(addresses).collect();
+    let missing = tell(doctor::checks(interfaces, &vips).await);
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Privilege, missing.join("\n")))
+    }
+}
+
+/// Warns of what will not work well on an interface that has come later.
+///
+/// # Errors
+/// When lb cannot work on it.
+pub fn check_interface(name: &str) -> Result<()> {
+    let missing = tell(doctor::of_interface(name));
+    anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));
+    Ok(())
+}
+
+/// Logs what was found, and returns what is missing.
+fn tell(checks: Vec<doctor::Check>) -> Vec<String> {
     let mut missing = Vec::new();
-    for check in doctor::checks(&config.datapath.interfaces, &vips).await {
+    for check in checks {
         let remedy = check
             .remedy
             .as_deref()
@@ -73,11 +94,7 @@ pub async fn check_machine(config: &Config) -> Result<(), Failure> {
             Status::Fail => missing.push(format!("{}: {}{remedy}", check.name, check.detail)),
         }
     }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::new(Exit::Privilege, missing.join("\n")))
-    }
+    missing
 }
 
 fn addresses(application: &Application) -> impl Iterator<Item = IpAddr> + '_ {

@@ -98,6 +98,24 @@ impl Datapath {
         self.retire_stages()
     }
 
+    /// Forgets the attachments whose interface has gone, also when another one has its number by now, and returns their
+    /// names.
+    pub fn forget_dead(&mut self) -> Vec<String> {
+        let (pins, netns) = (&self.pins, self.netns);
+        let mut dead = Vec::new();
+        self.attachments.retain(|attachment| {
+            let path = pins.link(attachment.mode, attachment.ifindex, netns);
+            let alive = sys::link_interface(&path).is_ok_and(|ifindex| ifindex == attachment.ifindex);
+            if !alive {
+                dead.push(attachment.name.clone());
+                // The pin of a link that leads nowhere.
+                let _ = fs::remove_file(&path);
+            }
+            alive
+        });
+        dead
+    }
+
     /// Detaches from the interfaces of this network namespace that are not among `keep`.
     ///
     /// # Errors
@@ -107,7 +125,7 @@ impl Datapath {
             if pin.netns == self.netns && !keep.contains(&pin.ifindex) {
                 info!(
                     ifindex = pin.ifindex,
-                    "detaching: the interface is not in the configuration any more"
+                    "detaching: the interface has gone, or is not in the configuration any more"
                 );
                 attach::remove(&pin)?;
             }

@@ -4,6 +4,7 @@
 
 pub mod doctor;
 pub mod interface;
+pub mod links;
 mod netlink;
 pub mod paths;
 pub mod ports;

@@ -19,7 +19,7 @@ pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
 pub use ordered::Ordered;
 pub use status::{
     ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, NodeStatus, OriginStatus, PoolStatus,
-    Status,
+    Status, UnattachedInterface,
 };
 
 /// Version of the shapes, `api_version` of a status.
