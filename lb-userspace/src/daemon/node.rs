@@ -2,13 +2,15 @@
 
 use super::drains::Drains;
 use super::interfaces::Interfaces;
-use super::setup;
+use super::setup::{self, Lock};
+use super::takeover::{self, Former};
 use super::watch::FileWatch;
 use crate::api::{Handle, Request, Server};
-use crate::cli::Failure;
+use crate::cli::{Exit, Failure};
 use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
 use crate::datapath::kernel::Datapath;
+use crate::datapath::pins::Pins;
 use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
 use crate::probe::{self, Probes};
@@ -23,14 +25,13 @@ use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
 use lb_core::view::View;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -42,6 +43,8 @@ const SWEEP_SHARE: u32 = 20;
 const REPAIR: Duration = Duration::from_secs(30);
 /// How long the start waits for neighbours to answer.
 const FIRST_PATHS: Duration = Duration::from_secs(1);
+/// How long a sweep that is going on may take when another process takes over.
+const HANDOVER: Duration = Duration::from_secs(5);
 /// Events that are remembered for the API.
 const MAX_EVENTS: usize = 10_000;
 
@@ -85,7 +88,9 @@ pub struct Node {
     pub(super) file: Option<FileWatch>,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
-    _lock: File,
+    lock: Option<Lock>,
+    /// Another process takes over: it leaves everything to that.
+    pub(super) handed_over: bool,
 }
 
 impl Node {
@@ -97,6 +102,7 @@ impl Node {
         config_path: PathBuf,
         mut config: Config,
         overrides: Vec<String>,
+        take_over: bool,
     ) -> Result<Self, Failure> {
         if !overrides.is_empty() {
             config.datapath.interfaces.clone_from(&overrides);
@@ -108,31 +114,40 @@ impl Node {
         interfaces.warn_of_unattached(None);
         let flags = interfaces.flags();
         let sizes = setup::sizes(&config);
-        // What can fail without a trace comes before what leaves one.
-        let server = Server::bind(&config.api)?;
-        let (pins, lock) = setup::claim(&config.node.name)?;
-        let (mut datapath, adopted) = Datapath::open(pins, sizes)?;
-        let hash_key = if adopted.is_some() {
-            datapath.settings()?.hash_key
-        } else {
-            setup::new_hash_key()?
+        let config = Arc::new(config);
+        let former = match take_over {
+            true => Former::find(&config).await?,
+            false => None,
+        };
+        let environment = |datapath: &Datapath| setup::environment(datapath, flags);
+        let (server, lock, mut datapath) = match former {
+            None => {
+                // What can fail without a trace comes before what leaves one.
+                let server = Server::bind(&config.api)?;
+                let (pins, lock) = setup::claim(&config.node.name)?;
+                (server, lock, Datapath::open(pins, sizes)?)
+            }
+            Some(former) => {
+                Server::check(&config.api)?;
+                let datapath = Datapath::open(Pins::open(&config.node.name)?, sizes)?;
+                takeover::rehearse(environment(&datapath)?, &config)?;
+                let (_, lock) = former.hand_over(&config.node.name).await?;
+                if !datapath.is_current()? {
+                    let message = "the maps were made anew meanwhile: start again";
+                    return Err(Failure::new(Exit::Conflict, message));
+                }
+                (Server::bind(&config.api)?, lock, datapath)
+            }
         };
         let store = open_store(&config);
         let environment = Environment {
-            hz: datapath.clock.hz,
-            hash_key,
-            snat_ports: crate::net::ports::snat_ports()?,
-            flags,
-            capacity: datapath.sizes.capacity,
-            adopted,
             health: store.as_ref().map_or_else(Vec::new, |store| {
                 store.load().unwrap_or_else(|error| {
                     warn!(error = %format!("{error:#}"), "health from before cannot be restored");
                     Vec::new()
                 })
             }),
-            assume_healthy: false,
-            seed: hash_key.k0 ^ u64::from(std::process::id()),
+            ..environment(&datapath)?
         };
         let started = Instant::now();
         let engine = Engine::new(environment, Timestamp::default());
@@ -162,7 +177,7 @@ impl Node {
         let mut node = Self {
             config_path,
             overrides,
-            config: Arc::new(config),
+            config,
             engine,
             datapath,
             explainer,
@@ -192,7 +207,8 @@ impl Node {
             file: file.ok(),
             stop,
             server,
-            _lock: lock,
+            lock: Some(lock),
+            handed_over: false,
         };
         let config = node.config.clone();
         node.tell(Event::Configure(config));
@@ -250,6 +266,9 @@ impl Node {
                 Some(result) = self.swept.recv() => self.end_sweep(result),
                 _ = repair.tick() => self.repair(),
             }
+            if self.handed_over {
+                break;
+            }
         }
         Ok(())
     }
@@ -269,14 +288,28 @@ impl Node {
     pub async fn stop(mut self) -> Result<(), Failure> {
         info!("stopping");
         self.stop.cancel();
+        if self.handed_over {
+            self.leave_to_another().await;
+        }
         // The server removes its socket; what else could go wrong there ends with the process.
         let _ = (&mut self.server).await;
-        if self.config.datapath.on_exit == OnExit::Detach {
+        if self.config.datapath.on_exit == OnExit::Detach && !self.handed_over {
             self.paths.release().await?;
             self.datapath.remove()?;
             info!("detached");
         }
         Ok(())
+    }
+
+    /// Gives the node up once nothing of this process writes to the maps or the disk any more.
+    async fn leave_to_another(&mut self) {
+        if self.next_sweep.is_none() {
+            // What a sweep removes is counted by one process at a time.
+            let _ = timeout(HANDOVER, self.swept.recv()).await;
+        }
+        self.saver = None;
+        self.lock = None;
+        info!("handed over: another lb goes on");
     }
 
     /// Tells the engine what has happened and does what it asks for.

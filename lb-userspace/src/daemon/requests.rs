@@ -7,12 +7,13 @@ use crate::datapath::explain::Question;
 use crate::datapath::flows::Flow;
 use crate::wire::{
     Counters, Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, FlowRow, Flows,
-    Flushed, NodeStatus, Ordered, Problem, Reloaded, Status,
+    Flushed, HandedOver, NodeStatus, Ordered, Problem, Reloaded, Status,
 };
 use lb_common::abi::{ABI_VERSION, FlowCore, OriginId, Protocol};
 use lb_core::view::View;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tracing::info;
 
 impl Node {
     /// Answers one request. A reply that nobody waits for any more is dropped.
@@ -24,6 +25,13 @@ impl Node {
             Request::Reload { reply } => {
                 let result = self.reload_for_request().await;
                 let _ = reply.send(result);
+            }
+            Request::HandOver { reply } => {
+                info!("another lb takes over");
+                self.handed_over = true;
+                let _ = reply.send(Ok(HandedOver {
+                    pid: std::process::id(),
+                }));
             }
             Request::Explain { query, reply } => {
                 let _ = reply.send(self.explain(&query));

@@ -10,7 +10,7 @@ mod flows;
 mod ordered;
 mod status;
 
-pub use check::{CheckReport, DoctorCheck, Problem, Reloaded, Version};
+pub use check::{CheckReport, DoctorCheck, HandedOver, Problem, Reloaded, Version};
 pub(crate) use error::failure_reason;
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
 pub use event::{Event, Events};
