@@ -6,13 +6,12 @@ use super::flow;
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use super::scratch::{Draft, Holder, Note, Scratch};
 use super::select::Role;
+use super::span;
 use super::tables::{InsertError, Memory, Tables};
 use super::track::{self, Age};
 use super::verdict::DropReason;
 use super::{Stage, Step, drop};
-use crate::abi::{
-    Application, FlowCore, FlowSide, Forwarding, Origin, Port, Settings, SettingsFlags, TcpState,
-};
+use crate::abi::{FlowCore, FlowSide, Forwarding, Origin, Port, Settings, SettingsFlags, TcpState};
 use crate::hash;
 use crate::packet::Packet;
 
@@ -67,7 +66,7 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage
     } else {
         let hashes = scratch.hashes;
         let port = F::draft(scratch).subject.arriving.destination_port;
-        let port = origin_port(&scratch.opening.application, &origin, port);
+        let port = span::origin_port(&scratch.opening.application, &origin, port);
         let source = leaving_source::<F, T>(tables, &origin, hashes.client, F::draft(scratch))?;
         let draft = F::draft(scratch);
         draft.leaving = Tuple {
@@ -88,20 +87,6 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage
         tables.count_flow(core.application, core.origin);
     }
     Ok(stage)
-}
-
-/// The port at `origin` of packets that come to `port` of `application`: of a range, as far from its first port at the
-/// origin as from its first port here.
-#[inline(always)]
-fn origin_port(application: &Application, origin: &Origin, port: Port) -> Port {
-    if application.first_port.0 != 0 {
-        let offset = port.host().wrapping_sub(application.first_port.host());
-        Port::new(application.origin_port.host().wrapping_add(offset))
-    } else if origin.port.0 != 0 {
-        origin.port
-    } else {
-        application.origin_port
-    }
 }
 
 /// The source address that packets leave with: one of ours, always the same for a client, or the client's.

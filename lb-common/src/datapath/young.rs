@@ -86,7 +86,7 @@ fn find<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
 #[inline(always)]
 fn open(flags: SettingsFlags, scratch: &Scratch) -> Step {
     if scratch.opening.served != 0 || flags.has(SettingsFlags::RANGES) {
-        Step::Go(Stage::Select)
+        Step::Go(Stage::Admit)
     } else {
         pass(Pass::NotOurs)
     }
