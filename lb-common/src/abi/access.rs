@@ -54,6 +54,11 @@ pub struct CountryKey {
 #[repr(transparent)]
 pub struct Rate(pub u64);
 
+impl Rate {
+    /// No limit.
+    pub const NONE: Self = Self(0);
+}
+
 /// A client of an application with a limit for each source.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
 #[repr(C)]

@@ -9,7 +9,7 @@ use super::tables::{Memory, Tables};
 use super::transport::{self, Segment};
 use super::verdict::{DropReason, Pass};
 use super::{Arrival, Stage, Step, drop, pass};
-use crate::abi::{Application, ApplicationKey, Parity, Protocol, Settings};
+use crate::abi::{Application, ApplicationKey, OriginId, Parity, Protocol, Settings};
 use crate::packet::Packet;
 
 /// What stays the same while one packet is handled.
@@ -170,6 +170,9 @@ fn remember<F: Family>(
         now: context.now,
         parity: context.parity,
     };
+    scratch.avoid = OriginId::NONE;
+    scratch.retries = 0;
+    scratch.wrap.fits = 0;
     F::draft(scratch).subject = subject;
 }
 

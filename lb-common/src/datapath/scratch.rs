@@ -5,7 +5,7 @@ use super::parse::{Link, Network};
 use super::select::{Choice, Hashes};
 use super::transport::Segment;
 use super::verdict::Reply;
-use crate::abi::{Application, Flow4, Flow6, FlowKey4, FlowKey6, Ip4, Ip6, OriginId, Parity};
+use crate::abi::{Application, Flow4, Flow6, FlowKey4, FlowKey6, Ip4, Ip6, Mac, OriginId, Parity, Tag};
 
 /// The working memory.
 #[derive(Clone, Copy, Default)]
@@ -17,6 +17,12 @@ pub struct Scratch {
     pub hashes: Hashes,
     /// The origin of a new flow.
     pub choice: Choice,
+    /// The origin that shall not be chosen again, because it did not answer; [`OriginId::NONE`]: any may be.
+    pub avoid: OriginId,
+    /// How often the client has repeated its SYN to origins that did not answer.
+    pub retries: u32,
+    /// What [`super::wrap`] shall do.
+    pub wrap: Wrapping,
     /// What [`super::reply`] shall answer.
     pub reply: Reply,
     pub note: Note,
@@ -28,6 +34,37 @@ pub struct Scratch {
 pub struct Note {
     pub application: u32,
     pub origin: OriginId,
+}
+
+/// How a frame leaves whose head is changed. The packet is the draft's subject, its flow's entry the draft's `client`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Wrapping {
+    /// Link addresses that the frame leaves with.
+    pub destination: Mac,
+    pub source: Mac,
+    /// Tags that it leaves with; those that it came with are in the opening's link.
+    pub tags: [Tag; 2],
+    /// Interface by which it leaves.
+    pub ifindex: u32,
+    pub kind: WrapKind,
+    /// 1: the packet is known to fit, so [`WrapKind::Fit`] is not asked again.
+    pub fits: u32,
+}
+
+/// What is to be done to a frame's head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u32)]
+pub enum WrapKind {
+    /// The packet is longer than the smallest MTU, as it is or with its outer header. Nothing was changed or counted. When it
+    /// fits after all, `fits` is set and [`super::Stage::Send`] goes on; otherwise it is answered.
+    #[default]
+    Fit,
+    /// The IP packet is rewritten and counted: it gets its link addresses and tags, and leaves.
+    Relink,
+    /// The IP packet is as it came, fits and is counted: it gets its outer header, by the record of the entry's origin, link
+    /// addresses and tags, and leaves.
+    Tunnel,
 }
 
 /// A packet, and its flow's two entries while they are made.
