@@ -80,6 +80,12 @@ reasons! {
         ResetNoOrigin = "reset_no_origin",
         /// ICMP port unreachable: nobody can serve a datagram.
         UnreachableNoOrigin = "unreachable_no_origin",
+        /// ICMP "fragmentation needed" or "packet too big": it is longer than its path carries.
+        TooBig = "packet_too_big",
+        /// ICMP "time exceeded": its TTL or hop limit ended here.
+        TimeExceeded = "time_exceeded",
+        /// TCP RST: the connection's time is over.
+        ResetEnded = "reset_ended",
     }
 }
 
@@ -100,7 +106,7 @@ reasons! {
         UnknownFlow = "unknown_flow",
         /// A first fragment: the others could not follow it.
         Fragment = "fragment",
-        /// Its TTL or hop limit ended here.
+        /// Its TTL or hop limit ended here, and it may not be answered.
         TtlExpired = "ttl_expired",
         /// The origin's neighbour is not resolved.
         NoNextHop = "no_next_hop",
@@ -116,6 +122,10 @@ reasons! {
         Resize = "resize",
         /// The checksum of a frame that arrived with only its pseudo-header summed could not be completed.
         PartialChecksum = "partial_checksum",
+        /// It is longer than its path carries, and may not be answered, or no shorter one may be asked for.
+        TooBig = "too_big",
+        /// The node has given as many answers of its own as it may.
+        ReplyLimited = "reply_limited",
         /// The program's own working memory or settings are missing: a defect of lb.
         Internal = "internal",
     }
