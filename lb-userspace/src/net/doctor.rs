@@ -135,21 +135,24 @@ pub async fn checks(interfaces: &[String], vips: &[IpAddr]) -> Vec<Check> {
         ports(),
         open_files(rustix::process::getrlimit(rustix::process::Resource::Nofile).current),
     ];
-    for name in interfaces {
-        match interface::by_name(name) {
-            Ok(interface) => {
-                let offloads = sys::offloads(name).unwrap_or_default();
-                let vlans = interface::vlans_on(interface.index).unwrap_or_default();
-                checks.extend(interface_checks(&interface, offloads, &vlans));
-            }
-            Err(error) => checks.push(unknown(name, &error)),
-        }
-    }
+    checks.extend(interfaces.iter().flat_map(|name| of_interface(name)));
     if !vips.is_empty() {
         let names: Vec<_> = interfaces.iter().map(String::as_str).collect();
         checks.extend(vip_checks(&names, vips));
     }
     checks
+}
+
+/// Looks at one interface.
+pub fn of_interface(name: &str) -> Vec<Check> {
+    match interface::by_name(name) {
+        Ok(interface) => {
+            let offloads = sys::offloads(name).unwrap_or_default();
+            let vlans = interface::vlans_on(interface.index).unwrap_or_default();
+            interface_checks(&interface, offloads, &vlans)
+        }
+        Err(error) => vec![unknown(name, &error)],
+    }
 }
 
 /// What the agent on an origin needs of the machine and of its interface.

@@ -5,6 +5,7 @@
 pub mod addresses;
 pub mod doctor;
 pub mod interface;
+pub mod links;
 mod netlink;
 pub mod paths;
 pub mod ports;

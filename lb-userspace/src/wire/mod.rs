@@ -12,7 +12,7 @@ mod ordered;
 mod status;
 
 pub use agent::{AgentAddress, AgentStatus};
-pub use check::{CheckReport, DoctorCheck, Problem, Reloaded, Version};
+pub use check::{CheckReport, DoctorCheck, HandedOver, Problem, Reloaded, Version};
 pub(crate) use error::failure_reason;
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
 pub use event::{Event, Events};
@@ -21,7 +21,7 @@ pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
 pub use ordered::Ordered;
 pub use status::{
     ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, NodeStatus, OriginStatus, PoolStatus,
-    Status,
+    Status, UnattachedInterface,
 };
 
 /// Version of the shapes, `api_version` of a status.

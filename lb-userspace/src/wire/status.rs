@@ -36,6 +36,9 @@ pub struct Status {
     pub pools: Vec<PoolStatus>,
     /// Packets by drop reason.
     pub drops: Ordered<u64>,
+    /// Interfaces of the configuration that the program is not attached to: lb attaches when it can.
+    #[serde(default)]
+    pub unattached: Vec<UnattachedInterface>,
 }
 
 /// The machine and the daemon.
@@ -57,6 +60,16 @@ pub struct InterfaceStatus {
     /// `native` or `generic`.
     pub mode: String,
     pub program_id: u32,
+    /// Switched on, and the carrier is there.
+    #[serde(default)]
+    pub up: bool,
+}
+
+/// An interface that the program is not attached to.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct UnattachedInterface {
+    pub name: String,
+    pub problem: String,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -141,6 +154,7 @@ impl Status {
                 ..node
             },
             interfaces,
+            unattached: Vec::new(),
             applications: view
                 .applications
                 .iter()
@@ -307,6 +321,7 @@ mod tests {
             name: "eth0".to_owned(),
             mode: "native".to_owned(),
             program_id: 9,
+            up: true,
         }];
         let status = Status::new(&view, &counters, NodeStatus::default(), interfaces);
         let text = serde_json::to_string(&status).unwrap();
@@ -314,7 +329,7 @@ mod tests {
             text,
             concat!(
                 r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0},"#,
-                r#""interfaces":[{"name":"eth0","mode":"native","program_id":9}],"#,
+                r#""interfaces":[{"name":"eth0","mode":"native","program_id":9,"up":true}],"#,
                 r#""applications":[{"name":"web","protocol":"tcp/80","addresses":["203.0.113.10"],"load_balancer":"web","#,
                 r#""pool":"sorry","on_fallback":true,"flows":1,"new_flows_total":1,"packets_total":5,"bytes_total":500}],"#,
                 r#""load_balancers":[{"name":"web","health":"critical","steering_policy":"off","#,
@@ -323,7 +338,7 @@ mod tests {
                 r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"enabled":true,"health":"unhealthy","#,
                 r#""failure_reason":"TCP Timeout","weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
                 r#""bytes_total":500,"rtt_ms":1.234,"draining":false,"path_problem":null}]}],"#,
-                r#""drops":{"no_origin":4,"malformed":0}}"#
+                r#""drops":{"no_origin":4,"malformed":0},"unattached":[]}"#
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);

@@ -55,6 +55,8 @@ pub enum Event {
     /// No flow means these origins any more: those that are not in the configuration are forgotten, and their numbers
     /// are free. Without this event they drain for ever, which costs a row each.
     Drained(Vec<OriginId>),
+    /// The program is to run with other flags than [`Environment::flags`]: interfaces have come or gone.
+    Flags(SettingsFlags),
 }
 
 /// Everything the engine can ask for.
@@ -316,6 +318,7 @@ impl Engine {
                 self.state.proceed(&steps, &mut ops, &mut commands);
             }
             Event::Drained(origins) => self.state.forget(&origins, &mut commands),
+            Event::Flags(flags) => self.set_flags(flags, &mut ops),
         }
         let due = self.state.rebuild_deadline();
         if may_rebuild && due.is_some_and(|deadline| deadline <= now) {
@@ -361,6 +364,17 @@ impl Engine {
     #[must_use]
     pub fn required_capacity(config: &Config) -> Capacity {
         compile::required_capacity(config)
+    }
+
+    fn set_flags(&mut self, flags: SettingsFlags, ops: &mut Vec<TableOp>) {
+        if self.setup.flags == flags {
+            return;
+        }
+        self.setup.flags = flags;
+        if self.state.config.is_some() {
+            let live = self.state.generations.live();
+            ops.push(TableOp::Settings(compile::settings(&self.setup, live)));
+        }
     }
 
     fn configure(&mut self, config: Arc<Config>, now: Timestamp, commands: &mut Vec<Command>) {

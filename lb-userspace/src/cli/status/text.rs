@@ -94,20 +94,30 @@ pub(super) fn text(status: &Status, rates: Option<Rates>, color: bool) -> String
 }
 
 fn interfaces(status: &Status) -> Option<Table> {
-    let mut table = Table::new(&[
+    let mut columns = vec![
         ("INTERFACE", Align::Left),
+        ("LINK", Align::Left),
         ("MODE", Align::Left),
         ("PROGRAM", Align::Right),
-    ]);
+    ];
+    if !status.unattached.is_empty() {
+        columns.push(("PROBLEM", Align::Left));
+    }
+    let mut table = Table::new(&columns);
     for interface in &status.interfaces {
         table.row([
             interface.name.clone(),
+            if interface.up { "up" } else { "DOWN" }.to_owned(),
             interface.mode.clone(),
             interface.program_id.to_string(),
         ]);
     }
+    for unattached in &status.unattached {
+        let (name, problem) = (unattached.name.as_str(), unattached.problem.as_str());
+        table.row([name, "-", "NOT ATTACHED", "-", problem].map(str::to_owned));
+    }
     if table.is_empty() {
-        table.row(["none".to_owned(), "-".to_owned(), "-".to_owned()]);
+        table.row(["none", "-", "-", "-"].map(str::to_owned));
     }
     Some(table)
 }
@@ -312,7 +322,8 @@ mod tests {
         serde_json::from_value(serde_json::json!({
             "api_version": 1,
             "node": {"name": "edge-1", "version": "0.1.0", "abi_version": 1, "generation": 4, "uptime_seconds": 75},
-            "interfaces": [{"name": "eth0", "mode": "native", "program_id": 12}],
+            "interfaces": [{"name": "eth0", "mode": "native", "program_id": 12, "up": true}],
+            "unattached": [{"name": "eth1", "problem": "there is no such interface (yet)"}],
             "applications": [{
                 "name": "web", "protocol": "tcp/80", "addresses": ["203.0.113.10"], "load_balancer": "lb",
                 "pool": "sorry", "on_fallback": true, "flows": 3, "new_flows_total": 5,
@@ -341,8 +352,9 @@ mod tests {
         let expected = "\
 edge-1: configuration 4, up 1 min, lb 0.1.0
 
-INTERFACE  MODE    PROGRAM
-eth0       native       12
+INTERFACE  LINK  MODE          PROGRAM  PROBLEM
+eth0       up    native             12
+eth1       -     NOT ATTACHED        -  there is no such interface (yet)
 
 APPLICATION  PROTOCOL  ADDRESSES     LOAD BALANCER  POOL            FLOWS  NEW FLOWS  PACKETS   BYTES
 web          tcp/80    203.0.113.10  lb             sorry FALLBACK      3          5     2.0k  200.0k
