@@ -80,6 +80,10 @@ reasons! {
         ResetNoOrigin = "reset_no_origin",
         /// ICMP port unreachable: nobody can serve a datagram.
         UnreachableNoOrigin = "unreachable_no_origin",
+        /// ICMP "fragmentation needed" or "packet too big": it is longer than its path carries.
+        TooBig = "packet_too_big",
+        /// ICMP "time exceeded": its TTL or hop limit ended here.
+        TimeExceeded = "time_exceeded",
         /// TCP RST: the connection's origin has drained long enough, or is down and keeps no connections. The first one goes
         /// on to the packet's receiver, the others answer their packets.
         ResetEnded = "reset_ended",
@@ -117,7 +121,7 @@ reasons! {
         OriginsFull = "origins_full",
         /// A TCP segment of no known flow, while flows are being taken over.
         Migrating = "migrating",
-        /// Its TTL or hop limit ended here.
+        /// Its TTL or hop limit ended here, and it may not be answered.
         TtlExpired = "ttl_expired",
         /// The origin's neighbour is not resolved.
         NoNextHop = "no_next_hop",
@@ -136,6 +140,10 @@ reasons! {
         Resize = "resize",
         /// The checksum of a frame that arrived with only its pseudo-header summed could not be completed.
         PartialChecksum = "partial_checksum",
+        /// It is longer than its path carries, and may not be answered, or no shorter one may be asked for.
+        TooBig = "too_big",
+        /// The node has given as many answers of its own as it may.
+        ReplyLimited = "reply_limited",
         /// The program's own working memory or settings are missing: a defect of lb.
         Internal = "internal",
     }
