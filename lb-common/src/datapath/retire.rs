@@ -5,7 +5,7 @@ use super::family::{Family, V4, V6};
 use super::flow::{self, Fate, Twin};
 use super::known::Context;
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, TCP_LEN};
-use super::scratch::{Draft, Errand, Note, Scratch};
+use super::scratch::{Draft, Errand, Note, Scratch, WrapKind};
 use super::send::{depart, way};
 use super::tables::{InsertError, Memory, Tables};
 use super::verdict::{DropReason, Reply, Verdict};
@@ -136,7 +136,12 @@ fn reset<F: Family, P: Packet, T: Tables>(
     draft.subject.network.transport = transport;
     draft.subject.network.transport_len = TCP_LEN;
     draft.subject.segment.header_len = TCP_LEN;
-    let step = depart(packet, &mut wrap, context, &way, core.forwarding.is_tunnel());
+    let step = if core.forwarding.is_tunnel() {
+        wrap = way.wrapping(WrapKind::Tunnel);
+        Step::Go(Stage::Wrap)
+    } else {
+        depart(packet, &mut wrap, context, &way)
+    };
     scratch.wrap = wrap;
     match step {
         Step::Done(Verdict::Forward(exit)) => Step::Done(Verdict::Reply(Reply::ResetEnded, exit)),

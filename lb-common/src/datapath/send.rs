@@ -5,14 +5,12 @@ use super::known::Context;
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Network};
 use super::scratch::{Scratch, WrapKind, Wrapping};
 use super::tables::{Sample, Tables};
+use super::track::TcpFlags;
 use super::transport;
 use super::verdict::{DropReason, Verdict};
 use super::{Stage, Step, drop, exit};
-use crate::abi::{FlowCore, FlowSide, HopId, SettingsFlags, Tag};
+use crate::abi::{FlowCore, FlowSide, HopId, Mac, Tag};
 use crate::packet::Packet;
-
-/// The longest outer header: IPv6 and UDP.
-const MAX_OVERHEAD: usize = 48;
 
 /// Sends the scratch's packet by the entry in its draft.
 #[inline(always)]
@@ -33,9 +31,15 @@ fn by_draft<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
     let mut wrap = scratch.wrap;
     let fits = wrap.fits != 0;
     let draft = F::draft(scratch);
-    let Some(origin) = tables.origin(F::core(&draft.client).origin) else {
+    let core = F::core(&draft.client);
+    let Some(origin) = tables.origin(core.origin) else {
         return drop(DropReason::NoOriginRecord);
     };
+    // Segments that open a connection say how long the others may be: that is made to fit as well.
+    if draft.subject.segment.flags.has(TcpFlags::SYN) && !fits && !core.forwarding.is_direct() {
+        scratch.wrap.kind = WrapKind::Fit;
+        return Step::Go(Stage::Wrap);
+    }
     let network = &draft.subject.network;
     let step = forward::<F, P, T>(
         packet,
@@ -76,17 +80,19 @@ pub(super) fn forward<F: Family, P: Packet, T: Tables>(
     let Some(way) = way(tables, core, hop) else {
         return drop(DropReason::NoNextHop);
     };
-    let tunnel = core.forwarding.is_tunnel();
-    let end = network.transport.wrapping_add(network.transport_len);
-    if !fits {
-        let length = end.wrapping_sub(context.link.network);
-        let outer = if tunnel { MAX_OVERHEAD } else { 0 };
-        if length.wrapping_add(outer) > context.settings.smallest_mtu as usize {
-            *wrap = way.wrapping(WrapKind::Fit);
-            return Step::Go(Stage::Wrap);
-        }
+    if core.forwarding.is_tunnel() {
+        *wrap = way.wrapping(WrapKind::Tunnel);
+        return Step::Go(Stage::Wrap);
     }
-    let written = if !direct {
+    let end = network.transport.wrapping_add(network.transport_len);
+    let length = end.wrapping_sub(context.link.network);
+    if !fits && length > context.settings.smallest_mtu as usize {
+        *wrap = way.wrapping(WrapKind::Fit);
+        return Step::Go(Stage::Wrap);
+    }
+    let written = if direct {
+        transport::complete::<F, P>(packet, context.settings, network)
+    } else {
         let leaving = F::leaving(flow, network.protocol);
         transport::rewrite::<F, P>(packet, context.settings, network, core, &leaving).and_then(|()| {
             F::rewrite(
@@ -97,12 +103,6 @@ pub(super) fn forward<F: Family, P: Packet, T: Tables>(
                 core.header_delta,
             )
         })
-    } else if context.settings.flags.has(SettingsFlags::PARTIAL_CHECKSUMS) {
-        // Nothing changes but a checksum that is to be completed.
-        let leaving = F::leaving(flow, network.protocol);
-        transport::rewrite::<F, P>(packet, context.settings, network, core, &leaving)
-    } else {
-        Some(())
     };
     if written.is_none() {
         return drop(DropReason::PartialChecksum);
@@ -112,14 +112,14 @@ pub(super) fn forward<F: Family, P: Packet, T: Tables>(
         bytes: end as u64,
     };
     tables.count_packet(core.application, core.origin, sample);
-    depart(packet, wrap, context, &way, tunnel)
+    depart(packet, wrap, context, &way)
 }
 
 /// How a frame leaves.
 #[derive(Clone, Copy)]
 pub(super) struct Way {
-    destination: crate::abi::Mac,
-    source: crate::abi::Mac,
+    destination: Mac,
+    source: Mac,
     tags: [Tag; 2],
     ifindex: u32,
 }
@@ -164,21 +164,10 @@ pub(super) fn way<T: Tables>(tables: &T, core: &FlowCore, hop: HopId) -> Option<
 
 /// Lets a rewritten packet go.
 #[inline(always)]
-pub(super) fn depart<P: Packet>(
-    packet: &mut P,
-    wrap: &mut Wrapping,
-    context: &Context,
-    way: &Way,
-    tunnel: bool,
-) -> Step {
+pub(super) fn depart<P: Packet>(packet: &mut P, wrap: &mut Wrapping, context: &Context, way: &Way) -> Step {
     let ([outer, inner], [to_outer, to_inner]) = (context.link.tags, way.tags);
-    let relink = !outer.same_vlan(to_outer) || !inner.same_vlan(to_inner);
-    if tunnel || relink {
-        *wrap = way.wrapping(if tunnel {
-            WrapKind::Tunnel
-        } else {
-            WrapKind::Relink
-        });
+    if !outer.same_vlan(to_outer) || !inner.same_vlan(to_inner) {
+        *wrap = way.wrapping(WrapKind::Relink);
         return Step::Go(Stage::Wrap);
     }
     match packet.write(0, [way.destination, way.source]) {
