@@ -2,10 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod access;
+mod affinity;
+mod caps;
 mod fixtures;
 mod flows;
 mod ports;
 mod properties;
+mod ranges;
+mod rates;
 mod select;
 
 use lb_common::abi::{Flow4, FlowKey4, FlowSide, Origin, OriginState};
