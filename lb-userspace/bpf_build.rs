@@ -1,4 +1,4 @@
-//! Builds a kernel program of this workspace. Included by this package's build script, and by what builds the programs
+//! Builds the kernel programs of a package of this workspace. Included by this package's build script, and by what builds the programs
 //! of the benchmark: they must come from the same compiler with the same flags.
 //!
 //! cargo is called directly, with a toolchain that has the sources of `core`: the BPF target has no prebuilt one.
@@ -15,11 +15,11 @@ pub struct Machine {
     pub little_endian: bool,
 }
 
-/// Builds the only binary of `package`, named `binary`, and returns where it is.
+/// Builds the binaries of `package` and returns the folder that they are in, by their names.
 ///
 /// # Errors
-/// No compiler fits, or the program does not build.
-pub fn build(package: &str, binary: &str, machine: &Machine, root: &Path, out: &Path) -> Result<PathBuf> {
+/// No compiler fits, or a program does not build.
+pub fn build(package: &str, machine: &Machine, root: &Path, out: &Path) -> Result<PathBuf> {
     let own = env::var("LB_BPF_TOOLCHAIN").ok();
     let candidates = own.as_deref().into_iter().chain(["nightly", "stable", "/usr"]);
     let Some(toolchain) = candidates.map(Toolchain::named).find(Toolchain::has_core_sources) else {
@@ -81,11 +81,11 @@ pub fn build(package: &str, binary: &str, machine: &Machine, root: &Path, out: &
     let output = command.output().with_context(|| format!("run {command:?}"))?;
     if !output.status.success() {
         bail!(
-            "the kernel program of {package} does not build:\n{}",
+            "a kernel program of {package} does not build:\n{}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(target_dir.join(target).join("bpf").join(binary))
+    Ok(target_dir.join(target).join("bpf"))
 }
 
 /// Where the kernel program's compiler comes from.

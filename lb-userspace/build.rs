@@ -1,4 +1,4 @@
-//! Builds the kernel program (`lb-ebpf`) and embeds it: one `cargo build` makes everything.
+//! Builds the kernel programs (`lb-ebpf`) and embeds them: one `cargo build` makes everything.
 
 mod bpf_build;
 
@@ -6,6 +6,9 @@ use anyhow::{Context, Result};
 use bpf_build::Machine;
 use std::env;
 use std::path::{Path, PathBuf};
+
+/// The binaries of `lb-ebpf`.
+const OBJECTS: [&str; 2] = ["lb", "lb-agent"];
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-env-changed=LB_BPF_TOOLCHAIN");
@@ -22,8 +25,12 @@ fn main() -> Result<()> {
     };
     let root = Path::new("..").canonicalize().context("find the workspace")?;
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set by cargo")?);
-    let object = bpf_build::build("lb-ebpf", "lb", &machine, &root, &out)?;
-    // One name for all: the program is included from here.
-    std::fs::copy(&object, out.join("lb.bpf.o")).with_context(|| format!("copy {}", object.display()))?;
+    let objects = bpf_build::build("lb-ebpf", &machine, &root, &out)?;
+    for name in OBJECTS {
+        let object = objects.join(name);
+        // Included from here.
+        std::fs::copy(&object, out.join(format!("{name}.bpf.o")))
+            .with_context(|| format!("copy {}", object.display()))?;
+    }
     Ok(())
 }

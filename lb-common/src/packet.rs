@@ -25,6 +25,9 @@ pub trait Packet {
     /// Adds `by` bytes of undefined content in front. All offsets move.
     fn grow_head(&mut self, by: usize) -> Option<()>;
 
+    /// Takes `by` bytes off the front; `None` when less than a link header would remain. All offsets move.
+    fn shrink_head(&mut self, by: usize) -> Option<()>;
+
     /// Cuts the frame to `length` bytes; `None` when it is shorter already.
     fn truncate(&mut self, length: usize) -> Option<()>;
 

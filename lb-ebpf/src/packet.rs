@@ -37,19 +37,8 @@ impl XdpPacket {
 
     /// A pointer to a `T` at offset `at`, when it lies in linear memory.
     #[inline(always)]
-    fn at<T: Pod>(&self, mut at: usize) -> Option<*mut T> {
-        if at > MAX_OFFSET {
-            return None;
-        }
-        // SAFETY: an AND of a register. LLVM derives one access's offset from another's, with a negative difference if
-        // that is shorter; the verifier must see a bound on each.
-        unsafe { asm!("{0} &= 511", inout(reg) at, options(pure, nomem, nostack)) };
-        const { assert!(MAX_OFFSET == 511) };
-        let start = self.start() + at;
-        if start + size_of::<T>() > self.end() {
-            return None;
-        }
-        Some(start as *mut T)
+    fn at<T: Pod>(&self, at: usize) -> Option<*mut T> {
+        within(at, || self.start(), || self.end())
     }
 
     /// Length of the linear part in bytes.
@@ -67,6 +56,27 @@ impl XdpPacket {
         // SAFETY: the context is valid.
         unsafe { bpf_xdp_get_buff_len(self.context) as usize }
     }
+}
+
+/// A pointer to a `T` at offset `at` of what lies between start and end, when all of it does.
+#[inline(always)]
+pub fn within<T: Pod>(
+    mut at: usize,
+    start: impl FnOnce() -> usize,
+    end: impl FnOnce() -> usize,
+) -> Option<*mut T> {
+    if at > MAX_OFFSET {
+        return None;
+    }
+    // SAFETY: an AND of a register. LLVM derives one access's offset from another's, with a negative difference if
+    // that is shorter; the verifier must see a bound on each.
+    unsafe { asm!("{0} &= 511", inout(reg) at, options(pure, nomem, nostack)) };
+    const { assert!(MAX_OFFSET == 511) };
+    let start = start() + at;
+    if start + size_of::<T>() > end() {
+        return None;
+    }
+    Some(start as *mut T)
 }
 
 const _: () = assert!(size_of::<maps::SumBuffer>() > SUM_CHUNK);
@@ -108,6 +118,13 @@ impl Packet for XdpPacket {
     fn grow_head(&mut self, by: usize) -> Option<()> {
         // SAFETY: the context is valid; pointers are read anew afterwards.
         let error = unsafe { bpf_xdp_adjust_head(self.context, -(by as i32)) };
+        (error == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn shrink_head(&mut self, by: usize) -> Option<()> {
+        // SAFETY: the context is valid; pointers are read anew afterwards. The helper refuses to leave too little.
+        let error = unsafe { bpf_xdp_adjust_head(self.context, by as i32) };
         (error == 0).then_some(())
     }
 

@@ -1,5 +1,6 @@
 //! The shell around [`lb_core`]: files, sockets, netlink, kernel maps, the API and the command line.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod client;

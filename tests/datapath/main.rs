@@ -7,3 +7,4 @@
 mod differential;
 mod fixtures;
 mod object;
+mod tunnel;

@@ -2,13 +2,15 @@
 //! own lab, and waits for states rather than for time.
 //!
 //! Numbers can be made smaller for a quick run: `LB_TEST_REQUESTS`, `LB_TEST_DOWNLOAD_MB`, `LB_TEST_FLOWS`,
-//! `LB_TEST_RELOADS`.
+//! `LB_TEST_RELOADS`, `LB_TEST_UPGRADES`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod agent;
 mod check_file;
 mod explain;
 mod failover;
+mod interfaces;
 mod others;
 mod privilege;
 mod refuse;
@@ -16,6 +18,7 @@ mod reload;
 mod restart;
 mod spread;
 mod steering;
+mod takeover;
 mod topology;
 mod transfer;
 

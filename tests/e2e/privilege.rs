@@ -64,15 +64,16 @@ fn check_needs_no_root() {
 }
 
 #[test]
-fn an_interface_that_is_not_there_is_named() {
+fn attaching_to_an_interface_that_is_not_there_names_it_and_those_that_are() {
     needs_root!();
-    let mut lab = Lab::routed(1);
-    lab.interfaces = vec!["eth0", "eth7"];
-    let mut lb = Daemon::prepare(&lab, "", "");
-    lb.launch();
-    let status = lb.wait_for_end();
-    assert_eq!(status.code(), Some(7), "{}", lb.log());
-    assert!(lb.log().contains("eth7"), "{}", lb.log());
+    let lab = Lab::routed(1);
+    let lb = Daemon::prepare(&lab, "", "");
+    let config = lb.config();
+    let output = lb.lb(&["attach", "eth7", "-c", config.to_str().unwrap()]);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{words}");
+    assert!(words.contains("eth7") && words.contains("eth1"), "{words}");
+    assert!(!lb.pins().exists());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Other networks than the usual one, and the slow way to attach.
 
 use crate::{dns_at, eu, http_at, names, on_all, web};
-use lb_tests::check::{SOON, assert_all_served, assert_share, wait_until};
+use lb_tests::check::{assert_all_served, assert_share};
 use lb_tests::daemon::Daemon;
 use lb_tests::lab::{Lab, VIP4, VIP6};
 use lb_tests::{load, needs_root, servers};
@@ -80,20 +80,4 @@ fn native_mode_is_the_default_where_the_driver_has_it() {
     let _nginx = on_all(&lab, servers::nginx);
     let lb = Daemon::start(&lab, &web(VIP4, &eu(&lab, VIP4, 80, &[1.0])));
     assert!(lb.status().interfaces().iter().all(|(_, mode)| *mode == "native"));
-}
-
-#[test]
-fn an_interface_that_is_made_anew_is_attached_to_again() {
-    needs_root!();
-    let lab = Lab::routed(2);
-    let _nginx = on_all(&lab, servers::nginx);
-    let mut lb = Daemon::start(&lab, &web(VIP4, &eu(&lab, VIP4, 80, &[1.0, 1.0])));
-    lb.wait_healthy(&["eu"]);
-    lab.make_origin_side_anew();
-    wait_until(SOON, "requests are served again", || {
-        lab.client_reaches(http_at(VIP4)).then_some(())
-    });
-    lb.wait_healthy(&["eu"]);
-    let report = load::run(&lab.client, REQUESTS, 4, load::http(http_at(VIP4)));
-    assert_all_served(&report);
 }

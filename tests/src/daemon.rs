@@ -86,6 +86,12 @@ impl Daemon {
         fs::rename(new, self.config()).expect("the configuration can be replaced");
     }
 
+    /// Has the next [`Daemon::write_config`] name the interfaces that the lab has now.
+    pub fn set_interfaces(&mut self, lab: &Lab) {
+        self.datapath = format!("interfaces = {:?}\n", lab.interfaces);
+        self.interfaces = lab.interfaces.len();
+    }
+
     /// The configuration file.
     #[must_use]
     pub fn config(&self) -> PathBuf {
@@ -115,8 +121,46 @@ impl Daemon {
 
     /// Starts the daemon without waiting for anything.
     pub fn launch(&mut self) {
-        let mut command = Command::new(lb_binary());
-        command.arg("run").arg("-c").arg(self.config());
+        self.process = Some(self.spawn(&lb_binary(), &[]));
+    }
+
+    /// Starts another process that shall take over from the one that runs, and leaves both running.
+    #[must_use]
+    pub fn challenge(&self, binary: &Path) -> Process {
+        self.spawn(binary, &["--take-over"])
+    }
+
+    /// Takes a process that was started otherwise for the daemon.
+    pub fn adopt(&mut self, process: Process) {
+        self.process = Some(process);
+    }
+
+    /// Has another process take over, and waits until it has: the former one ended well, the new one answers.
+    ///
+    /// # Panics
+    /// It does not come to that soon.
+    pub fn take_over(&mut self, binary: &Path) {
+        let mut next = self.challenge(binary);
+        let former = self.process.as_mut().expect("the daemon was started");
+        let status = wait_until(SOON, "the former daemon ends", || {
+            assert!(
+                next.ended().is_none(),
+                "it did not take over: {}",
+                next.log_tail()
+            );
+            former.ended()
+        });
+        assert!(status.success(), "the former daemon ended with {status}");
+        self.process = Some(next);
+        let interfaces = self.interfaces;
+        self.wait("the new daemon answers", move |status| {
+            status.interfaces().len() == interfaces && status.json()["node"]["generation"] != 0
+        });
+    }
+
+    fn spawn(&self, binary: &Path, more: &[&str]) -> Process {
+        let mut command = Command::new(binary);
+        command.arg("run").arg("-c").arg(self.config()).args(more);
         command
             .env("NO_COLOR", "1")
             .env_remove("LB_CONFIG")
@@ -125,7 +169,7 @@ impl Daemon {
         if std::env::var_os("LB_LOG").is_none() {
             command.env("LB_LOG", "debug");
         }
-        self.process = Some(Process::start(&self.node, "lb run", &mut command, &self.log));
+        Process::start(&self.node, "lb run", &mut command, &self.log)
     }
 
     /// Ends it as a crash does.

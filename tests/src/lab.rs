@@ -61,6 +61,9 @@ impl Host {
 const CLIENT_NET: u8 = 1;
 const ORIGIN_NET: u8 = 2;
 const FAR_NET: u8 = 4;
+/// Networks of links that a test adds, by the number of the interface.
+const EXTRA_NET: u8 = 10;
+const EXTRA: [&str; 4] = ["eth2", "eth3", "eth4", "eth5"];
 const NODE: u8 = 1;
 const CLIENT: u8 = 2;
 const GATEWAY: u8 = 254;
@@ -210,16 +213,92 @@ impl Lab {
         self
     }
 
-    /// Takes the node's interface towards the origins away and makes it anew, as a driver that is loaded again does.
+    /// Takes the node's interface towards the origins away.
     ///
     /// # Panics
     /// The lab is not [`Lab::routed`].
-    pub fn make_origin_side_anew(&self) {
-        let switch = self.between.last().expect("a lab has a switch");
+    pub fn remove_origin_side(&self) {
         self.node.ip("link delete dev eth1");
-        self.node.connect("eth1", switch, "node");
-        plug(switch, "node");
+    }
+
+    /// Makes the node's interface towards the origins again, after [`Lab::remove_origin_side`]; `how` may say more, such
+    /// as `index 9`.
+    pub fn make_origin_side(&self, how: &str) {
+        self.node.ip(&format!(
+            "link add eth1 {how} type veth peer name node netns {}",
+            self.switch().name()
+        ));
+        plug(self.switch(), "node");
+        self.switch().ip("link set dev node up");
+        self.node.ip("link set dev eth1 up");
         add_address(&self.node, "eth1", ORIGIN_NET, NODE);
+    }
+
+    /// Connects the node by one more interface, named `eth<number>`, to the origins' network.
+    pub fn add_origin_side(&mut self, number: u8) -> (&'static str, Ipv4Addr) {
+        let interface = EXTRA[usize::from(number - 2)];
+        let port = format!("node{number}");
+        self.node.connect(interface, self.switch(), &port);
+        plug(self.switch(), &port);
+        let net = if self.between.len() > 1 {
+            FAR_NET
+        } else {
+            ORIGIN_NET
+        };
+        add_address(&self.node, interface, net, number);
+        self.interfaces.push(interface);
+        (interface, v4(net, number))
+    }
+
+    /// Connects client and node by one more link, `eth<number>` at both ends, and returns the node's address there.
+    pub fn add_client_side(&mut self, number: u8) -> (&'static str, Ipv4Addr) {
+        let interface = EXTRA[usize::from(number - 2)];
+        let net = EXTRA_NET + number;
+        self.client.connect(interface, &self.node, interface);
+        add_address(&self.client, interface, net, CLIENT);
+        add_address(&self.node, interface, net, NODE);
+        self.client.offload(interface, "gro", "on");
+        self.interfaces.push(interface);
+        (interface, v4(net, NODE))
+    }
+
+    /// Connects the node by one more link, `eth<number>`, to one more router, which leads to the origins of
+    /// [`Lab::behind_gateway`] too; returns the router and its address on that link.
+    pub fn add_gateway(&mut self, number: u8) -> (Netns, Ipv4Addr) {
+        let interface = EXTRA[usize::from(number - 2)];
+        let net = EXTRA_NET + number;
+        let gateway = Netns::new("gateway2");
+        let port = format!("gateway{number}");
+        self.node.connect(interface, &gateway, "eth0");
+        gateway.connect("eth1", self.switch(), &port);
+        plug(self.switch(), &port);
+        add_address(&self.node, interface, net, NODE);
+        add_address(&gateway, "eth0", net, GATEWAY);
+        add_address(&gateway, "eth1", FAR_NET, number);
+        gateway.offload("eth0", "gro", "on");
+        enable_forwarding(&gateway);
+        gateway.ip(&format!(
+            "route add default via {}\nroute add default via {}",
+            v4(net, NODE),
+            v6(net, NODE)
+        ));
+        self.interfaces.push(interface);
+        self.between.insert(0, gateway.clone());
+        (gateway, v4(net, GATEWAY))
+    }
+
+    /// The router of [`Lab::behind_gateway`].
+    ///
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn gateway(&self) -> &Netns {
+        let gateway = self.between.iter().rev().nth(1);
+        gateway.expect("the lab has a gateway")
+    }
+
+    fn switch(&self) -> &Netns {
+        self.between.last().expect("a lab has a switch")
     }
 
     /// The client's own address of that family.

@@ -4,6 +4,7 @@
 //! Everything made here is named after this process, and goes when its value is dropped, also after a panic. What a
 //! killed process leaves behind, the next lab sweeps away.
 
+pub mod agent;
 pub mod check;
 pub mod config;
 pub mod daemon;
@@ -16,5 +17,7 @@ pub mod load;
 pub mod netns;
 pub mod process;
 pub mod prog;
+pub mod raw;
 pub mod servers;
 pub mod status;
+pub mod tunneler;

@@ -176,17 +176,25 @@ impl EchoServer {
     /// The port is taken.
     #[must_use]
     pub fn start(namespace: &Netns, name: &str, port: u16) -> Self {
+        // Takes IPv4 as well.
+        Self::start_at(namespace, name, (Ipv6Addr::UNSPECIFIED, port).into())
+    }
+
+    /// Starts one on one address: datagrams are answered from there.
+    ///
+    /// # Panics
+    /// The port is taken.
+    #[must_use]
+    pub fn start_at(namespace: &Netns, name: &str, at: SocketAddr) -> Self {
         let state = Arc::new(EchoState {
             name: name.to_owned(),
             stop: AtomicBool::new(false),
             open: Mutex::default(),
         });
-        // Takes IPv4 as well.
-        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let (listener, socket) = namespace.enter(|| {
             (
-                TcpListener::bind(any).expect("the echo port is free"),
-                UdpSocket::bind(any).expect("the echo port is free"),
+                TcpListener::bind(at).expect("the echo port is free"),
+                UdpSocket::bind(at).expect("the echo port is free"),
             )
         });
         listener

@@ -38,6 +38,16 @@ impl Status {
             .collect()
     }
 
+    /// Names of the configured interfaces that are not attached.
+    #[must_use]
+    pub fn unattached(&self) -> Vec<&str> {
+        let list = self.0["unattached"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        list.iter().filter_map(|one| one["name"].as_str()).collect()
+    }
+
     /// Health of a pool.
     #[must_use]
     pub fn pool_health(&self, pool: &str) -> &str {

@@ -44,13 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         arch: env::consts::ARCH.into(),
         little_endian: cfg!(target_endian = "little"),
     };
-    let object = bpf_build::build(
-        "lb-bench-ebpf",
-        "bench",
-        &machine,
-        &root(),
-        &target_dir().join("bench"),
-    )?;
+    let objects = bpf_build::build("lb-bench-ebpf", &machine, &root(), &target_dir().join("bench"))?;
     eprintln!("ok");
     let bench = target_dir().join("debug/bench");
     let own = env::args_os().skip_while(|argument| argument != "bench").skip(1);
@@ -58,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         .args(own)
         .env("LB_BIN", lb_binary())
         .env("LB_LOG", "info")
-        .env("LB_BENCH_OBJECT", object)
+        .env("LB_BENCH_OBJECT", objects.join("bench"))
         .exec();
     Err(error).with_context(|| format!("start {}", bench.display()))
 }

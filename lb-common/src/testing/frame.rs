@@ -41,6 +41,15 @@ impl Packet for Frame {
         Some(())
     }
 
+    fn shrink_head(&mut self, by: usize) -> Option<()> {
+        // The kernel refuses frames shorter than an Ethernet header.
+        if self.0.len() < by + 14 {
+            return None;
+        }
+        self.0.drain(..by);
+        Some(())
+    }
+
     fn truncate(&mut self, length: usize) -> Option<()> {
         // The kernel refuses frames shorter than an Ethernet header.
         if length > self.0.len() || length < 14 {

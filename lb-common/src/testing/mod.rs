@@ -10,6 +10,7 @@ mod memory;
 pub mod random;
 pub mod rules;
 pub mod scenario;
+pub mod tunnels;
 
 pub use build::{Checksum, PacketBuilder};
 pub use frame::Frame;

@@ -47,21 +47,13 @@ impl Server {
     /// ([`Exit::Privilege`]), an address that is in use, a token file that cannot be read.
     pub fn bind(api: &Api) -> Result<Self, Failure> {
         let (unix, file) = bind_unix(&api.socket)?;
-        let token = match &api.token_file {
-            Some(path) if !api.listen.is_empty() => Some(Arc::new(
-                Token::read(path).map_err(|message| Failure::new(Exit::Failed, message))?,
-            )),
-            Some(_) | None => None,
-        };
+        let token = token(api)?;
         let mut tcp = Vec::new();
         for &address in &api.listen {
             let guard = match &token {
                 Some(token) => Guard::Bearer(Arc::clone(token)),
                 None if address.ip().is_loopback() => Guard::Local,
-                None => {
-                    let message = format!("the API does not listen on {address} without `api.token_file`");
-                    return Err(Failure::new(Exit::Configuration, message));
-                }
+                None => return Err(no_token(address)),
             };
             tcp.push((bind_tcp(address)?, guard));
         }
@@ -70,6 +62,21 @@ impl Server {
             _file: file,
             tcp,
         })
+    }
+
+    /// Whether [`Self::bind`] would go well once nobody else has the addresses.
+    ///
+    /// # Errors
+    /// As [`Self::bind`], for what can be told without binding.
+    pub fn check(api: &Api) -> Result<(), Failure> {
+        match token(api)? {
+            None => api
+                .listen
+                .iter()
+                .find(|address| !address.ip().is_loopback())
+                .map_or(Ok(()), |address| Err(no_token(*address))),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Addresses of the TCP listeners, in the order of the configuration.
@@ -104,6 +111,22 @@ impl Server {
         tasks.close();
         let _ = tokio::time::timeout(DRAIN, tasks.wait()).await;
     }
+}
+
+/// The token that clients on TCP must show.
+fn token(api: &Api) -> Result<Option<Arc<Token>>, Failure> {
+    match &api.token_file {
+        Some(path) if !api.listen.is_empty() => {
+            let token = Token::read(path).map_err(|message| Failure::new(Exit::Failed, message))?;
+            Ok(Some(Arc::new(token)))
+        }
+        Some(_) | None => Ok(None),
+    }
+}
+
+fn no_token(address: SocketAddr) -> Failure {
+    let message = format!("the API does not listen on {address} without `api.token_file`");
+    Failure::new(Exit::Configuration, message)
 }
 
 /// Either kind of socket.

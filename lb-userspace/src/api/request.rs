@@ -1,8 +1,8 @@
 //! What the API asks of the daemon.
 
 use crate::wire::{
-    Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, Reloaded,
-    Status,
+    Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver,
+    Reloaded, Status,
 };
 use lb_core::view::View;
 use std::sync::Arc;
@@ -24,6 +24,10 @@ pub enum Request {
     /// Read the configuration file again and bring it into force, all or nothing.
     Reload {
         reply: Reply<Reloaded>,
+    },
+    /// End, and leave everything to the process that asks: it takes over without losing a packet.
+    HandOver {
+        reply: Reply<HandedOver>,
     },
     Explain {
         query: ExplainQuery,

@@ -4,7 +4,7 @@ use super::error::ApiError;
 use super::guard::{self, Guard};
 use super::{Handle, Request};
 use crate::wire::{
-    Drops, ErrorCode, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, Reloaded, Status,
+    Drops, ErrorCode, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded, Status,
 };
 use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::StatusCode;
@@ -42,7 +42,16 @@ pub fn router(handle: Handle) -> Router {
 
 /// The routes behind a guard.
 pub(super) fn guarded(handle: Handle, guard: Guard) -> Router {
-    router(handle).layer(middleware::from_fn_with_state(guard, guard::check))
+    // Who takes over runs on the same machine and needs the privileges for it.
+    let local = match guard {
+        Guard::Trusted => Router::new()
+            .route("/api/v1/handover", post(hand_over))
+            .with_state(handle.clone()),
+        Guard::Local | Guard::Bearer(_) => Router::new(),
+    };
+    router(handle)
+        .merge(local)
+        .layer(middleware::from_fn_with_state(guard, guard::check))
 }
 
 async fn ready(State(handle): State<Handle>) -> Result<impl IntoResponse, ApiError> {
@@ -60,6 +69,10 @@ async fn status(State(handle): State<Handle>) -> Result<Json<Status>, ApiError> 
 
 async fn reload(State(handle): State<Handle>) -> Result<Json<Reloaded>, ApiError> {
     Ok(Json(handle.ask(|reply| Request::Reload { reply }).await?))
+}
+
+async fn hand_over(State(handle): State<Handle>) -> Result<Json<HandedOver>, ApiError> {
+    Ok(Json(handle.ask(|reply| Request::HandOver { reply }).await?))
 }
 
 async fn explain(State(handle): State<Handle>, query: RawQuery) -> Result<Json<Explain>, ApiError> {

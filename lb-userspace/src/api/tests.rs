@@ -108,6 +108,7 @@ fn answer(daemon: Daemon, request: Request) {
                         name: "eth0".to_owned(),
                         mode: "native".to_owned(),
                         program_id: 1,
+                        up: true,
                     }]
                 }
                 Daemon::Detached | Daemon::Broken => Vec::new(),
@@ -137,6 +138,8 @@ fn answer(daemon: Daemon, request: Request) {
                 Err(ErrorDetail::new(ErrorCode::ConfigurationInvalid, "1 error").with_problems(vec![problem]))
             }
         })),
+        // Whoever asks learns that the daemon did not answer.
+        Request::HandOver { reply } => drop(reply),
         Request::Explain { query, reply } => drop(reply.send(Ok(Explain {
             verdict: format!("{} {} {}", query.protocol, query.client, query.vip),
             ..Explain::default()

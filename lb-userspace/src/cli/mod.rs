@@ -15,6 +15,7 @@ mod healthcheck;
 mod interfaces;
 mod log;
 mod man;
+mod origin_agent;
 mod output;
 mod reload;
 mod run;
@@ -63,6 +64,7 @@ enum Command {
     Flows(flows::FlowsArgs),
     Drops(drops::DropsArgs),
     Doctor(doctor::DoctorArgs),
+    OriginAgent(origin_agent::OriginAgent),
     Healthcheck(healthcheck::Healthcheck),
     Completions(completions::Completions),
     Man(man::Man),
@@ -118,6 +120,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Flows(verb) => verb.run(global),
         Command::Drops(verb) => verb.run(global),
         Command::Doctor(verb) => verb.run(global),
+        Command::OriginAgent(verb) => verb.run(global),
         Command::Healthcheck(verb) => verb.run(global),
         Command::Completions(verb) => verb.run(Cli::command()),
         Command::Man(verb) => verb.run(Cli::command()),

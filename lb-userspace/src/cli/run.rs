@@ -13,6 +13,12 @@ pub(super) struct Run {
     /// Interface to attach to, instead of `datapath.interfaces`; may be repeated
     #[arg(short, long = "interface", value_name = "IF", value_parser = interface)]
     interfaces: Vec<String>,
+    /// Take over from the daemon that runs this node, without losing a packet: a hot upgrade
+    ///
+    /// Everything that can be found out is found out before the running daemon is asked to leave. Without a running daemon
+    /// this is an ordinary start.
+    #[arg(long)]
+    take_over: bool,
 }
 
 impl Run {
@@ -23,7 +29,7 @@ impl Run {
             let message = "no interface to attach to: give --interface IF or set `datapath.interfaces`";
             return Err(Failure::new(Exit::Usage, message));
         }
-        daemon::run(self.file.config, loaded, self.interfaces)
+        daemon::run(self.file.config, loaded, self.interfaces, self.take_over)
     }
 }
 

@@ -1,11 +1,13 @@
 //! The composition root: everything that does I/O, around one engine that decides.
 
 mod drains;
+mod interfaces;
 mod node;
 mod oneshot;
 mod reload;
 mod requests;
 mod setup;
+mod takeover;
 mod watch;
 
 pub use oneshot::{attach, detach};
@@ -15,15 +17,21 @@ use crate::config::Loaded;
 use node::Node;
 use std::path::PathBuf;
 
-/// Runs the daemon until it is told to stop. `interfaces`, when there are some, replace those of the file.
+/// Runs the daemon until it is told to stop. `interfaces`, when there are some, replace those of the file. With
+/// `take_over`, a daemon that runs the node already is asked to leave first.
 ///
 /// # Errors
 /// When a privilege, a kernel feature or an interface is missing, another daemon runs the same node, or the kernel
 /// refuses the program.
-pub fn run(config_path: PathBuf, loaded: Loaded, interfaces: Vec<String>) -> Result<(), Failure> {
+pub fn run(
+    config_path: PathBuf,
+    loaded: Loaded,
+    interfaces: Vec<String>,
+    take_over: bool,
+) -> Result<(), Failure> {
     setup::raise_file_limit();
     runtime()?.block_on(async {
-        let mut node = Node::start(config_path, loaded.config, interfaces).await?;
+        let mut node = Node::start(config_path, loaded.config, interfaces, take_over).await?;
         node.run().await?;
         node.stop().await
     })

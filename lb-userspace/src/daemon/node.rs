@@ -1,13 +1,17 @@
 //! One running node: the event loop, and the execution of what the engine asks for.
 
 use super::drains::Drains;
-use super::setup;
+use super::interfaces::Interfaces;
+use super::setup::{self, Lock};
+use super::takeover::{self, Former};
 use super::watch::FileWatch;
 use crate::api::{Handle, Request, Server};
-use crate::cli::Failure;
+use crate::cli::{Exit, Failure};
 use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
 use crate::datapath::kernel::Datapath;
+use crate::datapath::pins::Pins;
+use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
 use crate::probe::{self, Probes};
 use crate::store::{Saver, Store};
@@ -21,14 +25,13 @@ use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
 use lb_core::view::View;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -40,6 +43,8 @@ const SWEEP_SHARE: u32 = 20;
 const REPAIR: Duration = Duration::from_secs(30);
 /// How long the start waits for neighbours to answer.
 const FIRST_PATHS: Duration = Duration::from_secs(1);
+/// How long a sweep that is going on may take when another process takes over.
+const HANDOVER: Duration = Duration::from_secs(5);
 /// Events that are remembered for the API.
 const MAX_EVENTS: usize = 10_000;
 
@@ -74,7 +79,8 @@ pub struct Node {
     observations: mpsc::UnboundedSender<(TargetId, u64, Observation)>,
     observed: mpsc::UnboundedReceiver<(TargetId, u64, Observation)>,
     pub(super) paths: PathWatcher,
-    pub(super) watched: Vec<IpAddr>,
+    pub(super) interfaces: Interfaces,
+    links: LinkWatch,
     /// What the interfaces need of the packet path.
     pub(super) flags: SettingsFlags,
     pub(super) path_changes: mpsc::Receiver<BTreeMap<IpAddr, Path>>,
@@ -82,7 +88,9 @@ pub struct Node {
     pub(super) file: Option<FileWatch>,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
-    _lock: File,
+    lock: Option<Lock>,
+    /// Another process takes over: it leaves everything to that.
+    pub(super) handed_over: bool,
 }
 
 impl Node {
@@ -94,48 +102,58 @@ impl Node {
         config_path: PathBuf,
         mut config: Config,
         overrides: Vec<String>,
+        take_over: bool,
     ) -> Result<Self, Failure> {
         if !overrides.is_empty() {
             config.datapath.interfaces.clone_from(&overrides);
         }
-        setup::check_machine(&config).await?;
-        let interfaces = setup::interfaces(&config.datapath.interfaces)?;
-        let flags = setup::flags(&interfaces);
+        // Before the interfaces are looked at, so that no change is missed.
+        let links = LinkWatch::new()?;
+        let interfaces = Interfaces::find(&config)?;
+        setup::check_machine(&config, &interfaces.names()).await?;
+        interfaces.warn_of_unattached(None);
+        let flags = interfaces.flags();
         let sizes = setup::sizes(&config);
-        // What can fail without a trace comes before what leaves one.
-        let server = Server::bind(&config.api)?;
-        let (pins, lock) = setup::claim(&config.node.name)?;
-        let (mut datapath, adopted) = Datapath::open(pins, sizes)?;
-        let hash_key = if adopted.is_some() {
-            datapath.settings()?.hash_key
-        } else {
-            setup::new_hash_key()?
+        let config = Arc::new(config);
+        let former = match take_over {
+            true => Former::find(&config).await?,
+            false => None,
+        };
+        let environment = |datapath: &Datapath| setup::environment(datapath, flags);
+        let (server, lock, mut datapath) = match former {
+            None => {
+                // What can fail without a trace comes before what leaves one.
+                let server = Server::bind(&config.api)?;
+                let (pins, lock) = setup::claim(&config.node.name)?;
+                (server, lock, Datapath::open(pins, sizes)?)
+            }
+            Some(former) => {
+                Server::check(&config.api)?;
+                let datapath = Datapath::open(Pins::open(&config.node.name)?, sizes)?;
+                takeover::rehearse(environment(&datapath)?, &config)?;
+                let (_, lock) = former.hand_over(&config.node.name).await?;
+                if !datapath.is_current()? {
+                    let message = "the maps were made anew meanwhile: start again";
+                    return Err(Failure::new(Exit::Conflict, message));
+                }
+                (Server::bind(&config.api)?, lock, datapath)
+            }
         };
         let store = open_store(&config);
         let environment = Environment {
-            hz: datapath.clock.hz,
-            hash_key,
-            snat_ports: crate::net::ports::snat_ports()?,
-            flags,
-            capacity: datapath.sizes.capacity,
-            adopted,
             health: store.as_ref().map_or_else(Vec::new, |store| {
                 store.load().unwrap_or_else(|error| {
                     warn!(error = %format!("{error:#}"), "health from before cannot be restored");
                     Vec::new()
                 })
             }),
-            assume_healthy: false,
-            seed: hash_key.k0 ^ u64::from(std::process::id()),
+            ..environment(&datapath)?
         };
         let started = Instant::now();
         let engine = Engine::new(environment, Timestamp::default());
-        let named: Vec<(String, u32)> = interfaces
-            .iter()
-            .map(|interface| (interface.name.clone(), interface.index))
-            .collect();
+        let named = interfaces.named();
         datapath.attach(&named, config.datapath.mode)?;
-        let indexes: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
+        let indexes: Vec<u32> = named.into_iter().map(|(_, index)| index).collect();
         let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
         let (view, views) = watch::channel(Arc::new(View::default()));
         let (sender, requests) = mpsc::channel(64);
@@ -159,7 +177,7 @@ impl Node {
         let mut node = Self {
             config_path,
             overrides,
-            config: Arc::new(config),
+            config,
             engine,
             datapath,
             explainer,
@@ -181,14 +199,16 @@ impl Node {
             observations,
             observed,
             paths,
-            watched: Vec::new(),
+            interfaces,
+            links,
             flags,
             path_changes,
             requests,
             file: file.ok(),
             stop,
             server,
-            _lock: lock,
+            lock: Some(lock),
+            handed_over: false,
         };
         let config = node.config.clone();
         node.tell(Event::Configure(config));
@@ -236,14 +256,18 @@ impl Node {
                 Some((target, attempt, observation)) = self.observed.recv() => {
                     self.tell(Event::Observed { target, attempt, observation });
                 }
+                () = self.links.changed() => self.follow_interfaces(),
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
                 () = sleep_until(deadline) => self.tell(Event::Tick),
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 _ = hangup.recv() => drop(self.reload("SIGHUP").await),
                 () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
                 () = until(self.next_sweep) => self.start_sweep(),
-                Some(result) = self.swept.recv() => self.end_sweep(result).await,
+                Some(result) = self.swept.recv() => self.end_sweep(result),
                 _ = repair.tick() => self.repair(),
+            }
+            if self.handed_over {
+                break;
             }
         }
         Ok(())
@@ -264,14 +288,28 @@ impl Node {
     pub async fn stop(mut self) -> Result<(), Failure> {
         info!("stopping");
         self.stop.cancel();
+        if self.handed_over {
+            self.leave_to_another().await;
+        }
         // The server removes its socket; what else could go wrong there ends with the process.
         let _ = (&mut self.server).await;
-        if self.config.datapath.on_exit == OnExit::Detach {
+        if self.config.datapath.on_exit == OnExit::Detach && !self.handed_over {
             self.paths.release().await?;
             self.datapath.remove()?;
             info!("detached");
         }
         Ok(())
+    }
+
+    /// Gives the node up once nothing of this process writes to the maps or the disk any more.
+    async fn leave_to_another(&mut self) {
+        if self.next_sweep.is_none() {
+            // What a sweep removes is counted by one process at a time.
+            let _ = timeout(HANDOVER, self.swept.recv()).await;
+        }
+        self.saver = None;
+        self.lock = None;
+        info!("handed over: another lb goes on");
     }
 
     /// Tells the engine what has happened and does what it asks for.
@@ -291,10 +329,7 @@ impl Node {
                 }
             }
             Command::Probe(request) => self.probe(request),
-            Command::WatchPaths(addresses) => {
-                self.watched.clone_from(&addresses);
-                self.paths.watch(addresses);
-            }
+            Command::WatchPaths(addresses) => self.paths.watch(addresses),
             Command::Publish(view) => {
                 // Nobody may be looking.
                 let _ = self.view.send_replace(view);
@@ -336,6 +371,17 @@ impl Node {
             | Report::Fallback { .. }
             | Report::Configured { .. } => info!("{}", event.message),
         }
+        self.record(event);
+    }
+
+    /// Remembers what happened to an interface.
+    pub(super) fn record_interface(&mut self, name: &str, message: String) {
+        let event = WireEvent::of_interface(self.next_event, SystemTime::now(), name, message);
+        self.next_event += 1;
+        self.record(event);
+    }
+
+    fn record(&mut self, event: WireEvent) {
         if self.events.len() == MAX_EVENTS {
             self.events.pop_front();
         }
@@ -354,7 +400,7 @@ impl Node {
         self.sweep_started = Instant::now();
     }
 
-    async fn end_sweep(&mut self, result: Result<FlowCounts>) {
+    fn end_sweep(&mut self, result: Result<FlowCounts>) {
         match result {
             Ok(counts) => {
                 self.counts = counts;
@@ -363,7 +409,9 @@ impl Node {
             Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
         }
         self.write_again();
-        self.follow_interfaces().await;
+        if self.interfaces.is_refused() {
+            self.follow_interfaces();
+        }
         let pause = SWEEP.max(self.sweep_started.elapsed() * SWEEP_SHARE);
         self.next_sweep = Some(tokio::time::Instant::now() + pause);
     }
@@ -379,31 +427,6 @@ impl Node {
                 info!("the maps are written");
             }
             Err(error) => error!(error = %format!("{error:#}"), "the maps still cannot be written"),
-        }
-    }
-
-    /// Attaches again where an interface was deleted and made anew: the program went with the old one.
-    async fn follow_interfaces(&mut self) {
-        let Ok(interfaces) = setup::interfaces(&self.config.datapath.interfaces) else {
-            return;
-        };
-        let attached = |index| {
-            self.datapath
-                .attachments
-                .iter()
-                .any(|attachment| attachment.ifindex == index)
-        };
-        if interfaces.iter().all(|interface| attached(interface.index)) {
-            return;
-        }
-        info!("an interface is a new one: attaching to it");
-        let config = self.config.clone();
-        if let Err(error) = self.attach(&config) {
-            warn!(error = %format!("{error:#}"), "the new interface cannot be attached to");
-            return;
-        }
-        if let Err(error) = self.move_over().await {
-            warn!(error = %format!("{error:#}"), "paths through the new interface are not followed");
         }
     }
 

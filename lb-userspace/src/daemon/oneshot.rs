@@ -30,14 +30,14 @@ pub fn attach(loaded: Loaded, interface: String) -> Result<(), Failure> {
 
 async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
     config.datapath.interfaces = vec![interface];
-    setup::check_machine(&config).await?;
+    setup::check_machine(&config, &config.datapath.interfaces).await?;
     let mut interfaces = setup::interfaces(&config.datapath.interfaces)?;
     let named: Vec<(String, u32)> = interfaces
         .iter()
         .map(|interface| (interface.name.clone(), interface.index))
         .collect();
     let (pins, _lock) = setup::claim(&config.node.name)?;
-    let (mut datapath, adopted) = Datapath::open(pins, setup::sizes(&config))?;
+    let mut datapath = Datapath::open(pins, setup::sizes(&config))?;
     let netns = network_namespace()?;
     let attached: Vec<u32> = datapath
         .pins()
@@ -48,21 +48,9 @@ async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
         .collect();
     let others = interface::all()?;
     interfaces.extend(others.into_iter().filter(|other| attached.contains(&other.index)));
-    let hash_key = if adopted.is_some() {
-        datapath.settings()?.hash_key
-    } else {
-        setup::new_hash_key()?
-    };
     let environment = Environment {
-        hz: datapath.clock.hz,
-        hash_key,
-        snat_ports: crate::net::ports::snat_ports()?,
-        flags: setup::flags(&interfaces),
-        capacity: datapath.sizes.capacity,
-        adopted,
-        health: Vec::new(),
         assume_healthy: true,
-        seed: hash_key.k0,
+        ..setup::environment(&datapath, setup::flags(&interfaces))?
     };
     let mut engine = Engine::new(environment, Timestamp::default());
     let indexes = interfaces.iter().map(|interface| interface.index).collect();
@@ -137,7 +125,7 @@ pub fn detach(wanted: Option<String>, config: Option<Loaded>) -> Result<(), Fail
         ));
     }
     let nodes = match config {
-        Some(loaded) => vec![Pins::of(&loaded.config.node.name)],
+        Some(loaded) => Pins::of(&loaded.config.node.name).all_layouts(),
         None => Pins::all(),
     };
     let mut detached = 0;

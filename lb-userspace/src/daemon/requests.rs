@@ -7,12 +7,13 @@ use crate::datapath::explain::Question;
 use crate::datapath::flows::Flow;
 use crate::wire::{
     Counters, Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, FlowRow, Flows,
-    Flushed, InterfaceStatus, NodeStatus, Ordered, Problem, Reloaded, Status,
+    Flushed, HandedOver, NodeStatus, Ordered, Problem, Reloaded, Status,
 };
 use lb_common::abi::{ABI_VERSION, FlowCore, OriginId, Protocol};
 use lb_core::view::View;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tracing::info;
 
 impl Node {
     /// Answers one request. A reply that nobody waits for any more is dropped.
@@ -24,6 +25,13 @@ impl Node {
             Request::Reload { reply } => {
                 let result = self.reload_for_request().await;
                 let _ = reply.send(result);
+            }
+            Request::HandOver { reply } => {
+                info!("another lb takes over");
+                self.handed_over = true;
+                let _ = reply.send(Ok(HandedOver {
+                    pid: std::process::id(),
+                }));
             }
             Request::Explain { query, reply } => {
                 let _ = reply.send(self.explain(&query));
@@ -66,23 +74,16 @@ impl Node {
             verdicts: reader.passes(),
             drops: reader.drops(),
         };
-        let program_id = self.datapath.program_id().unwrap_or_default();
-        let interfaces = self
-            .datapath
-            .attachments
-            .iter()
-            .map(|attachment| InterfaceStatus {
-                name: attachment.name.clone(),
-                mode: attachment.mode.name().to_owned(),
-                program_id,
-            });
         let node = NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             uptime_seconds: self.started.elapsed().as_secs(),
             ..NodeStatus::default()
         };
-        Status::new(&view, &counters, node, interfaces.collect())
+        Status {
+            unattached: self.unattached(),
+            ..Status::new(&view, &counters, node, self.interface_status())
+        }
     }
 
     fn snapshot(&self) -> Arc<View> {

@@ -1,13 +1,14 @@
 //! What has to be there before the datapath is: privileges, interfaces, sizes, secrets.
 
 use crate::cli::{Exit, Failure};
+use crate::datapath::kernel::Datapath;
 use crate::datapath::object::MapSizes;
 use crate::datapath::pins::Pins;
 use crate::net::doctor::{self, Status};
 use crate::net::interface::{self, Interface};
 use anyhow::{Context, Result};
 use lb_common::abi::{HashKey, SettingsFlags};
-use lb_core::engine::Engine;
+use lb_core::engine::{Engine, Environment};
 use lb_core::image::Capacity;
 use lb_core::model::{Application, Config};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -56,13 +57,34 @@ pub fn sizes(config: &Config) -> MapSizes {
 }
 
 /// Refuses to start where it cannot work, and says all that is missing at once; warns of what will not work well.
+/// `interfaces` are those that have to be there.
 ///
 /// # Errors
 /// Exit 7 with every missing thing and its remedy.
-pub async fn check_machine(config: &Config) -> Result<(), Failure> {
+pub async fn check_machine(config: &Config, interfaces: &[String]) -> Result<(), Failure> {
     let vips: Vec<IpAddr> = config.applications.iter().flat_map(addresses).collect();
+    let missing = tell(doctor::checks(interfaces, &vips).await);
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Privilege, missing.join("\n")))
+    }
+}
+
+/// Warns of what will not work well on an interface that has come later.
+///
+/// # Errors
+/// When lb cannot work on it.
+pub fn check_interface(name: &str) -> Result<()> {
+    let missing = tell(doctor::of_interface(name));
+    anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));
+    Ok(())
+}
+
+/// Logs what was found, and returns what is missing.
+fn tell(checks: Vec<doctor::Check>) -> Vec<String> {
     let mut missing = Vec::new();
-    for check in doctor::checks(&config.datapath.interfaces, &vips).await {
+    for check in checks {
         let remedy = check
             .remedy
             .as_deref()
@@ -73,11 +95,7 @@ pub async fn check_machine(config: &Config) -> Result<(), Failure> {
             Status::Fail => missing.push(format!("{}: {}{remedy}", check.name, check.detail)),
         }
     }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::new(Exit::Privilege, missing.join("\n")))
-    }
+    missing
 }
 
 fn addresses(application: &Application) -> impl Iterator<Item = IpAddr> + '_ {
@@ -121,11 +139,34 @@ pub fn flags(interfaces: &[Interface]) -> SettingsFlags {
     SettingsFlags(flags)
 }
 
+/// What an engine has to know of the machine and the maps.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn environment(datapath: &Datapath, flags: SettingsFlags) -> Result<Environment> {
+    let adopted = datapath.adopted()?;
+    let hash_key = match adopted {
+        Some(_) => datapath.settings()?.hash_key,
+        None => new_hash_key()?,
+    };
+    Ok(Environment {
+        hz: datapath.clock.hz,
+        hash_key,
+        snat_ports: crate::net::ports::snat_ports()?,
+        flags,
+        capacity: datapath.sizes.capacity,
+        adopted,
+        health: Vec::new(),
+        assume_healthy: false,
+        seed: hash_key.k0 ^ u64::from(std::process::id()),
+    })
+}
+
 /// A new secret for the flow hash.
 ///
 /// # Errors
 /// When the system has no randomness.
-pub fn new_hash_key() -> Result<HashKey> {
+fn new_hash_key() -> Result<HashKey> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
@@ -133,11 +174,17 @@ pub fn new_hash_key() -> Result<HashKey> {
     Ok(bytemuck::cast(bytes))
 }
 
-/// Opens a node's pin folder and makes this process the only one that manages it; the lock goes with the process.
+/// Makes this process the only one that manages a node, as long as it is held.
+#[derive(Debug)]
+pub struct Lock {
+    _files: Vec<File>,
+}
+
+/// Opens a node's pin folder and makes this process the only one that manages it.
 ///
 /// # Errors
 /// Exit 6 when another daemon holds it.
-pub fn claim(node: &str) -> Result<(Pins, File), Failure> {
+pub fn claim(node: &str) -> Result<(Pins, Lock), Failure> {
     loop {
         let pins = Pins::open(node)?;
         let lock = lock(&pins)?;
@@ -152,17 +199,34 @@ pub fn claim(node: &str) -> Result<(Pins, File), Failure> {
 ///
 /// # Errors
 /// Exit 6 when another process holds it.
-pub fn lock(pins: &Pins) -> Result<File, Failure> {
-    let folder = pins.folder();
-    let file = File::open(folder).with_context(|| format!("open {}", folder.display()))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        Failure::new(
-            Exit::Conflict,
-            format!(
-                "another lb manages this node already (it holds {}): stop it first",
-                folder.display()
-            ),
-        )
-    })?;
-    Ok(file)
+pub fn lock(pins: &Pins) -> Result<Lock, Failure> {
+    let mut files = Vec::new();
+    // Versions with the first layout locked the folder of their layout only.
+    for folder in pins.layouts() {
+        let file = File::open(&folder).with_context(|| format!("open {}", folder.display()))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            Failure::new(
+                Exit::Conflict,
+                format!(
+                    "another lb manages this node already (it holds {}): stop it first, or take over with \
+                     `lb run --take-over`",
+                    folder.display()
+                ),
+            )
+        })?;
+        files.push(file);
+    }
+    Ok(Lock { _files: files })
+}
+
+/// Whether nobody manages a node.
+///
+/// # Errors
+/// When that cannot be found out.
+pub fn is_free(pins: &Pins) -> Result<bool, Failure> {
+    match lock(pins) {
+        Ok(_) => Ok(true),
+        Err(failure) if failure.exit == Exit::Conflict => Ok(false),
+        Err(failure) => Err(failure),
+    }
 }

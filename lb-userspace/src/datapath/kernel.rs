@@ -34,6 +34,8 @@ pub struct Datapath {
     pub reader: Reader,
     pub sizes: MapSizes,
     pub attachments: Vec<Attachment>,
+    /// The kernel's number of the map of settings.
+    identity: u32,
     /// Whether everything was made by this process and nothing relies on it yet: then it goes when this goes.
     provisional: bool,
 }
@@ -53,7 +55,7 @@ impl Datapath {
     ///
     /// # Errors
     /// Without privilege, or when the kernel refuses.
-    pub fn open(pins: Pins, wanted: MapSizes) -> Result<(Self, Option<Adopted>)> {
+    pub fn open(pins: Pins, wanted: MapSizes) -> Result<Self> {
         let netns = pins::network_namespace()?;
         let sizes = existing(&pins, wanted)?;
         let provisional = !pins.map(maps::SETTINGS).exists();
@@ -68,8 +70,7 @@ impl Datapath {
         let take = |name: &str| open_map(&pins, name);
         let writer = Writer::new(take)?;
         let reader = Reader::new(take)?;
-        let adopted = adopted(&pins)?;
-        let datapath = Self {
+        Ok(Self {
             ebpf,
             stages: Some(stages),
             netns,
@@ -79,9 +80,25 @@ impl Datapath {
             sizes,
             attachments: Vec::new(),
             provisional,
+            identity: identity(&pins)?,
             pins,
-        };
-        Ok((datapath, adopted))
+        })
+    }
+
+    /// What a former daemon left in the maps; `None` when they are new.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn adopted(&self) -> Result<Option<Adopted>> {
+        adopted(&self.pins)
+    }
+
+    /// Whether the maps that this process has open are still those that are pinned.
+    ///
+    /// # Errors
+    /// When there are none, or they cannot be looked at.
+    pub fn is_current(&self) -> Result<bool> {
+        Ok(identity(&self.pins)? == self.identity)
     }
 
     /// Attaches the program to the interfaces, given by name and index, in the place of a former one where there is one.
@@ -98,6 +115,24 @@ impl Datapath {
         self.retire_stages()
     }
 
+    /// Forgets the attachments whose interface has gone, also when another one has its number by now, and returns their
+    /// names.
+    pub fn forget_dead(&mut self) -> Vec<String> {
+        let (pins, netns) = (&self.pins, self.netns);
+        let mut dead = Vec::new();
+        self.attachments.retain(|attachment| {
+            let path = pins.link(attachment.mode, attachment.ifindex, netns);
+            let alive = sys::link_interface(&path).is_ok_and(|ifindex| ifindex == attachment.ifindex);
+            if !alive {
+                dead.push(attachment.name.clone());
+                // The pin of a link that leads nowhere.
+                let _ = fs::remove_file(&path);
+            }
+            alive
+        });
+        dead
+    }
+
     /// Detaches from the interfaces of this network namespace that are not among `keep`.
     ///
     /// # Errors
@@ -107,7 +142,7 @@ impl Datapath {
             if pin.netns == self.netns && !keep.contains(&pin.ifindex) {
                 info!(
                     ifindex = pin.ifindex,
-                    "detaching: the interface is not in the configuration any more"
+                    "detaching: the interface has gone, or is not in the configuration any more"
                 );
                 attach::remove(&pin)?;
             }
@@ -203,6 +238,13 @@ fn open_map(pins: &Pins, name: &str) -> Result<Map> {
     let path = pins.map(name);
     let data = MapData::from_pin(&path).with_context(|| format!("open the pinned map {}", path.display()))?;
     Ok(Map::from_map_data(data)?)
+}
+
+/// The kernel's number of the map of settings that is pinned.
+fn identity(pins: &Pins) -> Result<u32> {
+    let path = pins.map(maps::SETTINGS);
+    let data = MapData::from_pin(&path).with_context(|| format!("open the pinned map {}", path.display()))?;
+    Ok(data.info()?.id())
 }
 
 fn settings(pins: &Pins) -> Result<Settings> {

@@ -71,26 +71,39 @@ impl Pins {
     }
 
     fn refuse_other_layouts(&self) -> Result<()> {
-        let Some(parent) = self.folder.parent() else {
-            return Ok(());
-        };
-        for entry in fs::read_dir(parent)?.flatten() {
-            if entry.path() != self.folder
-                && fs::read_dir(entry.path()).is_ok_and(|mut files| files.next().is_some())
-            {
-                bail!(
-                    "maps of another layout are in use in {}: run `lb detach` first (flows of that version end)",
-                    entry.path().display()
-                );
-            }
+        let used = |folder: &PathBuf| fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
+        let other = self
+            .layouts()
+            .into_iter()
+            .find(|folder| *folder != self.folder && used(folder));
+        match other {
+            Some(folder) => bail!(
+                "maps of another layout are in use in {}: run `lb detach` first (flows of that version end)",
+                folder.display()
+            ),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The folder itself.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The folders of this node that are there, of whatever layout.
+    #[must_use]
+    pub fn layouts(&self) -> Vec<PathBuf> {
+        let Some(Ok(entries)) = self.folder.parent().map(fs::read_dir) else {
+            return Vec::new();
+        };
+        let mut folders: Vec<PathBuf> = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|folder| folder.is_dir())
+            .collect();
+        folders.sort();
+        folders
     }
 
     /// Where the map or program array `name` is pinned.
@@ -150,19 +163,23 @@ impl Pins {
         }
     }
 
-    /// The folders of all nodes on this machine, of this layout.
+    /// The folders of all nodes on this machine, of any layout.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let Ok(nodes) = fs::read_dir(root()) else {
             return Vec::new();
         };
-        let folders = nodes
-            .flatten()
-            .map(|node| node.path().join(format!("v{ABI_VERSION}")));
-        folders
-            .filter(|folder| folder.is_dir())
-            .map(|folder| Self { folder })
-            .collect()
+        let nodes = nodes.flatten().map(|node| Self {
+            folder: node.path().join(format!("v{ABI_VERSION}")),
+        });
+        nodes.flat_map(|node| node.all_layouts()).collect()
+    }
+
+    /// The folders of the same node, of any layout.
+    #[must_use]
+    pub fn all_layouts(&self) -> Vec<Self> {
+        let folders = self.layouts().into_iter();
+        folders.map(|folder| Self { folder }).collect()
     }
 }
 
@@ -202,7 +219,11 @@ pub fn network_namespace() -> Result<u64> {
     Ok(metadata.ino())
 }
 
-fn mount() -> Result<()> {
+/// Mounts the BPF file system when it is not.
+///
+/// # Errors
+/// Without the privilege to.
+pub fn mount() -> Result<()> {
     if statfs(BPFFS).is_ok_and(|stat| stat.f_type == BPFFS_MAGIC) {
         return Ok(());
     }

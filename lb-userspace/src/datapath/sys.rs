@@ -13,6 +13,7 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `struct { ... } batch` of `union bpf_attr` (include/uapi/linux/bpf.h).
@@ -131,11 +132,8 @@ pub fn for_each<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut visit: impl FnMut(&K, &
     }
 }
 
-/// Detaches the link that is pinned at `path`, whoever else holds it.
-///
-/// # Errors
-/// The kernel's error; a link whose interface has gone is detached already.
-pub fn detach_pinned_link(path: &Path) -> io::Result<()> {
+/// Opens what is pinned at `path`.
+fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     /// `struct { ... }` of BPF_OBJ_GET in `union bpf_attr`.
     #[repr(C)]
     struct Get {
@@ -149,11 +147,53 @@ pub fn detach_pinned_link(path: &Path) -> io::Result<()> {
         fd: 0,
         flags: 0,
     };
-    let link = bpf(BPF_OBJ_GET, &mut get)?;
+    let fd = bpf(BPF_OBJ_GET, &mut get)?;
     // SAFETY: the kernel has just opened this descriptor for us.
-    let link = unsafe { OwnedFd::from_raw_fd(link as i32) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Detaches the link that is pinned at `path`, whoever else holds it.
+///
+/// # Errors
+/// The kernel's error; a link whose interface has gone is detached already.
+pub fn detach_pinned_link(path: &Path) -> io::Result<()> {
+    let link = open_pin(path)?;
     let mut attribute = [link.as_raw_fd() as u32];
     bpf(BPF_LINK_DETACH, &mut attribute).map(|_| ())
+}
+
+/// The interface that the XDP link pinned at `path` is attached to; 0 when that has gone.
+///
+/// # Errors
+/// The kernel's error, also when nothing is pinned there.
+pub fn link_interface(path: &Path) -> io::Result<u32> {
+    /// `struct bpf_link_info`, as far as XDP links fill it.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program: u32,
+        padding: u32,
+        ifindex: u32,
+        padding2: u32,
+    }
+    /// `struct { ... } info` of `union bpf_attr`.
+    #[repr(C)]
+    struct Query {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    let link = open_pin(path)?;
+    let mut info = Info::default();
+    let mut query = Query {
+        fd: link.as_raw_fd() as u32,
+        length: size_of::<Info>() as u32,
+        info: &raw mut info as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut query)?;
+    Ok(info.ifindex)
 }
 
 /// Waits until every packet that is being handled now is done (an RCU grace period).

@@ -135,27 +135,67 @@ pub async fn checks(interfaces: &[String], vips: &[IpAddr]) -> Vec<Check> {
         ports(),
         open_files(rustix::process::getrlimit(rustix::process::Resource::Nofile).current),
     ];
-    for name in interfaces {
-        match interface::by_name(name) {
-            Ok(interface) => {
-                let offloads = sys::offloads(name).unwrap_or_default();
-                let vlans = interface::vlans_on(interface.index).unwrap_or_default();
-                checks.extend(interface_checks(&interface, offloads, &vlans));
-            }
-            Err(error) => {
-                checks.push(Check::fail(
-                    name,
-                    format!("{error:#}"),
-                    "name an interface that `ip link` shows",
-                ));
-            }
-        }
-    }
+    checks.extend(interfaces.iter().flat_map(|name| of_interface(name)));
     if !vips.is_empty() {
         let names: Vec<_> = interfaces.iter().map(String::as_str).collect();
         checks.extend(vip_checks(&names, vips));
     }
     checks
+}
+
+/// Looks at one interface.
+pub fn of_interface(name: &str) -> Vec<Check> {
+    match interface::by_name(name) {
+        Ok(interface) => {
+            let offloads = sys::offloads(name).unwrap_or_default();
+            let vlans = interface::vlans_on(interface.index).unwrap_or_default();
+            interface_checks(&interface, offloads, &vlans)
+        }
+        Err(error) => vec![unknown(name, &error)],
+    }
+}
+
+/// What the agent on an origin needs of the machine and of its interface.
+pub fn agent_checks(interface: &str) -> Vec<Check> {
+    let capabilities = Capabilities::of_this_process();
+    let mut checks = vec![
+        kernel(rustix::system::uname().release().to_string_lossy().as_ref()),
+        privileges(capabilities),
+        bpffs(bpffs_is_mounted(), Path::new(BPFFS).is_dir(), capabilities),
+    ];
+    checks.push(match interface::by_name(interface) {
+        Ok(found) => link(&found),
+        Err(error) => unknown(interface, &error),
+    });
+    checks
+}
+
+fn unknown(interface: &str, error: &anyhow::Error) -> Check {
+    Check::fail(
+        interface,
+        format!("{error:#}"),
+        "name an interface that `ip link` shows",
+    )
+}
+
+fn link(interface: &Interface) -> Check {
+    let name = &interface.name;
+    let about = format!("{name} link");
+    if interface.loopback || interface.mac == [0; 6] {
+        Check::fail(
+            about,
+            "not an Ethernet interface",
+            "attach lb to the Ethernet interface beneath",
+        )
+    } else if interface.up {
+        Check::ok(about, "up")
+    } else {
+        Check::warn(
+            about,
+            "down, or without a carrier",
+            format!("ip link set {name} up"),
+        )
+    }
 }
 
 fn kernel(release: &str) -> Check {
@@ -328,21 +368,7 @@ fn interface_checks(interface: &Interface, offloads: Offloads, vlans: &[String])
     let about = |what: &str| format!("{name} {what}");
     let mut checks = Vec::new();
 
-    checks.push(if interface.loopback || interface.mac == [0; 6] {
-        Check::fail(
-            about("link"),
-            "not an Ethernet interface",
-            "attach lb to the Ethernet interface beneath",
-        )
-    } else if interface.up {
-        Check::ok(about("link"), "up")
-    } else {
-        Check::warn(
-            about("link"),
-            "down, or without a carrier",
-            format!("ip link set {name} up"),
-        )
-    });
+    checks.push(link(interface));
 
     let driver = match interface.driver.as_str() {
         "" => "unknown driver",

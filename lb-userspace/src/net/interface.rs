@@ -56,6 +56,18 @@ pub fn by_name(name: &str) -> anyhow::Result<Interface> {
 /// # Errors
 /// When netlink fails.
 pub fn all() -> anyhow::Result<Vec<Interface>> {
+    select(|_| true)
+}
+
+/// Those of the named interfaces that are there, by index.
+///
+/// # Errors
+/// When netlink fails.
+pub fn present(names: &[String]) -> anyhow::Result<Vec<Interface>> {
+    select(|name| names.iter().any(|wanted| wanted == name))
+}
+
+fn select(wanted: impl Fn(&str) -> bool) -> anyhow::Result<Vec<Interface>> {
     let mut netlink = Netlink::open().context("open a netlink socket")?;
     let links = netlink
         .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
@@ -66,7 +78,11 @@ pub fn all() -> anyhow::Result<Vec<Interface>> {
     let mut interfaces = Vec::new();
     for entry in &links {
         if let RouteNetlinkMessage::NewLink(message) = entry {
-            let mut interface = describe(message.header.index, Link::read(message));
+            let link = Link::read(message);
+            if !wanted(&link.name) {
+                continue;
+            }
+            let mut interface = describe(message.header.index, link);
             for entry in &addresses {
                 if let RouteNetlinkMessage::NewAddress(address) = entry
                     && address.header.index == interface.index

@@ -2,8 +2,10 @@
 //!
 //! Everything looks at the network namespace of the calling thread.
 
+pub mod addresses;
 pub mod doctor;
 pub mod interface;
+pub mod links;
 mod netlink;
 pub mod paths;
 pub mod ports;

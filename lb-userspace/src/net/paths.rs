@@ -57,6 +57,7 @@ pub struct PathWatcher {
 
 enum Command {
     Watch(BTreeSet<IpAddr>),
+    Attached(BTreeSet<u32>),
     Release(oneshot::Sender<io::Result<()>>),
 }
 
@@ -106,6 +107,13 @@ impl PathWatcher {
         let _ = self
             .commands
             .send(Command::Watch(addresses.into_iter().collect()));
+    }
+
+    /// The program runs on exactly these interfaces from now on.
+    pub fn set_attached(&self, attached: Vec<u32>) {
+        let _ = self
+            .commands
+            .send(Command::Attached(attached.into_iter().collect()));
     }
 
     /// Takes everything back that was changed in the kernel's neighbour tables: entries that lb has made are
@@ -194,6 +202,10 @@ impl Watch {
                     None => return,
                     Some(Command::Watch(addresses)) => {
                         self.addresses = Some(addresses);
+                        self.dirty = Some((Dirty::Everything, Instant::now()));
+                    }
+                    Some(Command::Attached(attached)) => {
+                        self.attached = attached;
                         self.dirty = Some((Dirty::Everything, Instant::now()));
                     }
                     Some(Command::Release(reply)) => {

@@ -83,6 +83,13 @@ pub struct Reloaded {
     pub warnings: Vec<Problem>,
 }
 
+/// `POST /api/v1/handover`: the daemon ends, and forwarding goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HandedOver {
+    /// Of the process that ends.
+    pub pid: u32,
+}
+
 /// `lb version --json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Version {

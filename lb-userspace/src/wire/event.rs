@@ -12,7 +12,7 @@ pub struct Event {
     pub sequence: u64,
     /// RFC 3339, UTC.
     pub time: String,
-    /// `origin_health`, `pool_health`, `fallback`, `configured` or `refused`.
+    /// `origin_health`, `pool_health`, `fallback`, `configured`, `refused` or `interface`.
     pub kind: String,
     /// The object that changed, such as `eu/a`.
     pub object: Option<String>,
@@ -82,6 +82,20 @@ impl Event {
             time: rfc3339(time),
             kind: kind.to_owned(),
             object,
+            message,
+        }
+    }
+}
+
+impl Event {
+    /// What has become of an interface at `time`.
+    #[must_use]
+    pub fn of_interface(sequence: u64, time: SystemTime, name: &str, message: String) -> Self {
+        Self {
+            sequence,
+            time: rfc3339(time),
+            kind: "interface".to_owned(),
+            object: Some(name.to_owned()),
             message,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Keys are a contract: they may be added, never renamed or removed.
 
+mod agent;
 mod check;
 mod error;
 mod event;
@@ -10,7 +11,8 @@ mod flows;
 mod ordered;
 mod status;
 
-pub use check::{CheckReport, DoctorCheck, Problem, Reloaded, Version};
+pub use agent::{AgentAddress, AgentStatus};
+pub use check::{CheckReport, DoctorCheck, HandedOver, Problem, Reloaded, Version};
 pub(crate) use error::failure_reason;
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
 pub use event::{Event, Events};
@@ -19,7 +21,7 @@ pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
 pub use ordered::Ordered;
 pub use status::{
     ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, NodeStatus, OriginStatus, PoolStatus,
-    Status,
+    Status, UnattachedInterface,
 };
 
 /// Version of the shapes, `api_version` of a status.

@@ -36,6 +36,9 @@ pub struct Status {
     pub pools: Vec<PoolStatus>,
     /// Packets by drop reason.
     pub drops: Ordered<u64>,
+    /// Interfaces of the configuration that the program is not attached to: lb attaches when it can.
+    #[serde(default)]
+    pub unattached: Vec<UnattachedInterface>,
 }
 
 /// The machine and the daemon.
@@ -57,6 +60,16 @@ pub struct InterfaceStatus {
     /// `native` or `generic`.
     pub mode: String,
     pub program_id: u32,
+    /// Switched on, and the carrier is there.
+    #[serde(default)]
+    pub up: bool,
+}
+
+/// An interface that the program is not attached to.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct UnattachedInterface {
+    pub name: String,
+    pub problem: String,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -106,6 +119,9 @@ pub struct OriginStatus {
     pub address: IpAddr,
     /// `None`: the application's.
     pub port: Option<u16>,
+    /// `nat`, `dnat`, `dsr_l2`, `dsr_ipip` or `dsr_gue`.
+    #[serde(default)]
+    pub forwarding: String,
     pub enabled: bool,
     /// `healthy`, `unhealthy`, `unknown` or `disabled`.
     pub health: String,
@@ -141,6 +157,7 @@ impl Status {
                 ..node
             },
             interfaces,
+            unattached: Vec::new(),
             applications: view
                 .applications
                 .iter()
@@ -205,6 +222,7 @@ fn origin(view: &OriginView, counters: &Counters) -> OriginStatus {
         name: view.name.clone(),
         address: view.address,
         port: view.port,
+        forwarding: view.forwarding.name().to_owned(),
         enabled: view.enabled,
         health: origin_health(view.health).to_owned(),
         failure_reason: view.failure_reason.as_ref().map(super::error::failure_reason),
@@ -244,7 +262,7 @@ mod tests {
     use super::*;
     use lb_common::abi::OriginId;
     use lb_core::health::FailureReason;
-    use lb_core::model::Weight;
+    use lb_core::model::{Forwarding, Weight};
     use std::time::Duration;
 
     #[test]
@@ -278,6 +296,7 @@ mod tests {
                     id: OriginId(2),
                     address: "10.0.0.1".parse().unwrap(),
                     port: None,
+                    forwarding: Forwarding::DsrIpip,
                     enabled: true,
                     health: OriginHealth::Unhealthy,
                     failure_reason: Some(FailureReason::TcpTimeout),
@@ -307,6 +326,7 @@ mod tests {
             name: "eth0".to_owned(),
             mode: "native".to_owned(),
             program_id: 9,
+            up: true,
         }];
         let status = Status::new(&view, &counters, NodeStatus::default(), interfaces);
         let text = serde_json::to_string(&status).unwrap();
@@ -314,16 +334,16 @@ mod tests {
             text,
             concat!(
                 r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0},"#,
-                r#""interfaces":[{"name":"eth0","mode":"native","program_id":9}],"#,
+                r#""interfaces":[{"name":"eth0","mode":"native","program_id":9,"up":true}],"#,
                 r#""applications":[{"name":"web","protocol":"tcp/80","addresses":["203.0.113.10"],"load_balancer":"web","#,
                 r#""pool":"sorry","on_fallback":true,"flows":1,"new_flows_total":1,"packets_total":5,"bytes_total":500}],"#,
                 r#""load_balancers":[{"name":"web","health":"critical","steering_policy":"off","#,
                 r#""pool_shares":{"sorry":1.0},"on_fallback":true}],"#,
                 r#""pools":[{"name":"sorry","health":"healthy","healthy_origins":1,"minimum_origins":1,"#,
-                r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"enabled":true,"health":"unhealthy","#,
+                r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
                 r#""failure_reason":"TCP Timeout","weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
                 r#""bytes_total":500,"rtt_ms":1.234,"draining":false,"path_problem":null}]}],"#,
-                r#""drops":{"no_origin":4,"malformed":0}}"#
+                r#""drops":{"no_origin":4,"malformed":0},"unattached":[]}"#
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);

@@ -32,7 +32,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
     Application, ApplicationKey, HashKey, Hop, HopId, Ip, Mac, Origin, OriginId, OriginState, PortRange,
-    SettingsFlags, Table,
+    Settings, SettingsFlags, Table, Timeouts,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -55,6 +55,8 @@ pub enum Event {
     /// No flow means these origins any more: those that are not in the configuration are forgotten, and their numbers
     /// are free. Without this event they drain for ever, which costs a row each.
     Drained(Vec<OriginId>),
+    /// The program is to run with other flags than [`Environment::flags`]: interfaces have come or gone.
+    Flags(SettingsFlags),
 }
 
 /// Everything the engine can ask for.
@@ -208,6 +210,10 @@ struct State {
     probes: Probes,
     records: Records,
     generations: Generations,
+    /// What was written last.
+    settings: Settings,
+    /// What was written last, by application id.
+    timeouts: BTreeMap<u32, Timeouts>,
     /// By pool of the plan.
     facts: Vec<PoolFacts>,
     standings: Vec<PoolStanding>,
@@ -261,6 +267,8 @@ impl Engine {
             probes: Probes::new(health, seed, now),
             records: Records::new(&capacity, adopted.as_ref()),
             generations: Generations::new(capacity),
+            settings: Settings::default(),
+            timeouts: BTreeMap::new(),
             facts: Vec::new(),
             standings: Vec::new(),
             designs: Vec::new(),
@@ -315,7 +323,8 @@ impl Engine {
                 }
                 self.state.proceed(&steps, &mut ops, &mut commands);
             }
-            Event::Drained(origins) => self.state.forget(&origins, &mut commands),
+            Event::Drained(origins) => self.state.forget(&self.setup, &origins, &mut commands),
+            Event::Flags(flags) => self.set_flags(flags, &mut ops),
         }
         let due = self.state.rebuild_deadline();
         if may_rebuild && due.is_some_and(|deadline| deadline <= now) {
@@ -347,12 +356,13 @@ impl Engine {
     #[must_use]
     pub fn image(&self) -> Vec<TableOp> {
         let mut ops = Vec::new();
-        if let Some(config) = &self.state.config {
-            self.state.records.image(&mut ops);
-            self.state.generations.image(&mut ops);
-            ops.extend(self.state.timeouts(&self.setup, config));
-            let live = self.state.generations.live();
-            ops.push(TableOp::Settings(compile::settings(&self.setup, live)));
+        let state = &self.state;
+        if state.config.is_some() {
+            state.records.image(&mut ops);
+            state.generations.image(&mut ops);
+            let timeouts = state.timeouts.iter();
+            ops.extend(timeouts.map(|(&application, &record)| TableOp::Timeouts { application, record }));
+            ops.push(TableOp::Settings(state.settings));
         }
         ops
     }
@@ -361,6 +371,11 @@ impl Engine {
     #[must_use]
     pub fn required_capacity(config: &Config) -> Capacity {
         compile::required_capacity(config)
+    }
+
+    fn set_flags(&mut self, flags: SettingsFlags, ops: &mut Vec<TableOp>) {
+        self.setup.flags = flags;
+        self.state.update_settings(&self.setup, ops);
     }
 
     fn configure(&mut self, config: Arc<Config>, now: Timestamp, commands: &mut Vec<Command>) {
@@ -381,7 +396,14 @@ impl Engine {
 /// Moves the writes that end an origin's service behind the generation that no longer names it: the generation before
 /// names it still, and may have nobody else.
 fn retire_last(ops: &mut Vec<TableOp>) {
-    let Some(flip) = ops.iter().rposition(|op| matches!(op, TableOp::Settings(_))) else {
+    let generation = |op: &TableOp| match op {
+        TableOp::Settings(settings) => Some(settings.generation),
+        _ => None,
+    };
+    let Some(newest) = ops.iter().rev().find_map(generation) else {
+        return;
+    };
+    let Some(flip) = ops.iter().position(|op| generation(op) == Some(newest)) else {
         return;
     };
     let after = ops.split_off(flip + 1);
@@ -472,7 +494,7 @@ impl State {
         self.publish(commands);
     }
 
-    fn forget(&mut self, origins: &[OriginId], commands: &mut Vec<Command>) {
+    fn forget(&mut self, setup: &Setup, origins: &[OriginId], commands: &mut Vec<Command>) {
         // A packet that is still being handled may have found such an origin in the tables of the generation before.
         let mut ops = vec![TableOp::Grace];
         for id in origins {
@@ -481,6 +503,7 @@ impl State {
             }
         }
         if ops.len() > 1 {
+            self.update_settings(setup, &mut ops);
             commands.push(Command::Apply(ops));
             self.watch(commands);
         }

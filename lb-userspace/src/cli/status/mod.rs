@@ -94,7 +94,7 @@ fn over_the_last(frame: &str) -> String {
     format!("\x1b[H{}\x1b[J", frame.replace('\n', "\x1b[K\n"))
 }
 
-/// Whether everything that is in use is healthy and nothing is on its fallback pool.
+/// Whether everything that is in use is attached and healthy, and nothing is on its fallback pool.
 fn is_sound(status: &Status) -> bool {
     let well = |health: &str| matches!(health, "healthy" | "disabled");
     let serves = |application: &crate::wire::ApplicationStatus| {
@@ -106,6 +106,7 @@ fn is_sound(status: &Status) -> bool {
         disabled || (application.pool.is_some() && !application.on_fallback)
     };
     status.is_ready()
+        && status.unattached.is_empty()
         && status.applications.iter().all(serves)
         && status
             .load_balancers

@@ -94,20 +94,30 @@ pub(super) fn text(status: &Status, rates: Option<Rates>, color: bool) -> String
 }
 
 fn interfaces(status: &Status) -> Option<Table> {
-    let mut table = Table::new(&[
+    let mut columns = vec![
         ("INTERFACE", Align::Left),
+        ("LINK", Align::Left),
         ("MODE", Align::Left),
         ("PROGRAM", Align::Right),
-    ]);
+    ];
+    if !status.unattached.is_empty() {
+        columns.push(("PROBLEM", Align::Left));
+    }
+    let mut table = Table::new(&columns);
     for interface in &status.interfaces {
         table.row([
             interface.name.clone(),
+            if interface.up { "up" } else { "DOWN" }.to_owned(),
             interface.mode.clone(),
             interface.program_id.to_string(),
         ]);
     }
+    for unattached in &status.unattached {
+        let (name, problem) = (unattached.name.as_str(), unattached.problem.as_str());
+        table.row([name, "-", "NOT ATTACHED", "-", problem].map(str::to_owned));
+    }
     if table.is_empty() {
-        table.row(["none".to_owned(), "-".to_owned(), "-".to_owned()]);
+        table.row(["none", "-", "-", "-"].map(str::to_owned));
     }
     Some(table)
 }
@@ -199,6 +209,7 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
     let mut table = Table::new(&[
         ("POOL / ORIGIN", Align::Left),
         ("ADDRESS", Align::Left),
+        ("FORWARDING", Align::Left),
         ("HEALTH", Align::Left),
         ("WEIGHT", Align::Right),
         ("SHARE", Align::Right),
@@ -215,7 +226,12 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
             pool.origins.len(),
             pool.minimum_origins
         );
-        let mut row = vec![pool.name.clone(), String::new(), pool.health.clone()];
+        let mut row = vec![
+            pool.name.clone(),
+            String::new(),
+            String::new(),
+            pool.health.clone(),
+        ];
         row.extend(std::iter::repeat_n(String::new(), 6));
         row.push(healthy);
         table.row(row);
@@ -236,6 +252,7 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
                     Some(port) => SocketAddr::new(origin.address, port).to_string(),
                     None => origin.address.to_string(),
                 },
+                origin.forwarding.clone(),
                 origin.health.clone(),
                 format!("{:.2}", origin.weight),
                 percent(origin.share),
@@ -312,7 +329,8 @@ mod tests {
         serde_json::from_value(serde_json::json!({
             "api_version": 1,
             "node": {"name": "edge-1", "version": "0.1.0", "abi_version": 1, "generation": 4, "uptime_seconds": 75},
-            "interfaces": [{"name": "eth0", "mode": "native", "program_id": 12}],
+            "interfaces": [{"name": "eth0", "mode": "native", "program_id": 12, "up": true}],
+            "unattached": [{"name": "eth1", "problem": "there is no such interface (yet)"}],
             "applications": [{
                 "name": "web", "protocol": "tcp/80", "addresses": ["203.0.113.10"], "load_balancer": "lb",
                 "pool": "sorry", "on_fallback": true, "flows": 3, "new_flows_total": 5,
@@ -325,7 +343,7 @@ mod tests {
             "pools": [{
                 "name": "eu", "health": "critical", "healthy_origins": 0, "minimum_origins": 1,
                 "origins": [{
-                    "name": "a", "address": "2001:db8::1", "port": 80, "enabled": true, "health": "unhealthy",
+                    "name": "a", "address": "2001:db8::1", "port": 80, "forwarding": "dsr_l2", "enabled": true, "health": "unhealthy",
                     "failure_reason": "TCP Timeout", "weight": 0.5, "share": 0.0, "flows": 0,
                     "packets_total": packets, "bytes_total": 0, "rtt_ms": null, "draining": false,
                     "path_problem": null
@@ -341,8 +359,9 @@ mod tests {
         let expected = "\
 edge-1: configuration 4, up 1 min, lb 0.1.0
 
-INTERFACE  MODE    PROGRAM
-eth0       native       12
+INTERFACE  LINK  MODE          PROGRAM  PROBLEM
+eth0       up    native             12
+eth1       -     NOT ATTACHED        -  there is no such interface (yet)
 
 APPLICATION  PROTOCOL  ADDRESSES     LOAD BALANCER  POOL            FLOWS  NEW FLOWS  PACKETS   BYTES
 web          tcp/80    203.0.113.10  lb             sorry FALLBACK      3          5     2.0k  200.0k
@@ -350,9 +369,9 @@ web          tcp/80    203.0.113.10  lb             sorry FALLBACK      3       
 LOAD BALANCER  HEALTH    STEERING  POOLS
 lb             critical  off       sorry 100.0% FALLBACK
 
-POOL / ORIGIN  ADDRESS           HEALTH     WEIGHT  SHARE  FLOWS  PACKETS  BYTES  RTT  REASON
-eu                               critical                                              0 of 1 healthy, needs 1
-  a            [2001:db8::1]:80  unhealthy    0.50   0.0%      0     2.0k      0    -  TCP Timeout
+POOL / ORIGIN  ADDRESS           FORWARDING  HEALTH     WEIGHT  SHARE  FLOWS  PACKETS  BYTES  RTT  REASON
+eu                                           critical                                              0 of 1 healthy, needs 1
+  a            [2001:db8::1]:80  dsr_l2      unhealthy    0.50   0.0%      0     2.0k      0    -  TCP Timeout
 
 DROPS      PACKETS
 no_origin        4

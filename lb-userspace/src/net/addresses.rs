@@ -1,0 +1,113 @@
+//! Addresses of this machine: hearing of their changes, and lending some to the loopback interface.
+
+use super::netlink::{Netlink, notifications, subscribe};
+use super::sys;
+use anyhow::Context as _;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::sys::Socket;
+use std::io;
+use std::net::IpAddr;
+use tokio::io::unix::AsyncFd;
+
+/// The loopback interface's index, in every network namespace.
+const LOOPBACK: u32 = 1;
+/// `IFA_PROTO` of what lb adds, shown by `ip address` as `proto 0x6c`: the number that it gives its neighbour entries.
+const PROTOCOL: u8 = 108;
+
+/// Tells when addresses of this network namespace have changed.
+pub struct AddressWatch {
+    socket: AsyncFd<Socket>,
+    buffer: Vec<u8>,
+}
+
+impl AddressWatch {
+    /// Starts watching. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel refuses the socket.
+    pub fn start() -> anyhow::Result<Self> {
+        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let socket = subscribe(&groups).context("subscribe to changes of addresses")?;
+        let socket = sys::register(socket).context("watch for changes of addresses")?;
+        Ok(Self {
+            socket,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Returns when some have changed since it was last called.
+    ///
+    /// # Errors
+    /// The socket cannot be waited for.
+    pub async fn changed(&mut self) -> io::Result<()> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let mut heard = false;
+            // A burst counts once. Notifications that were lost (ENOBUFS) are changes too.
+            while ready
+                .try_io(|socket| match notifications(socket.get_ref(), &mut self.buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+                    Ok(_) | Err(_) => Ok(()),
+                })
+                .is_ok()
+            {
+                heard = true;
+            }
+            if heard {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Adds an address to the loopback interface, for this host alone; false: it is there already.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn lend_to_loopback(address: IpAddr) -> anyhow::Result<bool> {
+    let mut netlink = Netlink::open().context("open a netlink socket")?;
+    let request = RouteNetlinkMessage::NewAddress(message(address));
+    match netlink.change(request, NLM_F_CREATE | NLM_F_EXCL) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("add {address} to the loopback interface")),
+    }
+}
+
+/// Removes an address from the loopback interface; false: it is not there.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn take_from_loopback(address: IpAddr) -> anyhow::Result<bool> {
+    let mut netlink = Netlink::open().context("open a netlink socket")?;
+    match netlink.change(RouteNetlinkMessage::DelAddress(message(address)), 0) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("remove {address} from the loopback interface")),
+    }
+}
+
+fn message(address: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    let (family, bits) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.header.family = family;
+    message.header.prefix_len = bits;
+    message.header.index = LOOPBACK;
+    message.header.scope = AddressScope::Universe;
+    // It is shared by all origins: nobody asks whether somebody else has it.
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes = vec![
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
+        AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)),
+    ];
+    message
+}

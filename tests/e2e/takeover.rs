@@ -1,0 +1,199 @@
+//! Another process takes over from the running daemon: hot upgrades.
+
+use crate::{eu, http_at, on_all, web};
+use lb_tests::check::{SOON, assert_all_served, wait_until};
+use lb_tests::config::{MONITOR, application, balancer};
+use lb_tests::daemon::Daemon;
+use lb_tests::flows::EchoFlow;
+use lb_tests::gate::{lb_binary, number};
+use lb_tests::lab::{Lab, VIP4};
+use lb_tests::load::{self, Load};
+use lb_tests::process::Process;
+use lb_tests::servers::{ECHO_PORT, HTTP_PORT};
+use lb_tests::{needs_root, servers};
+use rustix::process::Signal;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Instant;
+
+const LONG_LIVED: usize = 30;
+/// Requests a second on connections of their own.
+const RATE: u32 = 300;
+/// Requests watched after a take-over.
+const WATCHED: usize = 200;
+
+/// Two files of the same binary, as two builds are.
+fn builds(lab: &Lab) -> [PathBuf; 2] {
+    ["lb-a", "lb-b"].map(|name| {
+        let copy = lab.folder().join(name);
+        // By a process of its own: see `privilege`.
+        let copied = Command::new("cp").arg(lb_binary()).arg(&copy).status();
+        assert!(copied.unwrap().success());
+        copy
+    })
+}
+
+fn more(load: &Load) {
+    let from = Instant::now();
+    wait_until(SOON, "requests go on", || {
+        (load.so_far().since(from).total() >= WATCHED).then_some(())
+    });
+}
+
+fn end(process: &mut Process) -> ExitStatus {
+    wait_until(SOON, "the challenger ends", || process.ended())
+}
+
+fn program(lb: &Daemon) -> u64 {
+    let status = lb.status();
+    status.json()["interfaces"][0]["program_id"].as_u64().unwrap()
+}
+
+#[test]
+fn a_hundred_upgrades_under_load_fail_no_request() {
+    needs_root!();
+    let upgrades = number("LB_TEST_UPGRADES", 100);
+    let lab = Lab::routed(2);
+    let _nginx = on_all(&lab, servers::nginx);
+    let _echo = on_all(&lab, servers::echo);
+    let config = format!(
+        "{MONITOR}port = {HTTP_PORT}\n{}{}{}{}",
+        eu(&lab, VIP4, 0, &[1.0, 0.5]),
+        balancer("web", &["eu"], None),
+        application("web", "tcp/80", VIP4, "web"),
+        application("echo", "tcp/7", VIP4, "web")
+    );
+    let mut lb = Daemon::start(&lab, &config);
+    lb.wait_healthy(&["eu"]);
+    let builds = builds(&lab);
+    let mut flows: Vec<EchoFlow> = lab.client.enter(|| {
+        (0..LONG_LIVED)
+            .map(|_| EchoFlow::open((VIP4, ECHO_PORT).into()).expect("the echo server answers"))
+            .collect()
+    });
+    let load = Load::start(&lab.client, RATE, load::http(http_at(VIP4)));
+    more(&load);
+    let started = Instant::now();
+    let (mut pings, mut last) = (0, program(&lb));
+    for round in 0..upgrades {
+        lb.take_over(&builds[round % 2]);
+        let now = program(&lb);
+        assert_ne!(now, last, "upgrade {round} attached a program of its own");
+        last = now;
+        for flow in &mut flows {
+            flow.ping()
+                .unwrap_or_else(|error| panic!("after upgrade {round}: {error}"));
+            pings += 1;
+        }
+    }
+    let took = started.elapsed();
+    more(&load);
+    let report = load.finish();
+    let health = lb.status();
+    println!(
+        "{upgrades} upgrades in {:.1} s: {} requests on new connections, {} failed; {pings} requests on {LONG_LIVED} \
+         connections that outlived all of them, 0 failed",
+        took.as_secs_f64(),
+        report.total(),
+        report.failures().len()
+    );
+    assert_all_served(&report);
+    assert!(health.is_all_healthy("eu"));
+    // SYNs that were lost would have come again after a second.
+    let slow = report
+        .samples()
+        .iter()
+        .filter(|sample| sample.took.as_millis() >= 1000);
+    assert_eq!(slow.count(), 0, "requests waited for a repeated SYN");
+}
+
+#[test]
+fn on_exit_does_not_count_when_another_takes_over() {
+    needs_root!();
+    let lab = Lab::routed(2);
+    let _nginx = on_all(&lab, servers::nginx);
+    let config = web(VIP4, &eu(&lab, VIP4, 80, &[1.0, 1.0]));
+    let mut lb = Daemon::start_with(&lab, "on_exit = \"detach\"", &config);
+    lb.wait_healthy(&["eu"]);
+    let load = Load::start(&lab.client, RATE, load::http(http_at(VIP4)));
+    lb.take_over(&lb_binary());
+    more(&load);
+    assert_all_served(&load.finish());
+    assert!(lb.terminate().success());
+    assert!(!lb.pins().exists(), "it counts when nobody does");
+}
+
+#[test]
+fn nobody_to_take_over_from_is_an_ordinary_start() {
+    needs_root!();
+    let lab = Lab::routed(2);
+    let _nginx = on_all(&lab, servers::nginx);
+    let mut lb = Daemon::prepare(&lab, "", &web(VIP4, &eu(&lab, VIP4, 80, &[1.0, 1.0])));
+    for _ in 0..2 {
+        lb.adopt(lb.challenge(&lb_binary()));
+        lb.wait_healthy(&["eu"]);
+        assert_all_served(&load::run(&lab.client, WATCHED, 4, load::http(http_at(VIP4))));
+        // The second time there are pins, and a dead daemon's socket.
+        lb.kill();
+    }
+}
+
+/// What a challenger that does not take over says; the running daemon must not have noticed.
+fn refused(lab: &Lab, lb: &mut Daemon) -> (Option<i32>, String) {
+    let before = (lb.log().len(), program(lb));
+    let load = Load::start(&lab.client, RATE, load::http(http_at(VIP4)));
+    let mut challenger = lb.challenge(&lb_binary());
+    let status = end(&mut challenger);
+    more(&load);
+    assert_all_served(&load.finish());
+    assert_eq!(program(lb), before.1, "the program stays");
+    (status.code(), lb.log()[before.0..].to_owned())
+}
+
+#[test]
+fn what_cannot_take_over_says_so_and_changes_nothing() {
+    needs_root!();
+    let lab = Lab::routed(2);
+    let _nginx = on_all(&lab, servers::nginx);
+    let config = web(VIP4, &eu(&lab, VIP4, 80, &[1.0, 1.0]));
+    let mut lb = Daemon::start(&lab, &config);
+    lb.wait_healthy(&["eu"]);
+
+    // More than the maps hold, which were made for the first configuration. Its file is noticed by the daemon as well.
+    let mut large = config.clone();
+    for port in 10_000..20_000 {
+        let name = format!("many{port}");
+        write!(
+            large,
+            "{}",
+            application(&name, &format!("tcp/{port}"), VIP4, "web")
+        )
+        .unwrap();
+    }
+    lb.write_config(&large);
+    let (code, words) = refused(&lab, &mut lb);
+    assert_eq!(code, Some(6), "{words}");
+    assert!(words.contains("Nothing was changed"), "{words}");
+
+    lb.write_config("[pools.eu]\nmonitor = \"nobody\"\n");
+    let (code, words) = refused(&lab, &mut lb);
+    assert_eq!(code, Some(3), "{words}");
+    lb.write_config(&config);
+
+    // A daemon that hangs is not robbed.
+    lb.signal(Signal::STOP);
+    let mut challenger = lb.challenge(&lb_binary());
+    let status = wait_until(3 * SOON, "the challenger gives up", || challenger.ended());
+    assert_eq!(status.code(), Some(6), "{}", lb.log());
+    assert!(lb.log().contains("does not answer"), "{}", lb.log());
+    assert!(lab.client_reaches(http_at(VIP4)), "forwarding goes on meanwhile");
+    lb.signal(Signal::CONT);
+    lb.wait_healthy(&["eu"]);
+
+    // Nor one that is started beside it without a word.
+    let output = lb.lb(&["run", "-c", lb.config().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(6));
+    lb.take_over(&lb_binary());
+    assert!(lab.client_reaches(http_at(VIP4)));
+}
