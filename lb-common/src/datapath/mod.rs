@@ -23,6 +23,7 @@
 //! 5. Map memory may hold any byte: no Rust `enum` or `bool` in it.
 //! 6. Time is an argument, in jiffies.
 
+mod abort;
 mod access;
 mod admit;
 mod affinity;
@@ -33,10 +34,12 @@ mod flow;
 mod fragment;
 mod icmp;
 mod known;
+pub mod mss;
 pub mod parse;
 pub mod rate;
 mod reply;
 mod retire;
+mod room;
 mod scratch;
 pub mod select;
 mod send;
@@ -61,7 +64,7 @@ pub use select::select;
 pub use send::send;
 pub use stage::Stage;
 pub use tables::{InsertError, Memory, Sample, Tables};
-pub use verdict::{DropReason, Exit, Hold, Pass, Reply, Verdict};
+pub use verdict::{DropReason, Exit, Hold, Notice, Pass, Reply, Verdict};
 pub use wrap::wrap;
 pub use young::young;
 

@@ -80,6 +80,13 @@ reasons! {
         ResetNoOrigin = "reset_no_origin",
         /// ICMP port unreachable: nobody can serve a datagram.
         UnreachableNoOrigin = "unreachable_no_origin",
+        /// ICMP "fragmentation needed" or "packet too big": it is longer than its path carries.
+        TooBig = "packet_too_big",
+        /// ICMP "time exceeded": its TTL or hop limit ended here.
+        TimeExceeded = "time_exceeded",
+        /// TCP RST: the connection's origin has drained long enough, or is down and keeps no connections. The first one goes
+        /// on to the packet's receiver, the others answer their packets.
+        ResetEnded = "reset_ended",
     }
 }
 
@@ -114,7 +121,7 @@ reasons! {
         OriginsFull = "origins_full",
         /// A TCP segment of no known flow, while flows are being taken over.
         Migrating = "migrating",
-        /// Its TTL or hop limit ended here.
+        /// Its TTL or hop limit ended here, and it may not be answered.
         TtlExpired = "ttl_expired",
         /// The origin's neighbour is not resolved.
         NoNextHop = "no_next_hop",
@@ -124,14 +131,29 @@ reasons! {
         PortsExhausted = "ports_exhausted",
         /// The node has no source address for the origin.
         NoSourceAddress = "no_source_address",
+        /// The origin cannot tell a new flow from another that goes on: `dnat` keeps the client's address and port, and the
+        /// client talks to the same port of the origin by another of our addresses.
+        TupleTaken = "tuple_taken",
         /// The flow table refused a new flow.
         FlowTableFull = "flow_table_full",
         /// The frame could not be resized for an answer.
         Resize = "resize",
         /// The checksum of a frame that arrived with only its pseudo-header summed could not be completed.
         PartialChecksum = "partial_checksum",
+        /// It is longer than its path carries, and may not be answered, or no shorter one may be asked for.
+        TooBig = "too_big",
+        /// The node has given as many answers of its own as it may.
+        ReplyLimited = "reply_limited",
         /// The program's own working memory or settings are missing: a defect of lb.
         Internal = "internal",
+    }
+}
+
+reasons! {
+    /// What is counted of a packet beside its verdict.
+    Notice from 120 {
+        /// A flow has proven itself, but the table of established flows is full: it may be evicted.
+        FlowTableFull = "flow_table_full",
     }
 }
 
@@ -159,7 +181,8 @@ mod tests {
         let rows = (Pass::ALL.iter().map(|reason| reason.row()))
             .chain(Reply::ALL.iter().map(|reason| reason.row()))
             .chain(Hold::ALL.iter().map(|reason| reason.row()))
-            .chain(DropReason::ALL.iter().map(|reason| reason.row()));
+            .chain(DropReason::ALL.iter().map(|reason| reason.row()))
+            .chain(Notice::ALL.iter().map(|notice| notice.row()));
         let mut rows: Vec<u32> = rows.collect();
         let count = rows.len();
         rows.sort_unstable();
