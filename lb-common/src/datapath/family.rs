@@ -105,7 +105,8 @@ pub trait Family: Sized {
         key: &Self::Key,
         flow: &Self::Flow,
     ) -> Result<(), InsertError>;
-    fn remove<T: Tables>(tables: &T, memory: Memory, key: &Self::Key);
+    /// Removes an entry; false when there was none.
+    fn remove<T: Tables>(tables: &T, memory: Memory, key: &Self::Key) -> bool;
 
     fn flow_hash(key: HashKey, tuple: &Tuple<Self::Address>) -> u64;
     fn client_hash(key: HashKey, client: Self::Address) -> u64;
@@ -282,8 +283,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn remove<T: Tables>(tables: &T, memory: Memory, key: &FlowKey4) {
-        tables.remove4(memory, key);
+    fn remove<T: Tables>(tables: &T, memory: Memory, key: &FlowKey4) -> bool {
+        tables.remove4(memory, key)
     }
 
     #[inline(always)]
@@ -455,8 +456,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn remove<T: Tables>(tables: &T, memory: Memory, key: &FlowKey6) {
-        tables.remove6(memory, key);
+    fn remove<T: Tables>(tables: &T, memory: Memory, key: &FlowKey6) -> bool {
+        tables.remove6(memory, key)
     }
 
     #[inline(always)]

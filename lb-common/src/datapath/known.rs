@@ -1,15 +1,15 @@
 //! The first stage: packets of established flows, and those that are not ours.
 
 use super::family::{Family, Tuple, V4, V6};
-use super::flow::{self, Fate, Twin};
-use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Ports};
-use super::scratch::{Opening, Scratch, Subject};
+use super::flow::{self, Standing};
+use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
+use super::scratch::{Errand, Note, Opening, Scratch, Subject};
 use super::send::forward;
 use super::tables::{Memory, Tables};
 use super::transport::{self, Segment};
 use super::verdict::{DropReason, Pass};
 use super::{Arrival, Stage, Step, drop, pass};
-use crate::abi::{Application, ApplicationKey, OriginId, Parity, Protocol, Settings};
+use crate::abi::{Application, ApplicationKey, OriginId, Parity, Protocol, Settings, SettingsFlags, VipKey};
 use crate::packet::Packet;
 
 /// What stays the same while one packet is handled.
@@ -35,8 +35,8 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The first stage: packets of known flows, and those that are not ours. Others go on with
-/// what was read of them in the scratch.
+/// The first stage: packets of established flows that change nothing, and those that are not ours. Others go on with what
+/// was read of them in the scratch.
 #[inline(always)]
 pub fn known<P: Packet, T: Tables>(
     packet: &mut P,
@@ -50,6 +50,9 @@ pub fn known<P: Packet, T: Tables>(
     let generation = tables.generation();
     if generation == 0 {
         return pass(Pass::Unconfigured);
+    }
+    if settings.flags.has(SettingsFlags::TRACE) {
+        scratch.note = Note::default();
     }
     let link = match parse::link(packet) {
         Ok(link) => link,
@@ -105,10 +108,23 @@ fn handle<F: Family, P: Packet, T: Tables>(
     let whole = network.fragment == Fragment::Whole;
     if let Some(segment) = segment
         && whole
-        && follow::<F, T>(tables, Memory::Established, scratch, context, &segment, &arriving)
     {
-        let verdict = forward::<F, P, T>(packet, tables, context, &network, &F::draft(scratch).client);
-        return Step::Done(verdict);
+        let step = F::visit(tables, Memory::Established, &F::key(&arriving), |flow| {
+            hit::<F, P, T>(packet, tables, scratch, context, &network, &segment, flow)
+        });
+        match step {
+            Some(Step::Done(verdict)) => return Step::Done(verdict),
+            Some(Step::Go(stage)) => {
+                let subject = Subject {
+                    arriving,
+                    network,
+                    segment,
+                };
+                remember::<F>(scratch, context, None, subject);
+                return Step::Go(stage);
+            }
+            None => {}
+        }
     }
     // An IPv4 address in an IPv6 header would match the IPv4 application.
     if F::address(network.source.into()).is_none() || F::address(network.destination.into()).is_none() {
@@ -120,38 +136,90 @@ fn handle<F: Family, P: Packet, T: Tables>(
         protocol: network.protocol,
         parity: context.parity,
     };
-    let Some(application) = tables.application(&key) else {
-        // It may belong to a flow that has not proven itself.
-        if let Some(segment) = segment
-            && whole
-        {
-            let subject = Subject {
-                arriving,
-                network,
-                segment,
-            };
-            remember::<F>(scratch, context, None, subject);
-            return Step::Go(Stage::Young);
-        }
+    let application = tables.application(&key);
+    if application.is_none() && !concerns(tables, context.settings, &key) {
         return pass(Pass::NotOurs);
-    };
-    let Some(segment) = segment else {
-        return drop(DropReason::Malformed);
-    };
-    if !whole {
-        return drop(DropReason::Fragment);
     }
-    remember::<F>(
-        scratch,
-        context,
-        Some(application),
-        Subject {
-            arriving,
-            network,
-            segment,
-        },
-    );
+    let (Some(segment), true) = (segment, whole) else {
+        return match (application, whole) {
+            (None, _) => pass(Pass::NotOurs),
+            (Some(_), true) => drop(DropReason::Malformed),
+            (Some(_), false) => drop(DropReason::Fragment),
+        };
+    };
+    let subject = Subject {
+        arriving,
+        network,
+        segment,
+    };
+    remember::<F>(scratch, context, application, subject);
     Step::Go(Stage::Young)
+}
+
+/// A packet of an established flow: it leaves here when it changes nothing.
+#[inline(always)]
+fn hit<F: Family, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    context: &Context,
+    network: &Network<F::Address>,
+    segment: &Segment,
+    flow: &F::Flow,
+) -> Step {
+    let core = F::core(flow);
+    let timeouts = tables.timeouts(core.application).unwrap_or_default();
+    if !flow::settled(context, &timeouts, segment, core) {
+        return Step::Go(Stage::Retire);
+    }
+    let Some(origin) = tables.origin(core.origin) else {
+        return drop(DropReason::NoOriginRecord);
+    };
+    if flow::standing(&origin, segment, core) != Standing::Serves {
+        return Step::Go(Stage::Retire);
+    }
+    if context.settings.flags.has(SettingsFlags::TRACE) {
+        scratch.note = Note::of(core);
+    }
+    let step = forward::<F, P, T>(
+        packet,
+        tables,
+        &mut scratch.wrap,
+        context,
+        network,
+        flow,
+        origin.hop,
+        false,
+    );
+    if let Step::Go(_) = step {
+        F::draft(scratch).client = *flow;
+    }
+    step
+}
+
+/// Whether a packet that no application's record stands for may be ours nevertheless.
+#[inline(always)]
+fn concerns<T: Tables>(tables: &T, settings: &Settings, key: &ApplicationKey) -> bool {
+    // The answer to a flow that has not proven itself comes to a source port of ours; with `dnat`, to any.
+    if settings.flags.has(SettingsFlags::DNAT) || settings.snat_ports.holds(key.port) {
+        return true;
+    }
+    if !settings.flags.has(SettingsFlags::RANGES) {
+        return false;
+    }
+    let vip = VipKey {
+        address: key.address,
+        parity: key.parity,
+        reserved: [0; 3],
+    };
+    tables.vip(&vip).is_some_and(|vip| {
+        let spans = if key.protocol == Protocol::TCP {
+            vip.tcp
+        } else {
+            vip.udp
+        };
+        spans.count != 0
+    })
 }
 
 /// Keeps what was read for the stages that follow.
@@ -172,45 +240,8 @@ fn remember<F: Family>(
     };
     scratch.avoid = OriginId::NONE;
     scratch.retries = 0;
+    scratch.attempts = 0;
+    scratch.errand = Errand::Follow;
     scratch.wrap.fits = 0;
     F::draft(scratch).subject = subject;
-}
-
-/// Brings a known flow up to date with its packet and copies its entry to the draft; false when there is no flow, or
-/// none any more.
-#[inline(always)]
-pub(super) fn follow<F: Family, T: Tables>(
-    tables: &T,
-    memory: Memory,
-    scratch: &mut Scratch,
-    context: &Context,
-    segment: &Segment,
-    arriving: &Tuple<F::Address>,
-) -> bool {
-    let draft = F::draft(scratch);
-    let fate = F::visit(tables, memory, &F::key(arriving), |flow| {
-        let core = F::core_mut(flow);
-        // A row that is missing makes the flow time out.
-        let timeouts = tables.timeouts(core.application).unwrap_or_default();
-        let fate = flow::renew(context, &timeouts, segment, core);
-        draft.client = *flow;
-        fate
-    });
-    let fate = match fate {
-        None => return false,
-        Some(_) if flow::released(tables, segment, F::core(&draft.client)) => Fate::End,
-        Some(fate) => fate,
-    };
-    let alive = match fate {
-        Fate::Keep => true,
-        Fate::Renew => {
-            flow::renew_twin::<F, T>(tables, memory, context.now, arriving, &draft.client) == Twin::Ours
-        }
-        Fate::End => false,
-    };
-    if !alive {
-        // Either it has ended, or its answers would go to another client by now.
-        flow::forget::<F, T>(tables, memory, arriving, &draft.client);
-    }
-    alive
 }
