@@ -67,7 +67,8 @@ fn judge<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
         }
     }
     if ttl <= 1 {
-        return drop(DropReason::TtlExpired);
+        scratch.reply = Reply::TimeExceeded;
+        return Step::Go(Stage::Reply);
     }
     // A SYN that is repeated because an origin did not answer has been charged.
     if opens && !repeated {
