@@ -66,7 +66,8 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
         }
     }
     if ttl <= 1 {
-        return drop(DropReason::TtlExpired);
+        scratch.reply = Reply::TimeExceeded;
+        return Step::Go(Stage::Reply);
     }
     // A SYN that is repeated because an origin did not answer has been charged.
     if opens && !repeated {
