@@ -12,6 +12,7 @@ mod properties;
 mod ranges;
 mod rates;
 mod select;
+mod strangers;
 
 use lb_common::abi::{Flow4, FlowKey4, FlowSide, Origin, OriginState};
 use lb_common::datapath::{Exit, Memory, Tables, Verdict};
