@@ -7,6 +7,7 @@ pub mod fixtures;
 mod frame;
 pub mod generate;
 mod memory;
+pub mod outer;
 pub mod random;
 pub mod rules;
 pub mod scenario;
