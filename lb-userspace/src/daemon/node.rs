@@ -18,7 +18,7 @@ use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
-use lb_core::engine::{Command, Engine, Environment, Event, Path, ProbeRequest, Report, TargetId};
+use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, TargetId};
 use lb_core::health::Observation;
 use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
@@ -141,10 +141,10 @@ impl Node {
         };
         let store = open_store(&config);
         let environment = Environment {
-            health: store.as_ref().map_or_else(Vec::new, |store| {
+            kept: store.as_ref().map_or_else(Kept::default, |store| {
                 store.load().unwrap_or_else(|error| {
                     warn!(error = %format!("{error:#}"), "health from before cannot be restored");
-                    Vec::new()
+                    Kept::default()
                 })
             }),
             ..environment(&datapath)?
@@ -447,7 +447,11 @@ impl Node {
             .map(|origin| origin.id)
             .collect();
         let draining = image.iter().filter_map(|step| match step {
-            TableOp::Origin { id, record } if record.state == OriginState::DRAINING => Some(*id),
+            TableOp::Origin { id, record }
+                if matches!(record.state, OriginState::DRAINING | OriginState::ENDED) =>
+            {
+                Some(*id)
+            }
             _ => None,
         });
         let draining = draining.filter(|id| !shown.contains(id)).collect();
