@@ -7,6 +7,7 @@ pub mod fixtures;
 mod frame;
 pub mod generate;
 mod memory;
+pub mod probes;
 pub mod random;
 pub mod scenario;
 pub mod tunnels;

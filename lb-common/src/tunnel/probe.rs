@@ -33,7 +33,7 @@ pub mod maps {
 }
 
 /// One way to an origin and a VIP.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Probe {
     /// What the inner packets shall be for.

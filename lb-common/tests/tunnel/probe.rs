@@ -1,115 +1,14 @@
 //! Probes through tunnels: what leaves is what clients' packets look like, and answers find back.
 
 use lb_common::abi::{Forwarding, Ip, Port};
-use lb_common::datapath::checksum;
-use lb_common::packet::Packet;
-use lb_common::testing::Frame;
-use lb_common::testing::build::{PacketBuilder, pseudo_header, sum};
+use lb_common::testing::build::PacketBuilder;
 use lb_common::testing::check::{hex, see};
-use lb_common::testing::tunnels::{ENDS, GUE_PORT, MemoryLocals, NODES, VIPS, ip, set_class};
-use lb_common::tunnel::probe::{self, Answer, Outgoing, Probe, Rewrite, answer_key, incoming};
+use lb_common::testing::probes::{DIRECT, LOCAL, echo, found, leave, question, rewrite, way};
+use lb_common::testing::tunnels::{ENDS, GUE_PORT, MemoryLocals, NODES, ip, set_class};
+use lb_common::tunnel::probe::{Answer, Probe, answer_key, incoming};
 use lb_common::tunnel::{Outcome, process};
 use proptest::prelude::*;
 use std::net::{IpAddr, SocketAddr};
-
-const LOCAL: u16 = 40_123;
-const DIRECT: [Forwarding; 3] = [Forwarding::DSR_L2, Forwarding::DSR_IPIP, Forwarding::DSR_GUE];
-
-/// A way to the origin's and the VIP's address of these families.
-fn way(forwarding: Forwarding, origin_v6: bool, vip_v6: bool) -> Probe {
-    let (vip, origin) = (ip(VIPS[usize::from(vip_v6)]), ip(ENDS[usize::from(origin_v6)]));
-    Probe {
-        vip: vip.into(),
-        target: if origin_v6 == vip_v6 { origin } else { vip }.into(),
-        origin: origin.into(),
-        source: ip(NODES[usize::from(origin_v6)]).into(),
-        ifindex: 0,
-        gue_port: GUE_PORT,
-        forwarding,
-        live: 1,
-    }
-}
-
-/// A packet of a socket that is connected to `to`, by kind: 0 TCP, 1 UDP, 2 an echo.
-fn question(to: Ip, kind: u8, port: u16, payload: &[u8]) -> Frame {
-    let to: IpAddr = to.into();
-    let from = ip(NODES[usize::from(to.is_ipv6())]);
-    let ends: (SocketAddr, SocketAddr) = ((from, LOCAL).into(), (to, port).into());
-    let builder = match kind {
-        0 => PacketBuilder::tcp(ends.0, ends.1, 2).payload(payload),
-        1 => PacketBuilder::udp(ends.0, ends.1).payload(payload),
-        _ => return echo(from, to, true, payload),
-    };
-    builder.frame()
-}
-
-/// An ICMP echo or its answer; the identifier is [`LOCAL`].
-fn echo(from: IpAddr, to: IpAddr, asks: bool, payload: &[u8]) -> Frame {
-    let (kind, protocol) = match (from.is_ipv6(), asks) {
-        (false, true) => (8, 1),
-        (false, false) => (0, 1),
-        (true, true) => (128, 58),
-        (true, false) => (129, 58),
-    };
-    let [high, low] = LOCAL.to_be_bytes();
-    let mut message = [&[kind, 0, 0, 0, high, low, 0, 1], payload].concat();
-    let pseudo = pseudo_header(from, to, protocol, message.len());
-    let covered = if from.is_ipv6() { &pseudo[..] } else { &[] };
-    let checksum = !sum(&[covered, &message]);
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
-    PacketBuilder::raw(from, to, protocol).payload(&message).frame()
-}
-
-/// What has to be done with a packet.
-fn outgoing(frame: &Frame, probe: &Probe, summed: bool) -> Option<Outgoing> {
-    let mut found = Outgoing::default();
-    probe::outgoing(frame, probe, summed, &mut found).map(|()| found)
-}
-
-/// Rewrites as the kernel's helpers do.
-fn rewrite(frame: &mut Frame, what: &Rewrite) {
-    if what.at == 0 {
-        return;
-    }
-    let (at, header_checksum) = (what.at as usize, what.header_checksum as usize);
-    let covering = what.checksum as usize;
-    let (from, to) = (what.from, what.to);
-    let delta = match (from.v4(), to.v4()) {
-        (Some(from), Some(to)) => {
-            assert_eq!(frame.read::<u32>(at), Some(from.0));
-            frame.write(at, to.0).unwrap();
-            let delta = checksum::difference(checksum::sum4(from), checksum::sum4(to));
-            let field = frame.read(header_checksum).unwrap();
-            frame
-                .write(header_checksum, checksum::adjust(field, delta))
-                .unwrap();
-            delta
-        }
-        _ => {
-            assert_eq!(frame.read::<[u32; 4]>(at), Some(from.0));
-            frame.write(at, to.0).unwrap();
-            let [from, to] = [from, to].map(|ip| checksum::sum6(ip.v6().unwrap()));
-            checksum::difference(from, to)
-        }
-    };
-    if covering != 0 {
-        let field = frame.read(covering).unwrap();
-        frame.write(covering, checksum::adjust(field, delta)).unwrap();
-    }
-}
-
-/// The frame as the kernel program lets it leave.
-fn leave(frame: &Frame, found: &Outgoing) -> Frame {
-    let mut frame = frame.clone();
-    rewrite(&mut frame, &found.rewrite);
-    let length = found.kind.length();
-    let header: Vec<u8> = found.outer.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    frame.0.splice(14..14, header[..length].iter().copied());
-    if let Some(ether_type) = found.kind.ether_type() {
-        frame.write(12, ether_type).unwrap();
-    }
-    frame
-}
 
 #[test]
 fn an_origin_gets_the_vips_packet_by_every_way() {
@@ -123,7 +22,7 @@ fn an_origin_gets_the_vips_packet_by_every_way() {
                 for kind in 0..3 {
                     let probe = way(forwarding, origin_v6, vip_v6);
                     let frame = question(probe.target, kind, 80, b"odd");
-                    let found = outgoing(&frame, &probe, true).unwrap();
+                    let found = found(&frame, &probe, true).unwrap();
                     let mut left = leave(&frame, &found);
                     if forwarding.is_tunnel() {
                         let outer = see(&left);
@@ -167,7 +66,7 @@ fn an_answer_comes_from_what_the_socket_is_connected_to() {
         for kind in 0..3 {
             let probe = way(Forwarding::DSR_IPIP, v6, v6);
             let question = question(probe.target, kind, 80, b"?");
-            let key = outgoing(&question, &probe, true).unwrap().key;
+            let key = found(&question, &probe, true).unwrap().key;
             let node = ip(NODES[usize::from(v6)]);
             let answer_from = |ip: Ip| {
                 let ends: (SocketAddr, SocketAddr) = ((IpAddr::from(ip), 80).into(), (node, LOCAL).into());
@@ -195,30 +94,30 @@ fn an_answer_comes_from_what_the_socket_is_connected_to() {
 fn what_is_not_the_ways_leaves_as_it_is() {
     let probe = way(Forwarding::DSR_IPIP, false, false);
     let stranger = question(ip("192.0.2.99").into(), 0, 80, b"");
-    assert_eq!(outgoing(&stranger, &probe, true), None);
+    assert_eq!(found(&stranger, &probe, true), None);
     let other_family = question(ip(ENDS[1]).into(), 0, 80, b"");
-    assert_eq!(outgoing(&other_family, &probe, true), None);
+    assert_eq!(found(&other_family, &probe, true), None);
     let ends: (SocketAddr, SocketAddr) = ((ip(NODES[0]), 1).into(), (ip(ENDS[0]), 2).into());
     for builder in [
         PacketBuilder::udp(ends.0, ends.1).fragment(0, true),
         PacketBuilder::raw(ends.0.ip(), ends.1.ip(), 47).payload(&[0; 20]),
         PacketBuilder::raw(ends.0.ip(), ends.1.ip(), 1).payload(&[3, 1, 0, 0, 0, 0, 0, 0]),
     ] {
-        assert_eq!(outgoing(&builder.frame(), &probe, true), None);
+        assert_eq!(found(&builder.frame(), &probe, true), None);
     }
     // A VIP of the other family cannot be written over the origin's address.
     let mixed = Probe {
         target: probe.origin,
         ..way(Forwarding::DSR_IPIP, false, true)
     };
-    assert_eq!(outgoing(&question(probe.origin, 0, 80, b""), &mixed, true), None);
+    assert_eq!(found(&question(probe.origin, 0, 80, b""), &mixed, true), None);
 }
 
 #[test]
 fn a_super_packet_is_not_summed() {
     let probe = way(Forwarding::DSR_GUE, true, true);
     let frame = question(probe.target, 0, 80, &[7; 3000]);
-    let found = outgoing(&frame, &probe, false).unwrap();
+    let found = found(&frame, &probe, false).unwrap();
     let left = leave(&frame, &found);
     assert_eq!(left.0[14 + 40 + 6..][..2], [0, 0]);
 }
@@ -230,7 +129,7 @@ proptest! {
         let probe = way(Forwarding::DSR_GUE, true, vip_v6);
         let mut frame = question(probe.target, kind, port, &payload);
         set_class(&mut frame, 14, class);
-        let found = outgoing(&frame, &probe, true).unwrap();
+        let found = found(&frame, &probe, true).unwrap();
         // Verifies it.
         let outer = see(&leave(&frame, &found));
         prop_assert_eq!(outer.destination.port(), GUE_PORT.host());
@@ -246,7 +145,7 @@ proptest! {
         }
         let whole = frame.0.len();
         frame.0.truncate(1 + length.index(whole));
-        if let Some(found) = outgoing(&frame, &probe, true) {
+        if let Some(found) = found(&frame, &probe, true) {
             prop_assert_eq!(leave(&frame, &found).0.len(), frame.0.len() + found.kind.length());
         }
         let _ = answer_key(&frame);
