@@ -8,6 +8,7 @@ mod frame;
 pub mod generate;
 mod memory;
 pub mod outer;
+pub mod probes;
 pub mod random;
 pub mod rules;
 pub mod scenario;
