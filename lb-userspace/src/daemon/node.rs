@@ -43,7 +43,7 @@ const SWEEP_SHARE: u32 = 20;
 const REPAIR: Duration = Duration::from_secs(30);
 /// How long the start waits for neighbours to answer.
 const FIRST_PATHS: Duration = Duration::from_secs(1);
-/// How long a sweep that is going on may take when another process takes over.
+/// How long what is going on may take when another process takes over.
 const HANDOVER: Duration = Duration::from_secs(5);
 /// Events that are remembered for the API.
 const MAX_EVENTS: usize = 10_000;
@@ -87,6 +87,8 @@ pub struct Node {
     requests: mpsc::Receiver<Request>,
     pub(super) file: Option<FileWatch>,
     stop: CancellationToken,
+    /// Cancelled once another process may have the API's addresses.
+    closed: CancellationToken,
     server: tokio::task::JoinHandle<()>,
     lock: Option<Lock>,
     /// Another process takes over: it leaves everything to that.
@@ -157,17 +159,12 @@ impl Node {
         let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
         let (view, views) = watch::channel(Arc::new(View::default()));
         let (sender, requests) = mpsc::channel(64);
-        let stop = CancellationToken::new();
-        let server = tokio::spawn({
-            let (handle, stop) = (
-                Handle {
-                    view: views,
-                    requests: sender,
-                },
-                stop.clone(),
-            );
-            async move { server.serve(handle, stop).await }
-        });
+        let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
+        let handle = Handle {
+            view: views,
+            requests: sender,
+        };
+        let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
         let (observations, observed) = mpsc::unbounded_channel();
         let explainer = Explainer::new(&datapath)?;
         let flows = Arc::new(Mutex::new(datapath.flow_tables()?));
@@ -206,6 +203,7 @@ impl Node {
             requests,
             file: file.ok(),
             stop,
+            closed,
             server,
             lock: Some(lock),
             handed_over: false,
@@ -307,6 +305,7 @@ impl Node {
             // What a sweep removes is counted by one process at a time.
             let _ = timeout(HANDOVER, self.swept.recv()).await;
         }
+        let _ = timeout(HANDOVER, self.closed.cancelled()).await;
         self.saver = None;
         self.lock = None;
         info!("handed over: another lb goes on");
