@@ -9,6 +9,7 @@ pub mod generate;
 mod memory;
 pub mod modes;
 pub mod outer;
+pub mod probes;
 pub mod random;
 pub mod rules;
 pub mod scenario;
