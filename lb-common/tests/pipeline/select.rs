@@ -162,7 +162,7 @@ fn a_wrong_kind_of_source_address_is_none() {
 
 /// Repeats a SYN that nobody has answered, after a second.
 fn repeat(node: &mut Node, client: &str, to: &str) -> std::net::SocketAddr {
-    node.pass_time(250);
+    node.pass_time(node.0.scenario.tables.settings.second);
     node.tcp(client, to, SYN).origin()
 }
 
