@@ -2,14 +2,14 @@
 
 use super::family::{Family, Tuple, V4, V6};
 use super::flow::{self, Fate, Twin};
-use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Ports};
+use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
 use super::scratch::{Opening, Scratch, Subject};
 use super::send::forward;
 use super::tables::{Memory, Tables};
 use super::transport::{self, Segment};
 use super::verdict::{DropReason, Pass};
 use super::{Arrival, Stage, Step, drop, pass};
-use crate::abi::{Application, ApplicationKey, OriginId, Parity, Protocol, Settings};
+use crate::abi::{ApplicationKey, OriginId, Parity, Protocol, Settings};
 use crate::packet::Packet;
 
 /// What stays the same while one packet is handled.
@@ -80,11 +80,14 @@ fn handle<F: Family, P: Packet, T: Tables>(
         Ok(network) => network,
         Err(reason) => return pass(reason),
     };
-    if network.protocol != Protocol::TCP && network.protocol != Protocol::UDP {
-        return pass(Pass::OtherProtocol);
+    if network.fragment != Fragment::Whole {
+        return aside::<F>(scratch, context, network, Stage::Fragment);
     }
-    if network.fragment == Fragment::Later {
-        return pass(Pass::Fragment);
+    if network.protocol != Protocol::TCP && network.protocol != Protocol::UDP {
+        if network.protocol == F::ICMP {
+            return aside::<F>(scratch, context, network, Stage::Icmp);
+        }
+        return pass(Pass::OtherProtocol);
     }
     let ports: Option<Ports> = if network.transport_len < size_of::<Ports>() {
         None
@@ -94,86 +97,96 @@ fn handle<F: Family, P: Packet, T: Tables>(
     let Some(ports) = ports else {
         return pass(Pass::MalformedIp);
     };
-    let arriving = Tuple {
-        source: network.source,
-        destination: network.destination,
-        source_port: ports.source,
-        destination_port: ports.destination,
-        protocol: network.protocol,
-    };
+    let arriving = network.tuple(ports);
     let segment = transport::read(packet, &network, ports);
-    let whole = network.fragment == Fragment::Whole;
     if let Some(segment) = segment
-        && whole
         && follow::<F, T>(tables, Memory::Established, scratch, context, &segment, &arriving)
     {
         let verdict = forward::<F, P, T>(packet, tables, context, &network, &F::draft(scratch).client);
         return Step::Done(verdict);
     }
+    miss::<F, T>(tables, scratch, context, &network, &arriving, segment)
+}
+
+/// Hands a packet without ports to another stage.
+#[inline(always)]
+fn aside<F: Family>(
+    scratch: &mut Scratch,
+    context: &Context,
+    network: Network<F::Address>,
+    stage: Stage,
+) -> Step {
+    begin(scratch, context);
+    F::draft(scratch).subject.network = network;
+    Step::Go(stage)
+}
+
+/// What becomes of a packet of no established flow.
+#[inline(always)]
+fn miss<F: Family, T: Tables>(
+    tables: &T,
+    scratch: &mut Scratch,
+    context: &Context,
+    network: &Network<F::Address>,
+    arriving: &Tuple<F::Address>,
+    segment: Option<Segment>,
+) -> Step {
     // An IPv4 address in an IPv6 header would match the IPv4 application.
     if F::address(network.source.into()).is_none() || F::address(network.destination.into()).is_none() {
         return pass(Pass::MalformedIp);
     }
+    begin(scratch, context);
+    let served = serve::<F, T>(tables, scratch, context.parity, arriving);
+    let Some(segment) = segment else {
+        return if served {
+            drop(DropReason::Malformed)
+        } else {
+            pass(Pass::NotOurs)
+        };
+    };
+    // Without an application it may belong to a flow that has not proven itself.
+    F::draft(scratch).subject = Subject {
+        arriving: *arriving,
+        network: *network,
+        segment,
+    };
+    Step::Go(Stage::Young)
+}
+
+/// Looks for the application that a packet is for.
+#[inline(always)]
+pub(super) fn serve<F: Family, T: Tables>(
+    tables: &T,
+    scratch: &mut Scratch,
+    parity: Parity,
+    arriving: &Tuple<F::Address>,
+) -> bool {
     let key = ApplicationKey {
-        address: network.destination.into(),
-        port: ports.destination,
-        protocol: network.protocol,
-        parity: context.parity,
+        address: arriving.destination.into(),
+        port: arriving.destination_port,
+        protocol: arriving.protocol,
+        parity,
     };
     let Some(application) = tables.application(&key) else {
-        // It may belong to a flow that has not proven itself.
-        if let Some(segment) = segment
-            && whole
-        {
-            let subject = Subject {
-                arriving,
-                network,
-                segment,
-            };
-            remember::<F>(scratch, context, None, subject);
-            return Step::Go(Stage::Young);
-        }
-        return pass(Pass::NotOurs);
+        return false;
     };
-    let Some(segment) = segment else {
-        return drop(DropReason::Malformed);
-    };
-    if !whole {
-        return drop(DropReason::Fragment);
-    }
-    remember::<F>(
-        scratch,
-        context,
-        Some(application),
-        Subject {
-            arriving,
-            network,
-            segment,
-        },
-    );
-    Step::Go(Stage::Young)
+    scratch.opening.application = application;
+    scratch.opening.served = 1;
+    true
 }
 
 /// Keeps what was read for the stages that follow.
 #[inline(always)]
-fn remember<F: Family>(
-    scratch: &mut Scratch,
-    context: &Context,
-    application: Option<Application>,
-    subject: Subject<F::Address>,
-) {
-    scratch.opening = Opening {
-        application: application.unwrap_or_default(),
-        served: application.is_some() as u32,
-        link: context.link,
-        ifindex: context.ifindex,
-        now: context.now,
-        parity: context.parity,
-    };
+fn begin(scratch: &mut Scratch, context: &Context) {
+    let opening = &mut scratch.opening;
+    opening.served = 0;
+    opening.link = context.link;
+    opening.ifindex = context.ifindex;
+    opening.now = context.now;
+    opening.parity = context.parity;
     scratch.avoid = OriginId::NONE;
     scratch.retries = 0;
     scratch.wrap.fits = 0;
-    F::draft(scratch).subject = subject;
 }
 
 /// Brings a known flow up to date with its packet and copies its entry to the draft; false when there is no flow, or

@@ -1,7 +1,7 @@
 //! Answers that the node itself gives: TCP resets and ICMP port unreachable.
 
 use super::checksum;
-use super::family::{Family, Tuple, V4, V6};
+use super::family::{Family, V4, V6};
 use super::parse::{
     ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Link, MAX_TAGS, TCP_LEN, VLAN_LEN,
 };
@@ -34,12 +34,14 @@ fn answer<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: 
     let reply = scratch.reply;
     let subject = &F::draft(scratch).subject;
     // A reset is never answered, nor is a source that cannot be one.
-    if subject.segment.flags.has(TcpFlags::RST) || !may_answer(&subject.arriving) {
+    if subject.segment.flags.has(TcpFlags::RST) || !may_answer(subject.arriving.source) {
         return drop(DropReason::UnknownFlow);
     }
     let written = match reply {
         Reply::ResetUnknownFlow | Reply::ResetNoOrigin => reset::<F, P>(packet, &opening.link, subject),
         Reply::UnreachableNoOrigin => unreachable::<F, P>(packet, &opening.link, subject),
+        // Made by another stage.
+        Reply::Echo => return drop(DropReason::Internal),
     };
     match written {
         Some(()) => Step::Done(Verdict::Reply(
@@ -212,10 +214,10 @@ pub fn unreachable<F: Family, P: Packet>(
     packet.write(icmp + 2, !checksum::fold(sum))
 }
 
-/// Whether `arriving` may be answered at all: never a group, unspecified or loopback source (RFC 1122 section 3.2.2).
+/// Whether `source` may be answered at all: never a group, unspecified or loopback address (RFC 1122 section 3.2.2).
 #[inline(always)]
-pub fn may_answer<A: Copy + Into<crate::abi::Ip>>(arriving: &Tuple<A>) -> bool {
-    let source: crate::abi::Ip = arriving.source.into();
+pub fn may_answer<A: Into<crate::abi::Ip>>(source: A) -> bool {
+    let source: crate::abi::Ip = source.into();
     match source.v4() {
         Some(v4) => {
             let first = u32::from_be(v4.0) >> 24;

@@ -1,11 +1,11 @@
 //! Working memory of one packet, too large for the kernel's 512-byte stack: a per-CPU map value in XDP.
 
-use super::family::Tuple;
+use super::family::{Identification, Tuple};
 use super::parse::{Link, Network};
 use super::select::{Choice, Hashes};
 use super::transport::Segment;
 use super::verdict::Reply;
-use crate::abi::{Application, Flow4, Flow6, FlowKey4, FlowKey6, Ip4, Ip6, Mac, OriginId, Parity, Tag};
+use crate::abi::{Application, Flow4, Flow6, FlowKey4, FlowKey6, Held, Ip4, Ip6, Mac, OriginId, Parity, Tag};
 
 /// The working memory.
 #[derive(Clone, Copy, Default)]
@@ -25,7 +25,21 @@ pub struct Scratch {
     pub wrap: Wrapping,
     /// What [`super::reply`] shall answer.
     pub reply: Reply,
+    /// Of a fragment.
+    pub datagram: Datagram,
+    /// What is told to userspace of a frame that it shall hold.
+    pub held: Held,
     pub note: Note,
+}
+
+/// The datagram that a fragment is part of.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Datagram {
+    /// Its identification, as it came.
+    pub arrived: Identification,
+    /// The one that it leaves with, where it leaves with another source address.
+    pub leaving: u32,
 }
 
 /// What is told of a packet beside its verdict; 0 where nothing is known.

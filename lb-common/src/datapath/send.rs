@@ -1,8 +1,9 @@
 //! Sending a packet on by its flow's entry.
 
 use super::family::{Family, V4, V6};
+use super::fragment::renumber;
 use super::known::Context;
-use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Network};
+use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Network};
 use super::scratch::Scratch;
 use super::tables::{Sample, Tables};
 use super::transport;
@@ -27,7 +28,15 @@ fn by_draft<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
         return drop(DropReason::Internal);
     };
     let context = Context::of(settings, &scratch.opening);
+    let datagram = scratch.datagram;
     let draft = F::draft(scratch);
+    let network = &draft.subject.network;
+    if network.fragment != Fragment::Whole {
+        let source = F::leaving(&draft.client, network.protocol).source;
+        if renumber::<F, P>(packet, context.link.network, network, &datagram, source).is_none() {
+            return drop(DropReason::Internal);
+        }
+    }
     Step::Done(forward::<F, P, T>(
         packet,
         tables,

@@ -2,7 +2,7 @@
 
 use super::checksum;
 use super::family::{Family, Tuple};
-use super::parse::{Network, Ports, TCP_LEN, UDP_LEN};
+use super::parse::{Fragment, Network, Ports, TCP_LEN, UDP_LEN};
 use super::track::TcpFlags;
 use crate::abi::{FlowCore, Protocol, Settings, SettingsFlags};
 use crate::packet::Packet;
@@ -75,12 +75,11 @@ pub fn rewrite<F: Family, P: Packet>(
     leaving: &Tuple<F::Address>,
 ) -> Option<()> {
     let udp = network.protocol == Protocol::UDP;
-    let at = network.transport
-        + if udp {
-            offset_of!(UdpHdr, check)
-        } else {
-            offset_of!(TcpHdr, check)
-        };
+    // ICMP errors are rewritten already, and only a first fragment has a transport header.
+    if !(udp || network.protocol == Protocol::TCP) || network.fragment == Fragment::Later {
+        return Some(());
+    }
+    let at = network.transport + checksum_offset(network.protocol);
     let field: u16 = packet.read(at)?;
     let ports = Ports {
         source: core.source_port,
@@ -97,7 +96,10 @@ pub fn rewrite<F: Family, P: Packet>(
         network.protocol,
         network.transport_len,
     );
-    let partial = settings.flags.has(SettingsFlags::PARTIAL_CHECKSUMS) && field == checksum::fold(arrived);
+    // Nobody leaves the checksum of a fragmented datagram to a device, which sees only parts of it.
+    let partial = settings.flags.has(SettingsFlags::PARTIAL_CHECKSUMS)
+        && network.fragment == Fragment::Whole
+        && field == checksum::fold(arrived);
     let field = if partial {
         packet.write(at, 0u16)?;
         let sum = packet.sum(network.transport, network.transport_len)?;
@@ -111,6 +113,27 @@ pub fn rewrite<F: Family, P: Packet>(
     } else {
         checksum::adjust(field, core.payload_delta)
     };
-    // In UDP a 0 would mean "no checksum"; 0xffff is the same number.
-    packet.write(at, if udp && field == 0 { 0xffff } else { field })
+    packet.write(at, shown(udp, field))
+}
+
+/// Where the checksum stands in a transport header.
+#[inline(always)]
+pub fn checksum_offset(protocol: Protocol) -> usize {
+    if protocol == Protocol::UDP {
+        offset_of!(UdpHdr, check)
+    } else {
+        offset_of!(TcpHdr, check)
+    }
+}
+
+/// The checksum field after what it covers has changed by `delta`.
+#[inline(always)]
+pub fn adjusted(udp: bool, field: u16, delta: u16) -> u16 {
+    shown(udp, checksum::adjust(field, delta))
+}
+
+/// In UDP a 0 would mean "no checksum"; 0xffff is the same number.
+#[inline(always)]
+fn shown(udp: bool, field: u16) -> u16 {
+    if udp && field == 0 { 0xffff } else { field }
 }

@@ -62,9 +62,9 @@ reasons! {
         NotIp = "not_ip",
         /// An IP header that is cut short or contradicts itself: the kernel counts and drops it.
         MalformedIp = "malformed_ip",
-        /// Neither TCP nor UDP.
+        /// Neither TCP nor UDP, nor an ICMP message that concerns a flow.
         OtherProtocol = "other_protocol",
-        /// A fragment without a transport header.
+        /// A fragment for none of our addresses, or of a datagram that is not ours.
         Fragment = "fragment",
         /// No application listens there and no flow is known.
         NotOurs = "not_ours",
@@ -80,6 +80,8 @@ reasons! {
         ResetNoOrigin = "reset_no_origin",
         /// ICMP port unreachable: nobody can serve a datagram.
         UnreachableNoOrigin = "unreachable_no_origin",
+        /// ICMP echo reply: the address answers pings.
+        Echo = "echo",
     }
 }
 
@@ -98,7 +100,7 @@ reasons! {
         Malformed = "malformed",
         /// A TCP RST for which no flow is known.
         UnknownFlow = "unknown_flow",
-        /// A first fragment: the others could not follow it.
+        /// A later fragment of a datagram that went, or would have gone, to an origin, but whose flow is not known (any more).
         Fragment = "fragment",
         /// Its TTL or hop limit ended here.
         TtlExpired = "ttl_expired",
@@ -116,6 +118,12 @@ reasons! {
         Resize = "resize",
         /// The checksum of a frame that arrived with only its pseudo-header summed could not be completed.
         PartialChecksum = "partial_checksum",
+        /// An ICMP error about a packet of no known flow.
+        IcmpUnknownFlow = "icmp_unknown_flow",
+        /// An ICMP "too big" about a packet in a tunnel of ours: the origin's path MTU is noted.
+        PathMtuLearned = "path_mtu_learned",
+        /// The node gives no more answers of its own at present.
+        ReplyLimited = "reply_limited",
         /// The program's own working memory or settings are missing: a defect of lb.
         Internal = "internal",
     }
