@@ -49,6 +49,7 @@ macro_rules! stages {
 
 stages! {
     lb_young = young;
+    lb_admit = admit;
     lb_select = select;
     lb_connect = connect;
     lb_send = send;

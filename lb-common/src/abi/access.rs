@@ -40,6 +40,10 @@ impl AccessRule {
 #[repr(transparent)]
 pub struct Country(pub u32);
 
+impl Country {
+    pub const UNKNOWN: Self = Self(0);
+}
+
 /// A country of an access list. [`Country`] 0 holds the rule for every country that is not listed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
 #[repr(C)]

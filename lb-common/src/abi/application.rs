@@ -48,6 +48,8 @@ pub struct ApplicationFlags(pub u32);
 impl ApplicationFlags {
     /// The access list has rules for countries.
     pub const COUNTRIES: u32 = 1;
+    /// An origin answers its clients directly, so its flows may be forwarded without being known.
+    pub const DIRECT: u32 = 2;
 
     #[inline(always)]
     pub const fn has(self, bits: u32) -> bool {

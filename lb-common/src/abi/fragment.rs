@@ -28,9 +28,7 @@ pub struct FragmentFlow {
     /// When the first fragment came, in jiffies (low 32 bits).
     pub seen: u32,
     pub protocol: Protocol,
-    /// 1: the datagram is for an application.
-    pub served: u8,
-    pub reserved: u16,
+    pub reserved: [u8; 3],
 }
 
 /// A fragment that came before the first one of its datagram, as it is handed to userspace with the frame.

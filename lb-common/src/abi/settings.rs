@@ -113,6 +113,8 @@ impl SettingsFlags {
     pub const MIGRATING: u32 = 16;
     /// Verdicts are reported; see [`Settings::trace_until`].
     pub const TRACE: u32 = 32;
+    /// The access list of all applications has rules for countries.
+    pub const COUNTRIES: u32 = 64;
 
     #[inline(always)]
     pub const fn has(self, bits: u32) -> bool {

@@ -6,6 +6,7 @@ use super::flow;
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use super::scratch::{Draft, Scratch};
 use super::select::Role;
+use super::span;
 use super::tables::{InsertError, Memory, Tables};
 use super::track::{self, Age};
 use super::verdict::DropReason;
@@ -55,11 +56,11 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), D
         source,
         destination,
         source_port: Port(0),
-        destination_port: if origin.port.0 == 0 {
-            opening.application.origin_port
-        } else {
-            origin.port
-        },
+        destination_port: span::origin_port(
+            &opening.application,
+            &origin,
+            draft.subject.arriving.destination_port,
+        ),
         protocol: draft.subject.arriving.protocol,
     };
     let mut core = FlowCore {

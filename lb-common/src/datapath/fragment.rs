@@ -11,11 +11,12 @@ use super::icmp::address;
 use super::known::{self, Context};
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Network, Ports};
 use super::scratch::{Datagram, Draft, Scratch};
+use super::span;
 use super::tables::{Memory, Tables};
 use super::transport;
 use super::verdict::{DropReason, Hold, Pass, Verdict};
 use super::{Stage, Step, drop, pass};
-use crate::abi::{FragmentFlow, Protocol, Settings, SettingsFlags};
+use crate::abi::{ApplicationKey, FragmentFlow, Protocol, Settings, SettingsFlags};
 use crate::packet::Packet;
 
 /// How long a first fragment is remembered, in seconds: as long as Linux waits for the others (RFC 8200 has 60, RFC 791 15).
@@ -129,8 +130,7 @@ fn first<F: Family, P: Packet, T: Tables>(
             identification: scratch.datagram.leaving,
             seen: scratch.opening.now,
             protocol: F::draft(scratch).subject.network.protocol,
-            served: (known || served) as u8,
-            reserved: 0,
+            reserved: [0; 3],
         };
         tables.remember_fragment(&scratch.held.key, &flow);
     }
@@ -168,8 +168,18 @@ fn later<F: Family, T: Tables>(tables: &T, settings: &Settings, scratch: &mut Sc
     subject.arriving.protocol = first.protocol;
     // The first one has shown that the flow is alive.
     if flow::peek::<F, T>(tables, now, &subject.arriving, client) {
-        Step::Go(Stage::Send)
-    } else if first.served != 0 {
+        return Step::Go(Stage::Send);
+    }
+    let key = ApplicationKey {
+        address: subject.arriving.destination.into(),
+        port: first.destination_port,
+        protocol: first.protocol,
+        parity: scratch.opening.parity,
+    };
+    let served = tables.application(&key).is_some()
+        || settings.flags.has(SettingsFlags::RANGES)
+            && span::find(tables, &key, &mut scratch.search.span).is_some();
+    if served {
         drop(DropReason::Fragment)
     } else {
         pass(Pass::Fragment)

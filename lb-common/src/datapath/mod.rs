@@ -5,9 +5,9 @@
 //!   │miss                                                                ▲
 //!   └▶ young ──hit──▶ follow, promote ────────────────────────────────▶ send ─▶ wrap (tunnel, VLAN)
 //!        │miss                                                           ▲
-//!        └▶ select: access, limits, pool, slot, origin ─▶ connect: remember
-//!             │nobody
-//!             └▶ reply: reset, unreachable
+//!        └▶ admit: port range, access, rates ─▶ select: pool, slot, origin ─▶ connect: remember
+//!             │                                    │nobody
+//!             └────────────────────────────────────┴▶ reply: reset, unreachable
 //! ```
 //!
 //! Each stage is a program of its own in the kernel, and they call each other by tail calls: the usual packet's program
@@ -23,6 +23,9 @@
 //! 5. Map memory may hold any byte: no Rust `enum` or `bool` in it.
 //! 6. Time is an argument, in jiffies.
 
+mod access;
+mod admit;
+mod affinity;
 pub mod checksum;
 mod connect;
 pub mod family;
@@ -37,6 +40,7 @@ mod retire;
 mod scratch;
 pub mod select;
 mod send;
+mod span;
 mod stage;
 mod tables;
 pub mod track;
@@ -45,6 +49,7 @@ mod verdict;
 mod wrap;
 mod young;
 
+pub use admit::admit;
 pub use connect::connect;
 pub use fragment::fragment;
 pub use icmp::icmp;
@@ -99,6 +104,7 @@ pub fn process<P: Packet, T: Tables>(
             Step::Go(_) if stages == MAX_STAGES => break Verdict::Drop(DropReason::Internal),
             Step::Go(Stage::Known) => known(packet, tables, scratch, arrival),
             Step::Go(Stage::Young) => young(packet, tables, scratch),
+            Step::Go(Stage::Admit) => admit(packet, tables, scratch),
             Step::Go(Stage::Select) => select(packet, tables, scratch),
             Step::Go(Stage::Connect) => connect(packet, tables, scratch),
             Step::Go(Stage::Send) => send(packet, tables, scratch),

@@ -5,7 +5,9 @@ use super::parse::{Link, Network};
 use super::select::{Choice, Hashes};
 use super::transport::Segment;
 use super::verdict::Reply;
-use crate::abi::{Application, Flow4, Flow6, FlowKey4, FlowKey6, Held, Ip4, Ip6, Mac, OriginId, Parity, Tag};
+use crate::abi::{
+    Affinity, Application, Flow4, Flow6, FlowKey4, FlowKey6, Held, Ip4, Ip6, Mac, OriginId, Parity, Tag,
+};
 
 /// The working memory.
 #[derive(Clone, Copy, Default)]
@@ -15,6 +17,7 @@ pub struct Scratch {
     pub v6: Draft<Ip6, FlowKey6, Flow6>,
     pub opening: Opening,
     pub hashes: Hashes,
+    pub search: Search,
     /// The origin of a new flow.
     pub choice: Choice,
     /// The origin that shall not be chosen again, because it did not answer; [`OriginId::NONE`]: any may be.
@@ -81,13 +84,28 @@ pub enum WrapKind {
     Tunnel,
 }
 
+/// What comes up while an origin is looked for. Not in locals, because the verifier would walk all paths for each of their
+/// values.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Search {
+    /// Ranges of ports that begin at or below the packet's.
+    pub span: u32,
+    /// 1: an origin could have served, but its neighbour is not resolved.
+    pub unresolved: u32,
+    /// 1: an origin could have served, but has as many flows as it may have.
+    pub full: u32,
+    /// The origin of a pool that could serve, but shall be avoided.
+    pub spare: OriginId,
+    /// What binds the client to an origin.
+    pub bound: Affinity,
+}
+
 /// A packet, and its flow's two entries while they are made.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Draft<A, K, F> {
     pub subject: Subject<A>,
-    /// 1: an origin could have served, but its neighbour is not resolved.
-    pub unresolved: u32,
     pub leaving: Tuple<A>,
     pub client_key: K,
     pub client: F,

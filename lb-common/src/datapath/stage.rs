@@ -29,6 +29,8 @@ stages! {
     Known = "lb",
     /// Packets of flows that are not established, or not any more.
     Young = "lb_young",
+    /// Decides who may open a flow: ranges of ports, access, rates.
+    Admit = "lb_admit",
     /// Chooses the origin of a new flow.
     Select = "lb_select",
     /// Remembers a new flow.

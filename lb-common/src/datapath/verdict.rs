@@ -102,6 +102,20 @@ reasons! {
         UnknownFlow = "unknown_flow",
         /// A later fragment of a datagram that went, or would have gone, to an origin, but whose flow is not known (any more).
         Fragment = "fragment",
+        /// The application's access list denies its source.
+        Denied = "denied",
+        /// The access list of all applications denies its source.
+        DeniedGlobally = "denied_globally",
+        /// An access list denies its source's country.
+        DeniedCountry = "denied_country",
+        /// The application opens no more flows this second.
+        RateLimited = "rate_limited",
+        /// Its source opens no more flows of the application this second.
+        RateLimitedSource = "rate_limited_source",
+        /// Origins could serve, but each has as many flows as it may have.
+        OriginsFull = "origins_full",
+        /// A TCP segment of no known flow, while flows are being taken over.
+        Migrating = "migrating",
         /// Its TTL or hop limit ended here.
         TtlExpired = "ttl_expired",
         /// The origin's neighbour is not resolved.

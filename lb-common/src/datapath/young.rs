@@ -7,6 +7,7 @@ use super::scratch::Scratch;
 use super::tables::{Memory, Tables};
 use super::verdict::{DropReason, Pass};
 use super::{Stage, Step, drop, pass};
+use crate::abi::SettingsFlags;
 use crate::packet::Packet;
 
 /// Follows a flow that has not proven itself; without one, the packet may open one.
@@ -30,8 +31,8 @@ fn find<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
     let arriving = F::draft(scratch).subject.arriving;
     if follow::<F, T>(tables, Memory::Tentative, scratch, &context, &segment, &arriving) {
         Step::Go(Stage::Send)
-    } else if served {
-        Step::Go(Stage::Select)
+    } else if served || settings.flags.has(SettingsFlags::RANGES) {
+        Step::Go(Stage::Admit)
     } else {
         pass(Pass::NotOurs)
     }

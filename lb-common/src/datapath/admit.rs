@@ -1,0 +1,150 @@
+//! Who may open a flow: what comes before its origin is chosen.
+//!
+//! 1. The application, when its port lies in a range of one.
+//! 2. Access lists, for every packet of no known flow: one who is denied learns nothing by an answer.
+//! 3. TCP segments that open nothing end here, except where they may belong to a flow that needs no memory.
+//! 4. Rates, each only charged when no other refuses.
+
+use super::access;
+use super::family::{Family, V4, V6};
+use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use super::rate;
+use super::scratch::Scratch;
+use super::span;
+use super::tables::Tables;
+use super::verdict::{DropReason, Pass, Reply};
+use super::{Stage, Step, drop, pass};
+use crate::abi::{
+    Application, ApplicationFlags, ApplicationKey, Ip, Protocol, Rate, SettingsFlags, SourceKey,
+};
+use crate::packet::Packet;
+
+/// Decides whether the scratch's packet, which belongs to no known flow, may open one.
+#[inline(always)]
+pub fn admit<P: Packet, T: Tables>(_packet: &mut P, tables: &T, scratch: &mut Scratch) -> Step {
+    match scratch.opening.link.ether_type {
+        ETHERTYPE_IPV4 => judge::<V4, T>(tables, scratch),
+        ETHERTYPE_IPV6 => judge::<V6, T>(tables, scratch),
+        _ => drop(DropReason::Internal),
+    }
+}
+
+#[inline(always)]
+fn judge<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
+    let Some(settings) = tables.settings() else {
+        return drop(DropReason::Internal);
+    };
+    let subject = &F::draft(scratch).subject;
+    let (arriving, flags, ttl) = (subject.arriving, subject.segment.flags, subject.network.ttl);
+    let source: Ip = arriving.source.into();
+    if scratch.opening.served == 0 {
+        let key = ApplicationKey {
+            address: arriving.destination.into(),
+            port: arriving.destination_port,
+            protocol: arriving.protocol,
+            parity: scratch.opening.parity,
+        };
+        let Some(application) = span::find(tables, &key, &mut scratch.search.span) else {
+            return pass(Pass::NotOurs);
+        };
+        scratch.opening.application = application;
+        scratch.opening.served = 1;
+    }
+    let repeated = scratch.retries != 0;
+    let opening = &scratch.opening;
+    let application = &opening.application;
+    if let Err(reason) = access::check(tables, settings, application, source) {
+        return drop(reason);
+    }
+    let opens = arriving.protocol != Protocol::TCP || flags.opens();
+    if !opens {
+        if settings.flags.has(SettingsFlags::MIGRATING) {
+            return drop(DropReason::Migrating);
+        }
+        if !application.flags.has(ApplicationFlags::DIRECT) {
+            scratch.reply = Reply::ResetUnknownFlow;
+            return Step::Go(Stage::Reply);
+        }
+    }
+    if ttl <= 1 {
+        return drop(DropReason::TtlExpired);
+    }
+    // A SYN that is repeated because an origin did not answer has been charged.
+    if opens && !repeated {
+        let clock = Clock {
+            second: settings.second,
+            now: opening.now,
+        };
+        if let Err(reason) = charge(tables, application, source, clock) {
+            return drop(reason);
+        }
+    }
+    Step::Go(Stage::Select)
+}
+
+/// What rates need of the time.
+#[derive(Clone, Copy)]
+struct Clock {
+    /// Jiffies in a second.
+    second: u32,
+    now: u32,
+}
+
+/// Counts a new flow against the rate of its source, then against that of the application; neither when one refuses.
+#[inline(always)]
+fn charge<T: Tables>(
+    tables: &T,
+    application: &Application,
+    source: Ip,
+    clock: Clock,
+) -> Result<(), DropReason> {
+    if application.source_rate == Rate::NONE {
+        return charge_application(tables, application, clock);
+    }
+    let key = SourceKey {
+        application: application.id,
+        address: network_of(source),
+    };
+    let Clock { second, now } = clock;
+    let charged = tables.source_rate(&key, rate::instant(now), |due| {
+        let Some(next) = rate::next(*due, application.source_rate, second, now) else {
+            return Err(DropReason::RateLimitedSource);
+        };
+        charge_application(tables, application, clock)?;
+        *due = next;
+        Ok(())
+    });
+    // Without a word to remember it by, a source has no rate.
+    charged.unwrap_or_else(|| charge_application(tables, application, clock))
+}
+
+#[inline(always)]
+fn charge_application<T: Tables>(
+    tables: &T,
+    application: &Application,
+    Clock { second, now }: Clock,
+) -> Result<(), DropReason> {
+    if application.rate == Rate::NONE {
+        return Ok(());
+    }
+    let within = tables.rate(application.id, |due| {
+        rate::admit(due, application.rate, second, now)
+    });
+    if within == Some(false) {
+        return Err(DropReason::RateLimited);
+    }
+    Ok(())
+}
+
+/// Who counts as one source: an IPv4 address, and of IPv6 a /64, because that is the least that anybody is given
+/// (RFC 6177), and whoever has one can send from any address of it.
+#[inline(always)]
+fn network_of(source: Ip) -> Ip {
+    match source.v4() {
+        Some(_) => source,
+        None => {
+            let [a, b, _, _] = source.0;
+            Ip([a, b, 0, 0])
+        }
+    }
+}
