@@ -59,7 +59,7 @@ fn handle<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: 
     if first {
         self::first::<F, P, T>(packet, tables, settings, scratch)
     } else {
-        later::<F, T>(tables, settings, scratch)
+        later::<F, P, T>(packet, tables, settings, scratch)
     }
 }
 
@@ -147,7 +147,12 @@ fn first<F: Family, P: Packet, T: Tables>(
 
 /// Handles a later fragment by what the first one said.
 #[inline(always)]
-fn later<F: Family, T: Tables>(tables: &T, settings: &Settings, scratch: &mut Scratch) -> Step {
+fn later<F: Family, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    settings: &Settings,
+    scratch: &mut Scratch,
+) -> Step {
     let Some(first) = recall(tables, settings, scratch, LIFETIME) else {
         // What is fragmented may begin with a further IPv6 extension header.
         let protocol = F::draft(scratch).subject.network.protocol;
@@ -177,8 +182,7 @@ fn later<F: Family, T: Tables>(tables: &T, settings: &Settings, scratch: &mut Sc
         parity: scratch.opening.parity,
     };
     let served = tables.application(&key).is_some()
-        || settings.flags.has(SettingsFlags::RANGES)
-            && span::find(tables, &key, &mut scratch.search.span).is_some();
+        || settings.flags.has(SettingsFlags::RANGES) && span::find(packet, tables, &key).is_some();
     if served {
         drop(DropReason::Fragment)
     } else {

@@ -6,7 +6,8 @@ use super::select::{Choice, Hashes};
 use super::transport::Segment;
 use super::verdict::Reply;
 use crate::abi::{
-    Affinity, Application, Flow4, Flow6, FlowKey4, FlowKey6, Held, Ip4, Ip6, Mac, OriginId, Parity, Tag,
+    Affinity, Application, Flow4, Flow6, FlowKey4, FlowKey6, Ip, Ip4, Ip6, Mac, OriginId, Parity, Protocol,
+    Tag,
 };
 
 /// The working memory.
@@ -31,7 +32,7 @@ pub struct Scratch {
     /// Of a fragment.
     pub datagram: Datagram,
     /// What is told to userspace of a frame that it shall hold.
-    pub held: Held,
+    pub held: crate::abi::Held,
     pub note: Note,
 }
 
@@ -84,13 +85,26 @@ pub enum WrapKind {
     Tunnel,
 }
 
-/// What comes up while an origin is looked for. Not in locals, because the verifier would walk all paths for each of their
-/// values.
+/// The search for an origin: what is wanted, and what comes up on the way. Not in locals, because the verifier would walk
+/// all paths for each of their values.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Search {
-    /// Ranges of ports that begin at or below the packet's.
-    pub span: u32,
+    /// Hash that picks pools and origins.
+    pub flow: u64,
+    /// The same where the client's address alone shall pick.
+    pub client: u64,
+    /// The client.
+    pub source: Ip,
+    /// 1: the packet is IPv6.
+    pub v6: u32,
+    /// 1: the packet is TCP.
+    pub tcp: u32,
+    /// 1: the packet may open a flow; else it may belong to one that is not remembered.
+    pub opens: u32,
+    pub parity: Parity,
+    /// The origin to be taken only when its pool has no other.
+    pub avoid: OriginId,
     /// 1: an origin could have served, but its neighbour is not resolved.
     pub unresolved: u32,
     /// 1: an origin could have served, but has as many flows as it may have.
@@ -120,6 +134,14 @@ pub struct Subject<A> {
     pub arriving: Tuple<A>,
     pub network: Network<A>,
     pub segment: Segment,
+}
+
+impl<A> Subject<A> {
+    /// Whether the packet may open a flow: any datagram, and of TCP a SYN.
+    #[inline(always)]
+    pub fn opens(&self) -> bool {
+        self.segment.protocol != Protocol::TCP || self.segment.flags.opens()
+    }
 }
 
 /// What a new flow is opened for.
