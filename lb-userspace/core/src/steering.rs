@@ -4,7 +4,7 @@ use crate::health::{GroupHealth, OriginHealth};
 use crate::model::{LoadBalancer, SteeringPolicy, Weight};
 use core::net::IpAddr;
 
-/// An address family: flows of one are only ever given to origins of the same.
+/// An address family. Addresses are not translated between the two.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Family {
     V4,
@@ -27,13 +27,22 @@ impl Family {
 /// What steering needs to know of an origin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OriginFacts {
+    /// Of its address.
     pub family: Family,
+    /// Packets arrive at it as they were sent: it serves clients of both families.
+    pub direct: bool,
     /// Of an origin without a monitor: healthy. In a disabled pool: disabled.
     pub health: OriginHealth,
     pub weight: Weight,
 }
 
 impl OriginFacts {
+    /// Whether clients of that family can be given to the origin.
+    #[must_use]
+    pub fn serves(&self, family: Family) -> bool {
+        self.direct || self.family == family
+    }
+
     /// Whether the origin may get new flows as long as its pool is used for its health.
     #[must_use]
     pub fn is_eligible(&self) -> bool {
@@ -101,7 +110,7 @@ pub fn pool_standing(pool: &PoolFacts) -> PoolStanding {
             && pool
                 .origins
                 .iter()
-                .any(|origin| origin.family == family && origin.is_eligible())
+                .any(|origin| origin.serves(family) && origin.is_eligible())
     };
     PoolStanding {
         health: pool_health(
@@ -247,6 +256,7 @@ mod tests {
     fn origin(letter: char) -> OriginFacts {
         let origin = |health, weight| OriginFacts {
             family: Family::V4,
+            direct: false,
             health,
             weight,
         };
@@ -260,6 +270,10 @@ mod tests {
                 family: Family::V6,
                 ..origin(OriginHealth::Healthy, Weight::ONE)
             },
+            'D' => OriginFacts {
+                direct: true,
+                ..origin(OriginHealth::Healthy, Weight::ONE)
+            },
             other => panic!("{other}"),
         }
     }
@@ -271,6 +285,23 @@ mod tests {
             monitored: true,
             minimum_origins,
             origins,
+        }
+    }
+
+    #[test]
+    fn families_are_served_by_their_own_origins_and_by_those_that_get_packets_as_they_came() {
+        for (origins, usable) in [
+            ("h", [true, false]),
+            ("6", [false, true]),
+            ("D", [true, true]),
+            ("z", [false, false]),
+        ] {
+            let standing = pool_standing(&facts(origins, 1));
+            assert_eq!(
+                Family::ALL.map(|family| standing.is_usable(family)),
+                usable,
+                "{origins}"
+            );
         }
     }
 

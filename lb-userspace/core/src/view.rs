@@ -3,7 +3,7 @@
 //! Traffic counters are not in it: the shell reads them from the maps and joins them by the ids given here.
 
 use crate::health::{FailureReason, GroupHealth, OriginHealth};
-use crate::model::Weight;
+use crate::model::{Forwarding, Weight};
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::OriginId;
@@ -62,6 +62,7 @@ pub struct OriginView {
     pub id: OriginId,
     pub address: IpAddr,
     pub port: Option<u16>,
+    pub forwarding: Forwarding,
     pub enabled: bool,
     pub health: OriginHealth,
     /// Why the last run failed; `None` when it succeeded or there is no monitor.
@@ -69,7 +70,7 @@ pub struct OriginView {
     /// Why packets cannot reach it although it may be healthy: no route, neighbour unresolved, not attached there.
     pub path_problem: Option<String>,
     pub weight: Weight,
-    /// Share of the pool's new flows, 0 to 1.
+    /// Share of the pool's new flows from clients of the address' family, 0 to 1.
     pub share: f64,
     /// Round-trip time of the last successful attempt.
     pub rtt: Option<Duration>,

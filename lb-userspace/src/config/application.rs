@@ -13,6 +13,7 @@ pub(super) struct ReadApplication {
     /// One for each of the application's addresses.
     pub addresses: Vec<Place>,
     pub load_balancer: Option<Located<String>>,
+    pub origin_port: Option<Place>,
     /// One for each of the application's direct origins.
     pub direct: Vec<Place>,
 }
@@ -53,6 +54,7 @@ pub(super) fn application(name: &Located<String>, table: Table<'_>) -> ReadAppli
         protocol_known: protocol.is_some(),
         addresses: address_places,
         load_balancer,
+        origin_port: table.get("origin_port").map(|value| value.place),
         direct,
     }
 }

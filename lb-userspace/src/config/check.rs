@@ -4,8 +4,8 @@ use super::Declared;
 use super::application::ReadApplication;
 use super::load_balancer::ReadLoadBalancer;
 use super::pool::ReadPool;
-use super::reader::{Located, Sink, suggestion};
-use lb_core::model::{Monitor, MonitorKind, Transport};
+use super::reader::{Located, Place, Sink, suggestion};
+use lb_core::model::{Application, Forwarding, Monitor, MonitorKind, Transport};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -55,6 +55,7 @@ pub(super) fn references(
             .and_then(|name| balancers.resolve(sink, name));
         families(sink, &application.object, balancer, &pools);
     }
+    direct_ports(sink, &pools, &balancers, applications);
     listeners(sink, applications);
     loops(sink, &pools, applications);
 }
@@ -108,7 +109,8 @@ fn probed_port(sink: &Sink, pool: &ReadPool, monitor: &Monitor) {
         return;
     }
     for (origin, place) in pool.pool.origins.iter().zip(&pool.origins) {
-        if origin.port.is_none() {
+        // Direct ones are asked where the application's clients ask them.
+        if origin.port.is_none() && !origin.forwarding.is_direct() {
             let message = format!(
                 "the tcp monitor `{}` does not know which port to probe",
                 monitor.name
@@ -129,7 +131,8 @@ fn families(
     balancer: Option<&ReadLoadBalancer>,
     pools: &Index<'_, ReadPool>,
 ) {
-    let mut reached: Vec<IpAddr> = Vec::new();
+    // Addresses, and whether clients of the other family are served too.
+    let mut reached: Vec<(IpAddr, bool)> = Vec::new();
     match balancer {
         Some(balancer) => {
             for name in balancer.default_pools.iter().chain(&balancer.fallback_pool) {
@@ -137,12 +140,13 @@ fn families(
                 let Some(pool) = pools.objects.get(name.value.as_str()) else {
                     return;
                 };
-                reached.extend(pool.pool.origins.iter().map(|origin| origin.address));
+                let origins = pool.pool.origins.iter();
+                reached.extend(origins.map(|origin| (origin.address, origin.forwarding.is_direct())));
             }
         }
         None => {
             if let lb_core::model::Destination::Direct(origins) = &application.application.destination {
-                reached.extend(origins.iter().map(|origin| origin.address));
+                reached.extend(origins.iter().map(|origin| (origin.address, false)));
             }
         }
     }
@@ -155,7 +159,10 @@ fn families(
         .iter()
         .zip(&application.addresses)
     {
-        if !reached.iter().any(|origin| origin.is_ipv4() == vip.is_ipv4()) {
+        if !reached
+            .iter()
+            .any(|(origin, both)| *both || origin.is_ipv4() == vip.is_ipv4())
+        {
             let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
             let message =
                 format!("{vip} is {family}, and none of the origins behind it is: nobody can serve it");
@@ -164,6 +171,66 @@ fn families(
                 message,
                 Some(format!("add an origin with an {family} address")),
             );
+        }
+    }
+}
+
+/// A packet that arrives at the origin as it was sent has the port that the client chose.
+fn direct_ports(
+    sink: &Sink,
+    pools: &Index<'_, ReadPool>,
+    balancers: &Index<'_, ReadLoadBalancer>,
+    applications: &[Declared<ReadApplication>],
+) {
+    // One error a place is enough, however many applications lead there.
+    let mut told: HashSet<usize> = HashSet::new();
+    let mut tell = |place: &Place, port: u16, forwarding: Forwarding, application: &Application| {
+        if told.insert(place.span.start) {
+            let message = format!(
+                "packets reach an origin of forwarding \"{}\" as the client has sent them: with application `{}`'s \
+                 port {}, not {port}",
+                forwarding.name(),
+                application.name,
+                application.port,
+            );
+            sink.error(
+                place,
+                message,
+                "leave the key out, and let the origin's service listen on the application's port".to_owned(),
+            );
+        }
+    };
+    for declared in applications
+        .iter()
+        .filter(|declared| declared.object.protocol_known)
+    {
+        let ReadApplication {
+            application,
+            load_balancer,
+            origin_port,
+            ..
+        } = &declared.object;
+        let balancer = load_balancer
+            .as_ref()
+            .and_then(|name| balancers.objects.get(name.value.as_str()));
+        let names = balancer
+            .iter()
+            .flat_map(|balancer| balancer.default_pools.iter().chain(&balancer.fallback_pool));
+        for pool in names.filter_map(|name| pools.objects.get(name.value.as_str())) {
+            for (origin, places) in pool.pool.origins.iter().zip(&pool.origins) {
+                if !origin.forwarding.is_direct() {
+                    continue;
+                }
+                let (port, place) = match origin.port {
+                    Some(port) => (Some(port), &places.port),
+                    None => (application.origin_port, origin_port),
+                };
+                if let (Some(port), Some(place)) = (port, place)
+                    && port != application.port
+                {
+                    tell(place, port, origin.forwarding, application);
+                }
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `[pools.NAME]` and `[pools.NAME.origins.NAME]`.
 
-use super::reader::{Located, Place, Table, Value};
+use super::reader::{Located, Place, Sink, Table, Value};
 use super::{address, check_name, enabled, node};
-use lb_core::model::{Origin, OriginSteering, Pool, Weight};
+use lb_core::model::{Forwarding, Origin, OriginSteering, Pool, Weight};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// A pool with the places that later checks point at.
@@ -16,14 +16,29 @@ pub(super) struct ReadPool {
 /// Where an origin stands.
 pub(super) struct OriginPlaces {
     pub name: Place,
+    /// When the address is valid.
     pub address: Option<Place>,
+    pub port: Option<Place>,
 }
 
 pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
     let monitor = table
         .get("monitor")
         .and_then(|value| value.string().map(|text| value.locate(text.to_owned())));
-    let (origins, places) = origins(&table);
+    let forwarding = forwarding(&table);
+    let (origins, places) = origins(&table, &forwarding);
+    if let Some(port) = &forwarding.gue_port
+        && !origins.is_empty()
+        && !origins
+            .iter()
+            .any(|origin| matches!(origin.forwarding, Forwarding::DsrGue { .. }))
+    {
+        pointless_gue_port(
+            table.sink,
+            port,
+            "a pool without an origin of forwarding \"dsr_gue\"",
+        );
+    }
     let minimum = table.get("minimum_origins");
     let pool = Pool {
         name: name.value.clone(),
@@ -53,7 +68,6 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
             None,
         );
     }
-    forwarding(&table);
     if let Some(value) = table.get("on_unhealthy")
         && value.word(&[("keep", true), ("reset", false)]) == Some(false)
     {
@@ -108,28 +122,64 @@ fn steering(table: &Table<'_>) -> OriginSteering {
     policy.unwrap_or_default()
 }
 
-/// `forwarding` of a pool or an origin: only `nat` for now.
-fn forwarding(table: &Table<'_>) {
-    let Some(value) = table.get("forwarding") else {
-        return;
-    };
+/// `forwarding` and `gue_port` of a pool or an origin, as they are written.
+struct ReadForwarding {
+    mode: Option<Forwarding>,
+    gue_port: Option<Located<u16>>,
+}
+
+fn forwarding(table: &Table<'_>) -> ReadForwarding {
     let words = [
-        ("nat", true),
-        ("dnat", false),
-        ("dsr_l2", false),
-        ("dsr_ipip", false),
-        ("dsr_gue", false),
-    ];
-    if value.word(&words) == Some(false) {
-        let word = value.string().unwrap_or_default();
-        value.error(
-            format!("forwarding \"{word}\" is not supported in this version"),
-            "use \"nat\"".to_owned(),
-        );
+        Forwarding::Nat,
+        Forwarding::Dnat,
+        Forwarding::DsrL2,
+        Forwarding::DsrIpip,
+        Forwarding::DsrGue {
+            port: Forwarding::GUE_PORT,
+        },
+    ]
+    .map(|mode| (mode.name(), mode));
+    let gue_port = |value: Value<'_>| {
+        let port = value
+            .integer(1..=65535)
+            .and_then(|port| u16::try_from(port).ok())?;
+        Some(value.locate(port))
+    };
+    ReadForwarding {
+        mode: table.get("forwarding").and_then(|value| value.word(&words)),
+        gue_port: table.get("gue_port").and_then(gue_port),
     }
 }
 
-fn origins(table: &Table<'_>) -> (Vec<Origin>, Vec<OriginPlaces>) {
+impl ReadForwarding {
+    /// What holds for an origin of a pool with these fields.
+    fn resolve(&self, sink: &Sink, pool: &Self) -> Forwarding {
+        let mode = self.mode.or(pool.mode).unwrap_or_default();
+        match (mode, &self.gue_port) {
+            (Forwarding::DsrGue { .. }, _) => {
+                let port = self.gue_port.as_ref().or(pool.gue_port.as_ref());
+                Forwarding::DsrGue {
+                    port: port.map_or(Forwarding::GUE_PORT, |port| port.value),
+                }
+            }
+            (mode, Some(port)) => {
+                pointless_gue_port(sink, port, &format!("forwarding \"{}\"", mode.name()));
+                mode
+            }
+            (mode, None) => mode,
+        }
+    }
+}
+
+fn pointless_gue_port(sink: &Sink, port: &Located<u16>, subject: &str) {
+    sink.error(
+        &port.place,
+        format!("{subject} sends no GUE packets"),
+        "set `forwarding = \"dsr_gue\"`, or leave the key out".to_owned(),
+    );
+}
+
+fn origins(table: &Table<'_>, forwarding: &ReadForwarding) -> (Vec<Origin>, Vec<OriginPlaces>) {
     let (mut origins, mut places): (Vec<Origin>, Vec<OriginPlaces>) = (Vec::new(), Vec::new());
     let Some(value) = table.get("origins") else {
         let help = format!("add [{}.origins.NAME] with an `address`", table.place.field);
@@ -146,8 +196,8 @@ fn origins(table: &Table<'_>) -> (Vec<Origin>, Vec<OriginPlaces>) {
     for (name, value) in named.entries() {
         check_name(table.sink, &name);
         let Some(fields) = value.table() else { continue };
-        let (origin, address) = origin(&name, fields);
-        if let Some(place) = &address {
+        let (origin, place) = origin(&name, fields, forwarding);
+        if let Some(place) = &place.address {
             let same = |other: &&Origin| (other.address, other.port) == (origin.address, origin.port);
             if let Some(twin) = origins.iter().find(same) {
                 let message = format!(
@@ -159,31 +209,28 @@ fn origins(table: &Table<'_>) -> (Vec<Origin>, Vec<OriginPlaces>) {
             }
         }
         origins.push(origin);
-        places.push(OriginPlaces {
-            name: name.place,
-            address,
-        });
+        places.push(place);
     }
     (origins, places)
 }
 
-/// An origin; the place of its address if the address is valid.
-fn origin(name: &Located<String>, table: Table<'_>) -> (Origin, Option<Place>) {
+fn origin(name: &Located<String>, table: Table<'_>, pool: &ReadForwarding) -> (Origin, OriginPlaces) {
     let value = table.require("address", "an origin needs an IP address");
     let address = value
         .as_ref()
         .and_then(|value| address::address(value, "an origin"));
+    let port = table.get("port");
     let origin = Origin {
         name: name.value.clone(),
         address: address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        port: table.get("port").and_then(|value| value.optional_port()),
+        port: port.as_ref().and_then(Value::optional_port),
         weight: table
             .get("weight")
             .and_then(|value| weight(&value))
             .unwrap_or(Weight::ONE),
         enabled: enabled(&table),
+        forwarding: forwarding(&table).resolve(table.sink, pool),
     };
-    forwarding(&table);
     table.refuse(
         "header",
         "a packet-level balancer cannot set HTTP headers",
@@ -196,7 +243,12 @@ fn origin(name: &Located<String>, table: Table<'_>) -> (Origin, Option<Place>) {
     table.inert("flatten_cname", "origins are IP addresses");
     table.note("description");
     table.report_unknown();
-    (origin, address.and(value.map(|value| value.place)))
+    let places = OriginPlaces {
+        name: name.place.clone(),
+        address: address.and(value.map(|value| value.place)),
+        port: port.map(|value| value.place),
+    };
+    (origin, places)
 }
 
 /// A weight, 0 to 1 in steps of 0.01.

@@ -1,7 +1,7 @@
 //! Files that are right, and files that are wrong in many ways: every mistake is found, at its place.
 
 use super::*;
-use lb_core::model::{Destination, MonitorKind, SteeringPolicy, Weight};
+use lb_core::model::{Destination, Forwarding, MonitorKind, SteeringPolicy, Weight};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ macro_rules! broken_files {
 #[test]
 fn every_mistake_of_a_broken_file_is_reported_at_its_place() {
     let files = broken_files!(
-        "api" "applications" "columns" "datapath" "direct" "http" "load_balancers" "monitors" "names" "node"
+        "api" "applications" "columns" "datapath" "direct" "forwarding" "http" "load_balancers" "monitors" "names" "node"
         "one_line" "origins" "pools" "refused" "syntax" "types" "unknown" "warnings"
     );
     for (name, text, expected) in files {
@@ -123,6 +123,40 @@ fn objects_keep_the_order_of_the_file() {
         ["b", "a"]
     );
     assert_eq!((origins[0].port, origins[1].port), (None, Some(80)));
+}
+
+#[test]
+fn an_origin_is_forwarded_to_as_its_pool_says_unless_it_says_otherwise() {
+    let text = "
+        [pools.a]
+        forwarding = 'dsr_gue'
+        gue_port = 7000
+        [pools.a.origins]
+        a = { address = '10.0.0.1' }
+        b = { address = '10.0.0.2', forwarding = 'nat', port = 8080 }
+        c = { address = '10.0.0.3', gue_port = 7001 }
+        d = { address = '10.0.0.4', forwarding = 'dsr_l2' }
+        [pools.b.origins]
+        a = { address = '10.0.0.1', forwarding = 'dsr_gue' }
+    ";
+    let config = parse_text(text).unwrap().config;
+    let forwarding: Vec<_> = config.pools[0]
+        .origins
+        .iter()
+        .chain(&config.pools[1].origins)
+        .map(|origin| origin.forwarding)
+        .collect();
+    let gue = |port| Forwarding::DsrGue { port };
+    assert_eq!(
+        forwarding,
+        [
+            gue(7000),
+            Forwarding::Nat,
+            gue(7001),
+            Forwarding::DsrL2,
+            gue(6080)
+        ]
+    );
 }
 
 #[test]

@@ -9,9 +9,9 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData};
 use lb_common::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
-    Flow6, FlowCore, FlowKey4, FlowKey6, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Ip6, Load,
-    Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolRow, Port, PortSpan, Protocol, Settings, Slot,
-    SourceKey, Timeouts, Vip, VipKey, maps,
+    Flow6, FlowCore, FlowKey4, FlowKey6, Forwarding, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip,
+    Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolRow, Port, PortSpan, Protocol,
+    Settings, Slot, SourceKey, Timeouts, Vip, VipKey, maps,
 };
 use lb_common::datapath::{self, Arrival, InsertError, Memory, Sample, Scratch, Tables, Verdict};
 use lb_common::testing::Frame;
@@ -303,6 +303,17 @@ fn address(ip: Ip, port: Port) -> SocketAddr {
     SocketAddr::new(IpAddr::from(ip), port.host())
 }
 
+fn forwarding(forwarding: Forwarding) -> &'static str {
+    match forwarding {
+        Forwarding::NAT => "nat",
+        Forwarding::DNAT => "dnat",
+        Forwarding::DSR_L2 => "dsr_l2",
+        Forwarding::DSR_IPIP => "dsr_ipip",
+        Forwarding::DSR_GUE => "dsr_gue",
+        _ => "a mode that this version does not know",
+    }
+}
+
 fn mac(mac: Mac) -> String {
     let bytes: [u8; 6] = mac.into();
     bytes.map(|byte| format!("{byte:02x}")).join(":")
@@ -382,12 +393,14 @@ impl Tables for Recorder<'_> {
             OriginState::UP => "up",
             OriginState::DOWN => "down",
             OriginState::DRAINING => "draining",
+            OriginState::ENDED => "drained",
             _ => "absent",
         };
         let detail = format!(
-            "{} at {} is {state}",
+            "{} at {} is {state}, forwarded to by {}",
             self.origin_name(id),
-            IpAddr::from(origin.address)
+            IpAddr::from(origin.address),
+            forwarding(origin.forwarding)
         );
         // Looking at the same origin again says nothing new.
         if !self

@@ -119,6 +119,9 @@ pub struct OriginStatus {
     pub address: IpAddr,
     /// `None`: the application's.
     pub port: Option<u16>,
+    /// `nat`, `dnat`, `dsr_l2`, `dsr_ipip` or `dsr_gue`.
+    #[serde(default)]
+    pub forwarding: String,
     pub enabled: bool,
     /// `healthy`, `unhealthy`, `unknown` or `disabled`.
     pub health: String,
@@ -219,6 +222,7 @@ fn origin(view: &OriginView, counters: &Counters) -> OriginStatus {
         name: view.name.clone(),
         address: view.address,
         port: view.port,
+        forwarding: view.forwarding.name().to_owned(),
         enabled: view.enabled,
         health: origin_health(view.health).to_owned(),
         failure_reason: view.failure_reason.as_ref().map(super::error::failure_reason),
@@ -258,7 +262,7 @@ mod tests {
     use super::*;
     use lb_common::abi::OriginId;
     use lb_core::health::FailureReason;
-    use lb_core::model::Weight;
+    use lb_core::model::{Forwarding, Weight};
     use std::time::Duration;
 
     #[test]
@@ -292,6 +296,7 @@ mod tests {
                     id: OriginId(2),
                     address: "10.0.0.1".parse().unwrap(),
                     port: None,
+                    forwarding: Forwarding::DsrIpip,
                     enabled: true,
                     health: OriginHealth::Unhealthy,
                     failure_reason: Some(FailureReason::TcpTimeout),
@@ -335,7 +340,7 @@ mod tests {
                 r#""load_balancers":[{"name":"web","health":"critical","steering_policy":"off","#,
                 r#""pool_shares":{"sorry":1.0},"on_fallback":true}],"#,
                 r#""pools":[{"name":"sorry","health":"healthy","healthy_origins":1,"minimum_origins":1,"#,
-                r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"enabled":true,"health":"unhealthy","#,
+                r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
                 r#""failure_reason":"TCP Timeout","weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
                 r#""bytes_total":500,"rtt_ms":1.234,"draining":false,"path_problem":null}]}],"#,
                 r#""drops":{"no_origin":4,"malformed":0},"unattached":[]}"#

@@ -13,8 +13,8 @@ use crate::steering::{Candidates, Family, OriginFacts, PoolFacts, candidates, po
 use crate::time::Timestamp;
 use core::time::Duration;
 use lb_common::abi::{
-    ApplicationKey, Ip, OriginId, OriginState, Parity, PoolFlags, PoolId, Port, Protocol, Settings, Steering,
-    Timeouts,
+    ApplicationFlags, ApplicationKey, Forwarding, Ip, OriginId, OriginState, Parity, PoolFlags, PoolId, Port,
+    Protocol, Settings, SettingsFlags, Steering, Timeouts,
 };
 use lb_common::datapath::select::MAX_POOLS;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,7 +62,7 @@ impl State {
 
         let mut shared = Vec::new();
         self.update_records(&config, &mut shared);
-        shared.extend(self.timeouts(setup, &config));
+        self.update_timeouts(setup, &config, &mut shared);
         let ops = self.advance(setup, &config, true, shared)?;
         commands.extend(ops.map(Command::Apply));
         self.watch(commands);
@@ -151,6 +151,7 @@ impl State {
                     address: origin.address,
                     port: origin.port,
                     state: self.origin_state(pool_index, origin_index),
+                    forwarding: origin.forwarding,
                 });
             }
         }
@@ -164,16 +165,41 @@ impl State {
         );
     }
 
-    /// The idle times of every application's flows.
-    pub(super) fn timeouts(&self, setup: &Setup, config: &Config) -> impl Iterator<Item = TableOp> {
+    /// Brings the idle times of the applications' flows in line with the configuration. Those of an application that is
+    /// gone stay, for the flows that it still has.
+    fn update_timeouts(&mut self, setup: &Setup, config: &Config, ops: &mut Vec<TableOp>) {
         let record = timeouts(setup.hz, &config.datapath.flow_timeouts);
-        self.plan
-            .applications
-            .iter()
-            .map(move |application| TableOp::Timeouts {
-                application: application.id,
-                record,
-            })
+        for planned in &self.plan.applications {
+            let application = planned.id;
+            if self.timeouts.insert(application, record) != Some(record) {
+                ops.push(TableOp::Timeouts { application, record });
+            }
+        }
+    }
+
+    /// The settings as the configuration and the records want them.
+    fn settings(&self, setup: &Setup) -> Settings {
+        let mut flags = setup.flags.0;
+        if self.records.forwards_by(Forwarding::DNAT) {
+            flags |= SettingsFlags::DNAT;
+        }
+        Settings {
+            hash_key: setup.hash_key,
+            second: setup.hz,
+            snat_ports: setup.snat_ports,
+            flags: SettingsFlags(flags),
+            generation: self.generations.live(),
+            ..Settings::default()
+        }
+    }
+
+    /// Writes the settings if they changed and there is a generation that they hold for.
+    pub(super) fn update_settings(&mut self, setup: &Setup, ops: &mut Vec<TableOp>) {
+        let settings = self.settings(setup);
+        if settings.generation != 0 && settings != self.settings {
+            self.settings = settings;
+            ops.push(TableOp::Settings(settings));
+        }
     }
 
     /// Applications that the maps know by address keep their counters under their name.
@@ -210,15 +236,29 @@ impl State {
         shared: Vec<TableOp>,
     ) -> Result<Option<Vec<TableOp>>, Full> {
         let listeners = self.listeners(config);
-        let settings = |generation| settings(setup, generation);
-        self.generations
-            .advance(&self.designs, &listeners, settings, even_if_equal, shared)
+        let wanted = self.settings(setup);
+        // A packet of the generation before may still need what only that one asks for.
+        let flags = SettingsFlags(wanted.flags.0 | self.settings.flags.0);
+        let settings = |generation| Settings {
+            flags,
+            generation,
+            ..wanted
+        };
+        let mut ops = self
+            .generations
+            .advance(&self.designs, &listeners, settings, even_if_equal, shared)?;
+        if let Some(ops) = &mut ops {
+            self.settings = settings(self.generations.live());
+            self.update_settings(setup, ops);
+        }
+        Ok(ops)
     }
 
     fn pool_facts(&self, setup: &Setup, index: usize) -> PoolFacts {
         let pool = &self.plan.pools[index];
         let origins = pool.origins.iter().map(|origin| OriginFacts {
             family: Family::of(origin.address),
+            direct: origin.forwarding.is_direct(),
             health: if !(pool.enabled && origin.enabled) {
                 OriginHealth::Disabled
             } else if pool.monitor.is_none() || setup.assume_healthy {
@@ -245,7 +285,7 @@ impl State {
                 .origins
                 .iter()
                 .zip(&facts.origins)
-                .filter(|(_, facts)| facts.family == family);
+                .filter(|(_, facts)| facts.serves(family));
             Layout::ring(
                 members
                     .map(|(origin, facts)| Member {
@@ -281,6 +321,10 @@ impl State {
         let mut listeners = Vec::new();
         let mut lists = BTreeMap::new();
         for (application, planned) in config.applications.iter().zip(&self.plan.applications) {
+            let mut flags = 0;
+            if self.has_direct_origins(config, planned.route) {
+                flags |= ApplicationFlags::DIRECT;
+            }
             let (fallback, served) = match planned.route {
                 Route::Balancer(index) => {
                     let balancer = &config.load_balancers[index];
@@ -320,10 +364,24 @@ impl State {
                     steering,
                     fallback,
                     origin_port: Port::new(application.origin_port.unwrap_or(application.port)),
+                    flags: ApplicationFlags(flags),
                 });
             }
         }
         listeners
+    }
+
+    /// Whether the pools of a route, usable or not, have origins that answer clients directly.
+    fn has_direct_origins(&self, config: &Config, route: Route) -> bool {
+        let has = |pool: usize| self.plan.pools[pool].direct;
+        match route {
+            Route::Direct(pool) => has(pool),
+            Route::Balancer(index) => {
+                let balancer = &config.load_balancers[index];
+                let pools = balancer.default_pools.iter().chain(&balancer.fallback_pool);
+                pools.filter_map(|name| self.plan.pool(name)).any(has)
+            }
+        }
     }
 
     fn pool_list(&self, balancer: &LoadBalancer, family: Family) -> (Option<Arc<Layout>>, Steering) {
@@ -397,17 +455,6 @@ fn protocol(transport: Transport) -> Protocol {
     match transport {
         Transport::Tcp => Protocol::TCP,
         Transport::Udp => Protocol::UDP,
-    }
-}
-
-pub(super) fn settings(setup: &Setup, generation: u32) -> Settings {
-    Settings {
-        hash_key: setup.hash_key,
-        second: setup.hz,
-        snat_ports: setup.snat_ports,
-        flags: setup.flags,
-        generation,
-        ..Settings::default()
     }
 }
 
@@ -489,7 +536,7 @@ fn slots(config: &Config) -> u64 {
             let members = pool
                 .origins
                 .iter()
-                .filter(|origin| Family::of(origin.address) == family)
+                .filter(|origin| origin.forwarding.is_direct() || Family::of(origin.address) == family)
                 .count();
             slots += roles * u64::from(table_size(members));
         }

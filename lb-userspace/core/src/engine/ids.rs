@@ -2,21 +2,37 @@
 //! another thing while there are others left, because flows and counters may still mean the first one.
 
 use crate::maglev::mix;
+use crate::model::Forwarding;
 use core::net::IpAddr;
 use lb_common::abi::Ip;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What an origin is, independent of its place in the configuration: FNV-1a (64 bit) over the pool's name, a zero
 /// byte, the origin's name, a zero byte, the address as 16 bytes (IPv4 v4-mapped) and the port as 2 bytes in network
-/// order (0: none), then [`mix`], because FNV's high bits are weak. Never 0, which stands for an empty record. It is
-/// written into the maps, so that the next daemon recognises the record: changing it costs every node its counters.
-pub fn identity(pool: &str, origin: &str, address: IpAddr, port: Option<u16>) -> u64 {
+/// order (0: none), and of other forwarding than `nat` its number and its UDP port (0: none), then [`mix`], because FNV's
+/// high bits are weak. Never 0, which stands for an empty record. It is written into the maps, so that the next daemon
+/// recognises the record: changing it costs every node its counters.
+pub fn identity(pool: &str, origin: &str, address: IpAddr, port: Option<u16>, forwarding: Forwarding) -> u64 {
     let address: [u8; 16] = match IpAddr::from(Ip::from(address)) {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     };
     let port = port.unwrap_or(0).to_be_bytes();
-    let parts = [pool.as_bytes(), &[0], origin.as_bytes(), &[0], &address, &port];
+    let (number, gue_port) = super::records::forwarding(forwarding);
+    let [high, low] = gue_port.host().to_be_bytes();
+    let mode: &[u8] = match forwarding {
+        Forwarding::Nat => &[],
+        _ => &[number.0, high, low],
+    };
+    let parts = [
+        pool.as_bytes(),
+        &[0],
+        origin.as_bytes(),
+        &[0],
+        &address,
+        &port,
+        mode,
+    ];
     fingerprint(parts.into_iter().flatten().copied())
 }
 
@@ -219,13 +235,21 @@ mod tests {
     #[test]
     fn identities_tell_everything_apart() {
         let address: IpAddr = "10.0.0.1".parse().unwrap();
+        let nat =
+            |pool, origin, address: IpAddr, port| identity(pool, origin, address, port, Forwarding::Nat);
+        let to = |forwarding| identity("p", "o", address, Some(80), forwarding);
         let all = [
-            identity("p", "o", address, Some(80)),
-            identity("p", "o", address, Some(81)),
-            identity("p", "o", address, None),
-            identity("po", "", address, Some(80)),
-            identity("p", "o", "10.0.0.2".parse().unwrap(), Some(80)),
-            identity("p", "o", "::1".parse().unwrap(), Some(80)),
+            nat("p", "o", address, Some(80)),
+            nat("p", "o", address, Some(81)),
+            nat("p", "o", address, None),
+            nat("po", "", address, Some(80)),
+            nat("p", "o", "10.0.0.2".parse().unwrap(), Some(80)),
+            nat("p", "o", "::1".parse().unwrap(), Some(80)),
+            to(Forwarding::Dnat),
+            to(Forwarding::DsrL2),
+            to(Forwarding::DsrIpip),
+            to(Forwarding::DsrGue { port: 6080 }),
+            to(Forwarding::DsrGue { port: 6081 }),
         ];
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
         // Pinned: it stands in the maps of running nodes.

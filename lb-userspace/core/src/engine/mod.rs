@@ -32,7 +32,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
     Application, ApplicationKey, HashKey, Hop, HopId, Ip, Mac, Origin, OriginId, OriginState, PortRange,
-    SettingsFlags, Table,
+    Settings, SettingsFlags, Table, Timeouts,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -210,6 +210,10 @@ struct State {
     probes: Probes,
     records: Records,
     generations: Generations,
+    /// What was written last.
+    settings: Settings,
+    /// What was written last, by application id.
+    timeouts: BTreeMap<u32, Timeouts>,
     /// By pool of the plan.
     facts: Vec<PoolFacts>,
     standings: Vec<PoolStanding>,
@@ -263,6 +267,8 @@ impl Engine {
             probes: Probes::new(health, seed, now),
             records: Records::new(&capacity, adopted.as_ref()),
             generations: Generations::new(capacity),
+            settings: Settings::default(),
+            timeouts: BTreeMap::new(),
             facts: Vec::new(),
             standings: Vec::new(),
             designs: Vec::new(),
@@ -317,7 +323,7 @@ impl Engine {
                 }
                 self.state.proceed(&steps, &mut ops, &mut commands);
             }
-            Event::Drained(origins) => self.state.forget(&origins, &mut commands),
+            Event::Drained(origins) => self.state.forget(&self.setup, &origins, &mut commands),
             Event::Flags(flags) => self.set_flags(flags, &mut ops),
         }
         let due = self.state.rebuild_deadline();
@@ -350,12 +356,13 @@ impl Engine {
     #[must_use]
     pub fn image(&self) -> Vec<TableOp> {
         let mut ops = Vec::new();
-        if let Some(config) = &self.state.config {
-            self.state.records.image(&mut ops);
-            self.state.generations.image(&mut ops);
-            ops.extend(self.state.timeouts(&self.setup, config));
-            let live = self.state.generations.live();
-            ops.push(TableOp::Settings(compile::settings(&self.setup, live)));
+        let state = &self.state;
+        if state.config.is_some() {
+            state.records.image(&mut ops);
+            state.generations.image(&mut ops);
+            let timeouts = state.timeouts.iter();
+            ops.extend(timeouts.map(|(&application, &record)| TableOp::Timeouts { application, record }));
+            ops.push(TableOp::Settings(state.settings));
         }
         ops
     }
@@ -367,14 +374,8 @@ impl Engine {
     }
 
     fn set_flags(&mut self, flags: SettingsFlags, ops: &mut Vec<TableOp>) {
-        if self.setup.flags == flags {
-            return;
-        }
         self.setup.flags = flags;
-        if self.state.config.is_some() {
-            let live = self.state.generations.live();
-            ops.push(TableOp::Settings(compile::settings(&self.setup, live)));
-        }
+        self.state.update_settings(&self.setup, ops);
     }
 
     fn configure(&mut self, config: Arc<Config>, now: Timestamp, commands: &mut Vec<Command>) {
@@ -395,7 +396,14 @@ impl Engine {
 /// Moves the writes that end an origin's service behind the generation that no longer names it: the generation before
 /// names it still, and may have nobody else.
 fn retire_last(ops: &mut Vec<TableOp>) {
-    let Some(flip) = ops.iter().rposition(|op| matches!(op, TableOp::Settings(_))) else {
+    let generation = |op: &TableOp| match op {
+        TableOp::Settings(settings) => Some(settings.generation),
+        _ => None,
+    };
+    let Some(newest) = ops.iter().rev().find_map(generation) else {
+        return;
+    };
+    let Some(flip) = ops.iter().position(|op| generation(op) == Some(newest)) else {
         return;
     };
     let after = ops.split_off(flip + 1);
@@ -486,7 +494,7 @@ impl State {
         self.publish(commands);
     }
 
-    fn forget(&mut self, origins: &[OriginId], commands: &mut Vec<Command>) {
+    fn forget(&mut self, setup: &Setup, origins: &[OriginId], commands: &mut Vec<Command>) {
         // A packet that is still being handled may have found such an origin in the tables of the generation before.
         let mut ops = vec![TableOp::Grace];
         for id in origins {
@@ -495,6 +503,7 @@ impl State {
             }
         }
         if ops.len() > 1 {
+            self.update_settings(setup, &mut ops);
             commands.push(Command::Apply(ops));
             self.watch(commands);
         }

@@ -3,7 +3,9 @@
 use super::TargetId;
 use super::ids::{Ids, identity};
 use super::tables::Full;
-use crate::model::{Application, Config, Destination, Monitor, MonitorKind, OriginSteering, Weight};
+use crate::model::{
+    Application, Config, Destination, Forwarding, Monitor, MonitorKind, OriginSteering, Weight,
+};
 use core::net::IpAddr;
 use lb_common::abi::{OriginId, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +39,8 @@ pub struct PlannedPool {
     pub by_client: bool,
     /// Whether some load balancer names it as its fallback pool.
     pub last_resort: bool,
+    /// Whether some of its origins answer clients directly.
+    pub direct: bool,
     pub origins: Vec<PlannedOrigin>,
 }
 
@@ -51,6 +55,7 @@ pub struct PlannedOrigin {
     pub probe_port: u16,
     pub weight: Weight,
     pub enabled: bool,
+    pub forwarding: Forwarding,
     /// `None`: not probed.
     pub target: Option<TargetId>,
 }
@@ -173,7 +178,13 @@ impl Plan {
                 .cloned();
             let origin = |origin: &crate::model::Origin| PlannedOrigin {
                 name: origin.name.clone(),
-                identity: identity(&pool.name, &origin.name, origin.address, origin.port),
+                identity: identity(
+                    &pool.name,
+                    &origin.name,
+                    origin.address,
+                    origin.port,
+                    origin.forwarding,
+                ),
                 id: OriginId::NONE,
                 address: origin.address,
                 port: origin.port,
@@ -182,6 +193,7 @@ impl Plan {
                 }),
                 weight: origin.weight,
                 enabled: origin.enabled,
+                forwarding: origin.forwarding,
                 target: None,
             };
             let planned = PlannedPool {
@@ -196,6 +208,7 @@ impl Plan {
                     OriginSteering::Hash => true,
                 },
                 last_resort: fallbacks.contains(pool.name.as_str()),
+                direct: pool.origins.iter().any(|origin| origin.forwarding.is_direct()),
             };
             self.index.insert(pool.name.clone(), self.pools.len());
             self.pools.push(planned);
@@ -217,7 +230,13 @@ impl Plan {
             .map(|origin| {
                 let origin_name = core::net::SocketAddr::new(origin.address, origin.port).to_string();
                 PlannedOrigin {
-                    identity: identity(&name, &origin_name, origin.address, Some(origin.port)),
+                    identity: identity(
+                        &name,
+                        &origin_name,
+                        origin.address,
+                        Some(origin.port),
+                        Forwarding::Nat,
+                    ),
                     name: origin_name,
                     id: OriginId::NONE,
                     address: origin.address,
@@ -225,6 +244,7 @@ impl Plan {
                     probe_port: 0,
                     weight: Weight::ONE,
                     enabled: true,
+                    forwarding: Forwarding::Nat,
                     target: None,
                 }
             })
@@ -239,6 +259,7 @@ impl Plan {
             minimum_origins: 1,
             by_client: false,
             last_resort: false,
+            direct: false,
             origins,
         });
         Ok(index)

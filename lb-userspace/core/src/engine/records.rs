@@ -6,6 +6,7 @@ use super::ids::{Ids, Reuse};
 use super::{Adopted, Path};
 use crate::arena::Arena;
 use crate::image::{Capacity, TableOp};
+use crate::model;
 use crate::steering::Family;
 use core::net::IpAddr;
 use lb_common::abi::{Forwarding, Hop, HopId, Ip, Mac, Origin, OriginId, OriginState, Port};
@@ -22,6 +23,18 @@ pub struct Wanted {
     pub address: IpAddr,
     pub port: Option<u16>,
     pub state: OriginState,
+    pub forwarding: model::Forwarding,
+}
+
+/// `forwarding` as a record holds it: the mode, and the UDP port of `dsr_gue`.
+pub fn forwarding(forwarding: model::Forwarding) -> (Forwarding, Port) {
+    match forwarding {
+        model::Forwarding::Nat => (Forwarding::NAT, Port::default()),
+        model::Forwarding::Dnat => (Forwarding::DNAT, Port::default()),
+        model::Forwarding::DsrL2 => (Forwarding::DSR_L2, Port::default()),
+        model::Forwarding::DsrIpip => (Forwarding::DSR_IPIP, Port::default()),
+        model::Forwarding::DsrGue { port } => (Forwarding::DSR_GUE, Port::new(port)),
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +127,13 @@ impl Records {
         }
     }
 
+    /// Whether packets reach an origin, also one that is gone and may still have flows, that way.
+    pub fn forwards_by(&self, forwarding: Forwarding) -> bool {
+        self.origins
+            .values()
+            .any(|record| record.identity != 0 && record.forwarding == forwarding)
+    }
+
     /// Everything that the rows should hold.
     pub fn image(&self, ops: &mut Vec<TableOp>) {
         ops.extend(self.hops.records.iter().map(|(id, record)| TableOp::Hop {
@@ -140,7 +160,8 @@ impl Records {
                 .get(&origin.id)
                 .filter(|record| record.identity == origin.identity)
                 .copied();
-            let reach = self.reach(origin.address, known.as_ref(), pass, ops);
+            let (mode, gue_port) = forwarding(origin.forwarding);
+            let reach = self.reach(origin.address, mode, known.as_ref(), pass, ops);
             if reach.room == Room::Short {
                 room = Room::Short;
             }
@@ -155,7 +176,8 @@ impl Records {
                 hop: reach.hop,
                 port: origin.port.map_or(Port::default(), Port::new),
                 state: origin.state,
-                forwarding: Forwarding::NAT,
+                forwarding: mode,
+                gue_port,
                 ..Origin::default()
             };
             self.write(origin.id, record, ops);
@@ -164,7 +186,7 @@ impl Records {
             let Some(known) = self.origins.get(id).copied() else {
                 continue;
             };
-            let reach = self.reach(known.address.into(), Some(&known), pass, ops);
+            let reach = self.reach(known.address.into(), known.forwarding, Some(&known), pass, ops);
             // Tracked flows keep the source address they have, and nobody new comes.
             self.write(
                 *id,
@@ -194,6 +216,7 @@ impl Records {
     fn reach(
         &mut self,
         address: IpAddr,
+        forwarding: Forwarding,
         known: Option<&Origin>,
         pass: &Pass<'_>,
         ops: &mut Vec<TableOp>,
@@ -239,6 +262,7 @@ impl Records {
                 sources,
             },
         };
+        let needs_source = forwarding != Forwarding::DNAT && forwarding != Forwarding::DSR_L2;
         let family = Family::of(address);
         let of_family = |source: &&IpAddr| Family::of(**source) == family;
         let mut list: Vec<Ip> = pass
@@ -250,13 +274,17 @@ impl Records {
         if list.is_empty() {
             list.extend(via.sources.iter().find(of_family).map(|first| Ip::from(*first)));
         }
-        if list.is_empty() {
+        if list.is_empty() && needs_source {
             return unreachable(format!(
                 "interface {} has no address of its family to send from: set datapath.snat_addresses",
                 via.ifindex
             ));
         }
-        let Some(sources) = self.sources.place(&list, &self.origins, ops) else {
+        let sources = match needs_source {
+            true => self.sources.place(&list, &self.origins, ops),
+            false => Some((0, 0)),
+        };
+        let Some(sources) = sources else {
             return full("the table of source addresses is full");
         };
         let Some(hop) = self.hops.place(&via, ops) else {

@@ -102,7 +102,7 @@ impl State {
                         self.facts[pool]
                             .origins
                             .iter()
-                            .any(|origin| origin.family == family && origin.is_last_resort())
+                            .any(|origin| origin.serves(family) && origin.is_last_resort())
                     })
                 });
                 (fallback.cloned(), fallback.is_some())
@@ -156,7 +156,7 @@ impl State {
             let takers = facts
                 .origins
                 .iter()
-                .filter(|origin| origin.family == family && takes(origin));
+                .filter(|origin| origin.serves(family) && takes(origin));
             takers.map(|origin| origin.weight.value()).sum()
         };
         let totals = Family::ALL.map(total);
@@ -192,6 +192,7 @@ impl State {
             id: origin.id,
             address: origin.address,
             port: origin.port,
+            forwarding: origin.forwarding,
             enabled: origin.enabled,
             health,
             failure_reason: target.and_then(|target| target.failure().cloned()),

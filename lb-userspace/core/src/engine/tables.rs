@@ -9,8 +9,8 @@ use crate::image::{Capacity, TableOp};
 use crate::maglev::{self, Member};
 use core::fmt;
 use lb_common::abi::{
-    Application, ApplicationKey, Ip, Parity, Pool, PoolFlags, PoolId, PoolList, Port, Protocol, Settings,
-    Steering, Table,
+    Application, ApplicationFlags, ApplicationKey, Ip, Parity, Pool, PoolFlags, PoolId, PoolList, Port,
+    Protocol, Settings, Steering, Table,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -68,6 +68,7 @@ pub struct ListenerDesign {
     pub steering: Steering,
     pub fallback: PoolId,
     pub origin_port: Port,
+    pub flags: ApplicationFlags,
 }
 
 /// Something does not fit into the maps.
@@ -326,6 +327,7 @@ impl Generations {
                 },
                 fallback: listener.fallback,
                 origin_port: listener.origin_port,
+                flags: listener.flags,
                 ..Application::default()
             };
             let (address, port, protocol) = (listener.address, listener.port, listener.protocol);

@@ -39,6 +39,54 @@ pub struct Origin {
     pub weight: Weight,
     /// Default true. A disabled origin gets no new flows and is not probed.
     pub enabled: bool,
+    /// The origin's own `forwarding` and `gue_port`, else the pool's.
+    pub forwarding: Forwarding,
+}
+
+/// `forwarding`: how packets reach an origin.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Forwarding {
+    /// Full NAT: the origin sees an address of the node.
+    #[default]
+    Nat,
+    /// The origin sees the client's address, and answers through the node.
+    Dnat,
+    /// The packet as it came, to the origin's link address.
+    DsrL2,
+    /// The packet as it came, in an IP packet to the origin.
+    DsrIpip,
+    /// The packet as it came, in a UDP datagram to the origin.
+    DsrGue {
+        /// `gue_port`; default [`Forwarding::GUE_PORT`].
+        port: u16,
+    },
+}
+
+impl Forwarding {
+    /// The port that IANA gave to GUE.
+    pub const GUE_PORT: u16 = 6080;
+
+    /// The word used in files, in the API and in output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Dnat => "dnat",
+            Self::DsrL2 => "dsr_l2",
+            Self::DsrIpip => "dsr_ipip",
+            Self::DsrGue { .. } => "dsr_gue",
+        }
+    }
+
+    /// Whether packets arrive at the origin as the client has sent them, addresses and ports alike. Such an origin serves
+    /// clients of both address families, whatever its own.
+    #[must_use]
+    pub const fn is_direct(self) -> bool {
+        match self {
+            Self::Nat | Self::Dnat => false,
+            Self::DsrL2 | Self::DsrIpip | Self::DsrGue { .. } => true,
+        }
+    }
 }
 
 /// Share of an origin or pool: 0 to 1 in steps of 0.01 (Cloudflare's range and step). 0: no traffic.

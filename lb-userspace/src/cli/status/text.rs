@@ -209,6 +209,7 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
     let mut table = Table::new(&[
         ("POOL / ORIGIN", Align::Left),
         ("ADDRESS", Align::Left),
+        ("FORWARDING", Align::Left),
         ("HEALTH", Align::Left),
         ("WEIGHT", Align::Right),
         ("SHARE", Align::Right),
@@ -225,7 +226,12 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
             pool.origins.len(),
             pool.minimum_origins
         );
-        let mut row = vec![pool.name.clone(), String::new(), pool.health.clone()];
+        let mut row = vec![
+            pool.name.clone(),
+            String::new(),
+            String::new(),
+            pool.health.clone(),
+        ];
         row.extend(std::iter::repeat_n(String::new(), 6));
         row.push(healthy);
         table.row(row);
@@ -246,6 +252,7 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
                     Some(port) => SocketAddr::new(origin.address, port).to_string(),
                     None => origin.address.to_string(),
                 },
+                origin.forwarding.clone(),
                 origin.health.clone(),
                 format!("{:.2}", origin.weight),
                 percent(origin.share),
@@ -336,7 +343,7 @@ mod tests {
             "pools": [{
                 "name": "eu", "health": "critical", "healthy_origins": 0, "minimum_origins": 1,
                 "origins": [{
-                    "name": "a", "address": "2001:db8::1", "port": 80, "enabled": true, "health": "unhealthy",
+                    "name": "a", "address": "2001:db8::1", "port": 80, "forwarding": "dsr_l2", "enabled": true, "health": "unhealthy",
                     "failure_reason": "TCP Timeout", "weight": 0.5, "share": 0.0, "flows": 0,
                     "packets_total": packets, "bytes_total": 0, "rtt_ms": null, "draining": false,
                     "path_problem": null
@@ -362,9 +369,9 @@ web          tcp/80    203.0.113.10  lb             sorry FALLBACK      3       
 LOAD BALANCER  HEALTH    STEERING  POOLS
 lb             critical  off       sorry 100.0% FALLBACK
 
-POOL / ORIGIN  ADDRESS           HEALTH     WEIGHT  SHARE  FLOWS  PACKETS  BYTES  RTT  REASON
-eu                               critical                                              0 of 1 healthy, needs 1
-  a            [2001:db8::1]:80  unhealthy    0.50   0.0%      0     2.0k      0    -  TCP Timeout
+POOL / ORIGIN  ADDRESS           FORWARDING  HEALTH     WEIGHT  SHARE  FLOWS  PACKETS  BYTES  RTT  REASON
+eu                                           critical                                              0 of 1 healthy, needs 1
+  a            [2001:db8::1]:80  dsr_l2      unhealthy    0.50   0.0%      0     2.0k      0    -  TCP Timeout
 
 DROPS      PACKETS
 no_origin        4

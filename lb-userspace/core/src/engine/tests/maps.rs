@@ -6,8 +6,8 @@ use crate::image::TableOp;
 use crate::maglev::mix;
 use core::net::IpAddr;
 use lb_common::abi::{
-    self, ApplicationKey, Hop, HopId, Ip, Mac, OriginId, OriginState, Parity, PoolId, Port, Protocol,
-    Settings, Steering, Table,
+    self, ApplicationFlags, ApplicationKey, Forwarding, Hop, HopId, Ip, Mac, OriginId, OriginState, Parity,
+    PoolId, Port, Protocol, Settings, SettingsFlags, Steering, Table,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -109,10 +109,12 @@ impl Maps {
                 assert!(self.applications.remove(key).is_some());
             }
             TableOp::Settings(settings) => {
-                assert_ne!(settings.generation & 1, self.settings.generation & 1);
                 assert_ne!(settings.generation, 0);
+                if settings.generation != self.settings.generation {
+                    assert_ne!(settings.generation & 1, self.settings.generation & 1);
+                    self.readable.push(settings.generation);
+                }
                 self.settings = *settings;
-                self.readable.push(settings.generation);
             }
             TableOp::Grace => self.readable = vec![self.settings.generation],
         }
@@ -201,6 +203,7 @@ impl Maps {
             let parity = Parity((generation & 1) as u8);
             for (key, application) in self.applications.iter().filter(|(key, _)| key.parity == parity) {
                 assert_ne!(application.origin_port.host(), 0);
+                let mut direct = false;
                 for pool in self.pool_ids(application) {
                     let pool = &self.pools[&pool.row(parity).0];
                     for (kind, table) in (0..).zip(&pool.tables) {
@@ -208,10 +211,17 @@ impl Maps {
                         for owner in self.owners(table) {
                             let origin = &self.origins[&owner];
                             assert_ne!(origin.identity, 0);
-                            assert_eq!(origin.address.v4().is_some(), kind % 2 == 0);
+                            direct |= origin.forwarding.is_direct();
+                            assert!(
+                                origin.forwarding != Forwarding::DNAT
+                                    || self.settings.flags.has(SettingsFlags::DNAT)
+                            );
+                            let own = origin.address.v4().is_some() == (kind % 2 == 0);
+                            assert!(own || origin.forwarding.is_direct());
                         }
                     }
                 }
+                assert!(!direct || application.flags.has(ApplicationFlags::DIRECT));
                 assert!(key.port.host() != 0);
             }
         }

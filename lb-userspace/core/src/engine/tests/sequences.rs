@@ -33,21 +33,33 @@ fn address(number: u8) -> IpAddr {
     }
 }
 
+fn any_forwarding() -> impl Strategy<Value = Forwarding> {
+    prop_oneof![
+        4 => Just(Forwarding::Nat),
+        1 => Just(Forwarding::Dnat),
+        1 => Just(Forwarding::DsrL2),
+        1 => Just(Forwarding::DsrIpip),
+        1 => (1u16..3).prop_map(|port| Forwarding::DsrGue { port }),
+    ]
+}
+
 prop_compose! {
     fn any_pool(index: usize)(
         numbers in prop::collection::btree_set(1u8..16, 0..6),
         weights in prop::collection::vec(prop::sample::select(vec![0u8, 1, 30, 100]), 6),
         enabled in prop::collection::vec(prop::bool::weighted(0.85), 7),
+        modes in prop::collection::vec(any_forwarding(), 6),
         monitored in prop::bool::weighted(0.7),
         minimum_origins in 0u32..3,
     ) -> Pool {
         let name = format!("pool-{index}");
-        let origins = numbers.iter().zip(&weights).zip(&enabled).map(|((number, weight), enabled)| Origin {
+        let origins = numbers.iter().zip(&weights).zip(&enabled).zip(&modes).map(|(((number, weight), enabled), mode)| Origin {
             name: format!("origin-{number}"),
             address: address(*number),
             port: Some(80),
             weight: Weight::from_hundredths(*weight).unwrap(),
             enabled: *enabled,
+            forwarding: *mode,
         });
         Pool {
             enabled: enabled[6],

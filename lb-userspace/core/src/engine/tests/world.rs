@@ -8,8 +8,8 @@ use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::maglev::mix;
 use crate::model::{
-    Api, Application, AttachMode, Config, Datapath, Destination, FlowTimeouts, LoadBalancer, Monitor,
-    MonitorKind, Node, OnExit, Origin, OriginSteering, Pool, SteeringPolicy, Transport, Weight,
+    Api, Application, AttachMode, Config, Datapath, Destination, FlowTimeouts, Forwarding, LoadBalancer,
+    Monitor, MonitorKind, Node, OnExit, Origin, OriginSteering, Pool, SteeringPolicy, Transport, Weight,
 };
 use crate::time::Timestamp;
 use crate::view::{OriginView, PoolView, View};
@@ -114,6 +114,7 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
                 port: Some(8080),
                 weight: Weight::ONE,
                 enabled: true,
+                forwarding: Forwarding::Nat,
             })
             .collect(),
     }

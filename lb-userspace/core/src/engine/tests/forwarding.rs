@@ -1,0 +1,123 @@
+//! How packets reach origins: what each mode asks of records, tables and settings.
+
+use super::world::*;
+use crate::engine::{Event, Path};
+use crate::model::*;
+use core::net::IpAddr;
+use lb_common::abi::{
+    self, ApplicationFlags, ApplicationKey, Forwarding as Mode, OriginState, Port, SettingsFlags,
+};
+
+const A: &str = "10.0.0.1";
+const B: &str = "10.0.0.2";
+const SIX: &str = "2001:db8:9::1";
+const VIP6: &str = "2001:db8:1::10";
+
+/// `web` on an address of either family, leading to origins that are forwarded to in that way.
+fn both_families(origins: &[(&str, Forwarding)]) -> Config {
+    let addresses: Vec<&str> = origins.iter().map(|(address, _)| *address).collect();
+    let mut config = web(vec![unmonitored("first", &addresses)], None);
+    for (origin, (_, forwarding)) in config.pools[0].origins.iter_mut().zip(origins) {
+        origin.forwarding = *forwarding;
+    }
+    config.applications[0].addresses.push(ip(VIP6));
+    config
+}
+
+fn application(world: &World, vip: &str) -> abi::Application {
+    let live = world.maps.settings.parity();
+    let of =
+        |key: &ApplicationKey| (key.address, key.port, key.parity) == (ip(vip).into(), Port::new(80), live);
+    let (_, record) = world.maps.applications.iter().find(|(key, _)| of(key)).unwrap();
+    *record
+}
+
+#[test]
+fn origins_that_answer_directly_serve_clients_of_both_families() {
+    let world = World::settled(both_families(&[
+        (A, Forwarding::DsrIpip),
+        (SIX, Forwarding::DsrGue { port: 7000 }),
+        (B, Forwarding::Nat),
+    ]));
+    assert_eq!(world.serving(VIP), [A, B, SIX]);
+    assert_eq!(world.serving(VIP6), [A, SIX]);
+    let shares: Vec<f64> = world
+        .pool("first")
+        .origins
+        .iter()
+        .map(|origin| origin.share)
+        .collect();
+    assert_eq!(shares, [1.0 / 3.0, 0.5, 1.0 / 3.0]);
+    let record = world.maps.origins[&world.origin(SIX).id];
+    assert_eq!(
+        (record.forwarding, record.gue_port),
+        (Mode::DSR_GUE, Port::new(7000))
+    );
+    for vip in [VIP, VIP6] {
+        assert!(application(&world, vip).flags.has(ApplicationFlags::DIRECT));
+    }
+    let world = World::settled(both_families(&[(A, Forwarding::Dnat)]));
+    assert_eq!(world.serving(VIP6), [""; 0]);
+    assert!(!application(&world, VIP).flags.has(ApplicationFlags::DIRECT));
+}
+
+#[test]
+fn only_translation_and_tunnels_need_an_address_of_the_node() {
+    let modes = [
+        (A, Forwarding::Dnat),
+        (B, Forwarding::DsrL2),
+        ("10.0.0.3", Forwarding::DsrIpip),
+        ("10.0.0.4", Forwarding::Nat),
+    ];
+    let mut world = World::settled(both_families(&modes));
+    let count = |world: &World, address| world.maps.origins[&world.origin(address).id].snat_count;
+    assert_eq!(modes.map(|(address, _)| count(&world, address)), [0, 0, 1, 1]);
+    let bare = |address: &IpAddr| {
+        let Path::Via {
+            ifindex,
+            next_hop,
+            neighbour,
+            interface_mac,
+            mtu,
+            ..
+        } = path(*address, 0)
+        else {
+            unreachable!()
+        };
+        let sources = Vec::new();
+        (
+            *address,
+            Path::Via {
+                ifindex,
+                next_hop,
+                neighbour,
+                interface_mac,
+                mtu,
+                sources,
+            },
+        )
+    };
+    let paths = world.watched.iter().map(bare).collect();
+    world.handle(Event::Paths(paths));
+    let problems = modes.map(|(address, _)| world.origin(address).path_problem.is_some());
+    assert_eq!(problems, [false, false, true, true]);
+}
+
+#[test]
+fn another_forwarding_is_another_origin_and_the_old_one_drains() {
+    let mut world = World::settled(both_families(&[(A, Forwarding::Dnat)]));
+    let old = world.origin(A).id;
+    let dnat = |world: &World| world.maps.settings.flags.has(SettingsFlags::DNAT);
+    assert!(dnat(&world));
+    world.configure(both_families(&[(A, Forwarding::Nat)]));
+    assert_ne!(world.origin(A).id, old);
+    assert_eq!(world.maps.origins[&old].state, OriginState::DRAINING);
+    assert_eq!(world.maps.origins[&old].forwarding, Mode::DNAT);
+    assert!(dnat(&world), "answers to its clients still come");
+    world.handle(Event::Drained(vec![old]));
+    assert!(!dnat(&world));
+    // A restart finds the same numbers.
+    let mut next = world.restart(Vec::new());
+    next.configure(both_families(&[(A, Forwarding::Nat)]));
+    assert_eq!(next.origin(A).id, world.origin(A).id);
+}
