@@ -3,7 +3,7 @@
 //! SipHash-1-3 (Aumasson and Bernstein, 2012) over whole 64-bit words. Keyed, so that nobody outside can aim flows at
 //! one slot; computed only for new flows, where its 15 ns do not show.
 
-use crate::abi::{HashKey, Ip4, Ip6, Port, Protocol};
+use crate::abi::{HashKey, Ip, Ip4, Ip6, Port, Protocol};
 
 struct Sip {
     v0: u64,
@@ -102,6 +102,20 @@ pub fn client6(key: HashKey, client: Ip6) -> u64 {
     sip.word(join(a, b));
     sip.word(join(c, d));
     sip.finish(16)
+}
+
+/// A quick hash of a flow, without a key: it spreads tunnels over a receiver's queues and a network's paths, where it does
+/// not matter who can foresee it.
+#[inline(always)]
+pub fn spread(source: Ip, from: Port, to: Port) -> u64 {
+    let [a, b, c, d] = source.0;
+    let mix = |value: u64, factor: u64| {
+        let product = value.wrapping_mul(factor);
+        product ^ product >> 32
+    };
+    let ports = join(from.0.into(), to.0.into());
+    let address = mix(join(a, b) ^ ports.rotate_left(16), 0x9e37_79b9_7f4a_7c15);
+    mix(address ^ join(c, d), 0xd6e8_feb8_6659_fd93)
 }
 
 /// The `attempt`-th slot index of a flow, before it is masked: one multiplication each, all different.

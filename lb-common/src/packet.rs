@@ -22,14 +22,29 @@ pub trait Packet {
         value
     }
 
+    /// Moves the start of the frame: adds `by` bytes of undefined content in front, or takes as many off when it is
+    /// negative; `None` when there is no room, or less than a link header would remain. All offsets move.
+    fn move_head(&mut self, by: isize) -> Option<()>;
+
     /// Adds `by` bytes of undefined content in front. All offsets move.
-    fn grow_head(&mut self, by: usize) -> Option<()>;
+    #[inline(always)]
+    fn grow_head(&mut self, by: usize) -> Option<()> {
+        self.move_head(by as isize)
+    }
 
     /// Takes `by` bytes off the front; `None` when less than a link header would remain. All offsets move.
-    fn shrink_head(&mut self, by: usize) -> Option<()>;
+    #[inline(always)]
+    fn shrink_head(&mut self, by: usize) -> Option<()> {
+        self.move_head((by as isize).wrapping_neg())
+    }
 
     /// Cuts the frame to `length` bytes; `None` when it is shorter already.
     fn truncate(&mut self, length: usize) -> Option<()>;
+
+    /// Cuts off what follows `length` bytes, if anything does: the padding of a small frame. Cheap where nothing does.
+    fn trim(&mut self, length: usize) -> Option<()> {
+        self.truncate(length)
+    }
 
     /// One's-complement sum of the 16-bit words (as loaded) from `at`, `length` bytes long, folded to 16 bits; an odd
     /// last byte counts as followed by 0 (RFC 1071). `None` when the frame is shorter, or `length` exceeds [`MAX_SUM`].

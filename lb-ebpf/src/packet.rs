@@ -10,6 +10,10 @@ use bytemuck::Pod;
 use core::arch::asm;
 use lb_common::packet::{MAX_OFFSET, Packet, SUM_CHUNK, SUM_CHUNKS};
 
+/// Frames of several buffers have more than this in the first one, or else their headers alone, and then more follows than
+/// the padding that [`Packet::trim`] is after.
+const SINGLE_BUFFER: usize = 2048;
+
 /// One frame, whose first part lies in linear memory; headers always do.
 pub struct XdpPacket {
     context: *mut xdp_md,
@@ -115,16 +119,9 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
-    fn grow_head(&mut self, by: usize) -> Option<()> {
-        // SAFETY: the context is valid; pointers are read anew afterwards.
-        let error = unsafe { bpf_xdp_adjust_head(self.context, -(by as i32)) };
-        (error == 0).then_some(())
-    }
-
-    #[inline(always)]
-    fn shrink_head(&mut self, by: usize) -> Option<()> {
-        // SAFETY: the context is valid; pointers are read anew afterwards. The helper refuses to leave too little.
-        let error = unsafe { bpf_xdp_adjust_head(self.context, by as i32) };
+    fn move_head(&mut self, by: isize) -> Option<()> {
+        // SAFETY: the context is valid; pointers are read anew afterwards. The helper refuses to take too much.
+        let error = unsafe { bpf_xdp_adjust_head(self.context, (by as i32).wrapping_neg()) };
         (error == 0).then_some(())
     }
 
@@ -137,6 +134,15 @@ impl Packet for XdpPacket {
         // SAFETY: the context is valid; pointers are read anew afterwards. The helper refuses to grow past the buffer.
         let error = unsafe { bpf_xdp_adjust_tail(self.context, -(by as i32)) };
         (error == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn trim(&mut self, length: usize) -> Option<()> {
+        // Of a larger frame, buffers may follow the linear part.
+        if length < SINGLE_BUFFER && self.linear() == length {
+            return Some(());
+        }
+        self.truncate(length)
     }
 
     #[inline(always)]

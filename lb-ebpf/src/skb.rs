@@ -60,12 +60,7 @@ impl Packet for SkbPacket {
     }
 
     #[inline(always)]
-    fn grow_head(&mut self, _: usize) -> Option<()> {
-        None
-    }
-
-    #[inline(always)]
-    fn shrink_head(&mut self, _: usize) -> Option<()> {
+    fn move_head(&mut self, _: isize) -> Option<()> {
         None
     }
 

@@ -7,6 +7,7 @@ use super::tables::{InsertError, Memory, Tables};
 use super::verdict::Pass;
 use crate::abi::{
     Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Port, Protocol, TableKind,
+    TunnelSource,
 };
 use crate::hash;
 use crate::packet::Packet;
@@ -46,6 +47,11 @@ pub trait Family: Sized {
     const HEADER_LEN: usize;
     /// The protocol of its control messages.
     const ICMP: Protocol;
+    const ETHER_TYPE: u16;
+    /// Its packets as payload of another IP packet.
+    const IN_IP: Protocol;
+    /// The shortest packet that every path carries: shorter ones are not asked for.
+    const MIN_MTU: u32;
     const STEERED: TableKind;
     const LAST_RESORT: TableKind;
 
@@ -89,6 +95,13 @@ pub trait Family: Sized {
         payload: u16,
     ) -> Option<()>;
 
+    /// The type of service or traffic class (RFC 2474, RFC 3168) of the header at `at`.
+    fn class<P: Packet>(packet: &P, at: usize) -> Option<u8>;
+    /// The outer source address of a flow with this hash, where such addresses are configured.
+    fn tunnel_source(source: &TunnelSource, hash: u32) -> Option<Self::Address>;
+    /// Writes the outer header of a tunnel at `at`.
+    fn write_outer<P: Packet>(packet: &mut P, at: usize, outer: &Outer<Self::Address>) -> Option<()>;
+
     fn key(tuple: &Tuple<Self::Address>) -> Self::Key;
     /// One direction's entry: what all families share, and the addresses that its packets leave with.
     fn flow(core: FlowCore, leaving: &Tuple<Self::Address>) -> Self::Flow;
@@ -128,6 +141,21 @@ pub struct Identification {
     pub protocol: Protocol,
 }
 
+/// The outer header of a tunnel.
+#[derive(Clone, Copy)]
+pub struct Outer<A> {
+    pub source: A,
+    pub destination: A,
+    pub protocol: Protocol,
+    /// Length of what follows the header.
+    pub payload: u16,
+    pub class: u8,
+    /// IPv6: the flow label.
+    pub label: u32,
+    /// IPv4: the identification of a packet that may be fragmented on its way; 0: it may not.
+    pub identification: u16,
+}
+
 /// TTL or hop limit of packets that this node makes (RFC 1700's recommended default).
 const OWN_TTL: u8 = 64;
 
@@ -141,6 +169,10 @@ impl Family for V4 {
 
     const HEADER_LEN: usize = IPV4_LEN;
     const ICMP: Protocol = Protocol::ICMP;
+    const ETHER_TYPE: u16 = parse::ETHERTYPE_IPV4;
+    const IN_IP: Protocol = parse::IPV4_IN_IP;
+    /// What every host takes (RFC 791); Linux believes in nothing less than 552.
+    const MIN_MTU: u32 = 576;
     const STEERED: TableKind = TableKind::Steered4;
     const LAST_RESORT: TableKind = TableKind::LastResort4;
 
@@ -237,6 +269,29 @@ impl Family for V4 {
     ) -> Option<()> {
         let total = payload.wrapping_add(IPV4_LEN as u16);
         let mut header = Ipv4::new(source, destination, protocol, OWN_TTL, total);
+        header.checksum = !checksum::fold(header.sum());
+        packet.write(at, header)
+    }
+
+    #[inline(always)]
+    fn class<P: Packet>(packet: &P, at: usize) -> Option<u8> {
+        packet.read(at + 1)
+    }
+
+    #[inline(always)]
+    fn tunnel_source(source: &TunnelSource, hash: u32) -> Option<Ip4> {
+        let TunnelSource { prefix4, mask4, .. } = *source;
+        (mask4 != 0).then_some(Ip4(prefix4 & !mask4 | hash & mask4))
+    }
+
+    #[inline(always)]
+    fn write_outer<P: Packet>(packet: &mut P, at: usize, outer: &Outer<Ip4>) -> Option<()> {
+        let total = outer.payload.wrapping_add(IPV4_LEN as u16);
+        let mut header =
+            Ipv4::new(outer.source, outer.destination, outer.protocol, OWN_TTL, total).with_tos(outer.class);
+        if outer.identification != 0 {
+            header = header.fragmentable(outer.identification);
+        }
         header.checksum = !checksum::fold(header.sum());
         packet.write(at, header)
     }
@@ -341,6 +396,9 @@ impl Family for V6 {
 
     const HEADER_LEN: usize = IPV6_LEN;
     const ICMP: Protocol = Protocol::ICMPV6;
+    const ETHER_TYPE: u16 = parse::ETHERTYPE_IPV6;
+    const IN_IP: Protocol = parse::IPV6_IN_IP;
+    const MIN_MTU: u32 = 1280;
     const STEERED: TableKind = TableKind::Steered6;
     const LAST_RESORT: TableKind = TableKind::LastResort6;
 
@@ -421,6 +479,34 @@ impl Family for V6 {
         payload: u16,
     ) -> Option<()> {
         packet.write(at, Ipv6::new(source, destination, protocol, OWN_TTL, payload))
+    }
+
+    #[inline(always)]
+    fn class<P: Packet>(packet: &P, at: usize) -> Option<u8> {
+        let word: u16 = packet.read(at)?;
+        Some((u16::from_be(word) >> 4) as u8)
+    }
+
+    #[inline(always)]
+    fn tunnel_source(source: &TunnelSource, hash: u32) -> Option<Ip6> {
+        let TunnelSource { prefix6, mask6, .. } = *source;
+        let [a, b, c, d] = prefix6.0;
+        (mask6 != 0).then_some(Ip6([a, b, c, d & !mask6 | hash & mask6]))
+    }
+
+    #[inline(always)]
+    fn write_outer<P: Packet>(packet: &mut P, at: usize, outer: &Outer<Ip6>) -> Option<()> {
+        let Outer {
+            source,
+            destination,
+            protocol,
+            payload,
+            class,
+            label,
+            ..
+        } = *outer;
+        let header = Ipv6::new(source, destination, protocol, OWN_TTL, payload).with_class(class, label);
+        packet.write(at, header)
     }
 
     #[inline(always)]

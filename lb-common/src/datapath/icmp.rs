@@ -10,6 +10,7 @@ use super::flow;
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, IPV4_LEN, IPV6_LEN, Network, Ports, UDP_LEN};
 use super::rate;
 use super::reply;
+use super::room::PATH_MTU_SECONDS;
 use super::scratch::{Opening, Scratch};
 use super::tables::Tables;
 use super::transport;
@@ -36,19 +37,12 @@ pub(super) const HEADER_LEN: usize = size_of::<Header>();
 /// Bytes of the transport header that an error must quote: the ports, and all of a UDP header.
 const MIN_QUOTE: usize = 8;
 
-/// How long a path MTU is believed, in seconds: then a larger one is tried (RFC 1191 section 6.3, RFC 8201 section 4).
-pub const PATH_MTU_LIFE: u32 = 600;
-
 /// Numbers of the two protocols' messages.
 trait Messages: Family {
     const ECHO_REQUEST: u8;
     const ECHO_REPLY: u8;
     /// Kind and code of "too big".
     const TOO_BIG: [u8; 2];
-    /// Every path carries packets of this size.
-    const MIN_MTU: u32;
-    /// Number of this protocol as payload of another packet.
-    const CARRIED: Protocol;
 
     fn is_error(kind: u8) -> bool;
     fn mtu(header: &Header) -> u32;
@@ -60,9 +54,6 @@ impl Messages for V4 {
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
     const TOO_BIG: [u8; 2] = [3, 4];
-    // Hosts need not take more in one piece (RFC 791); a path of less is not worth the harm that a lie about it does.
-    const MIN_MTU: u32 = 576;
-    const CARRIED: Protocol = Protocol(4);
 
     /// Destination unreachable, time exceeded, parameter problem.
     #[inline(always)]
@@ -86,8 +77,6 @@ impl Messages for V6 {
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
     const TOO_BIG: [u8; 2] = [2, 0];
-    const MIN_MTU: u32 = 1280;
-    const CARRIED: Protocol = Protocol(41);
 
     /// Destination unreachable, packet too big, time exceeded, parameter problem.
     #[inline(always)]
@@ -188,7 +177,7 @@ fn echo<F: Messages, P: Packet, T: Tables>(
         Some(vip) if vip.echo != 0 => {}
         Some(_) | None => return pass(Pass::OtherProtocol),
     }
-    if !reply::may_answer(network.source) {
+    if !reply::is_host(network.source.into()) {
         return drop(DropReason::UnknownFlow);
     }
     let admitted =
@@ -284,37 +273,35 @@ fn about_flow<F: Messages, P: Packet, T: Tables>(
     if network.ttl <= 1 {
         return Some(drop(DropReason::TtlExpired));
     }
-    let mut core = *F::core(&draft.client);
+    draft.subject.arriving = answers;
     let mut leaving = F::leaving(&draft.client, quote.protocol);
     let sent = leaving.reversed();
-    // Where the client's address is kept, so is the router's: otherwise the inside is nobody's business.
-    if leaving.source == quote.destination {
-        leaving.source = network.source;
-    }
-    let before = F::sum(network.source) + F::sum(network.destination);
-    let after = F::sum(leaving.source) + F::sum(leaving.destination);
-    let outer = checksum::difference(before, after);
+    // Packets of `dsr` flows leave as they came, and so do errors about them.
     if sent != quoted {
-        let Some(inner) = restore::<F, P>(packet, at, quote, &ports, &sent, core.payload_delta) else {
-            return Some(drop(DropReason::Internal));
-        };
+        // Where the client's address is kept, so is the router's: otherwise the inside is nobody's business.
+        if leaving.source == quote.destination {
+            leaving.source = network.source;
+        }
+        let before = F::sum(network.source) + F::sum(network.destination);
+        let after = F::sum(leaving.source) + F::sum(leaving.destination);
+        let mut core = *F::core(&draft.client);
+        let restored = restore::<F, P>(packet, at, quote, &ports, &sent, core.payload_delta);
+        core.header_delta = checksum::difference(before, after);
+        draft.client = F::flow(core, &leaving);
         // The pseudo-header is in the sum of ICMPv6 only.
-        let outer = if F::ICMP == Protocol::ICMPV6 {
-            outer.into()
+        let pseudo = if F::ICMP == Protocol::ICMPV6 {
+            core.header_delta
         } else {
             0
         };
-        let field = checksum::adjust(header.checksum, checksum::fold(inner + outer));
-        if packet
-            .write(network.transport + offset_of!(Header, checksum), field)
-            .is_none()
-        {
+        let written = restored.and_then(|inner| {
+            let field = checksum::adjust(header.checksum, checksum::fold(inner + u32::from(pseudo)));
+            packet.write(network.transport + offset_of!(Header, checksum), field)
+        });
+        if written.is_none() {
             return Some(drop(DropReason::Internal));
         }
     }
-    core.header_delta = outer;
-    draft.client = F::flow(core, &leaving);
-    draft.subject.arriving = answers;
     Some(Step::Go(Stage::Send))
 }
 
@@ -368,16 +355,16 @@ fn tunnelled<F: Messages, P: Packet, T: Tables>(
     let carried = if udp {
         // A packet without any header before it (draft-ietf-intarea-gue, variant 1): the version tells its kind.
         match packet.read::<u8>(at)? >> 4 {
-            4 => V4::CARRIED,
-            6 => V6::CARRIED,
+            4 => V4::IN_IP,
+            6 => V6::IN_IP,
             _ => return None,
         }
     } else {
         quote.protocol
     };
-    let id = if carried == V4::CARRIED && length > IPV4_LEN {
+    let id = if carried == V4::IN_IP && length > IPV4_LEN {
         client_flow::<V4, P, T>(packet, tables, scratch, at, length)?
-    } else if carried == V6::CARRIED && length > IPV6_LEN {
+    } else if carried == V6::IN_IP && length > IPV6_LEN {
         client_flow::<V6, P, T>(packet, tables, scratch, at, length)?
     } else {
         return None;
@@ -423,7 +410,7 @@ fn learn<T: Tables>(tables: &T, settings: &Settings, origin: OriginId, path: Pat
     let known = tables.path_mtu(origin).unwrap_or_default();
     let age = path.seen.wrapping_sub(known.seen);
     // Another CPU may be a jiffy ahead.
-    let old = age < u32::MAX / 2 && age > settings.second.wrapping_mul(PATH_MTU_LIFE);
+    let old = age < u32::MAX / 2 && age > settings.second.wrapping_mul(PATH_MTU_SECONDS);
     if known.mtu == 0 || old || path.mtu < known.mtu {
         tables.learn_path_mtu(origin, path);
     }

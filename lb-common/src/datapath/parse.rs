@@ -19,6 +19,10 @@ pub(super) const IPV6_LEN: usize = Ipv6Hdr::LEN;
 pub(super) const TCP_LEN: usize = TcpHdr::LEN;
 pub(super) const UDP_LEN: usize = UdpHdr::LEN;
 
+/// IPv4 and IPv6 packets as payload of another IP packet (RFC 2003, RFC 4213, RFC 2473).
+pub(super) const IPV4_IN_IP: Protocol = Protocol(4);
+pub(super) const IPV6_IN_IP: Protocol = Protocol(41);
+
 pub(super) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 const ETHERTYPE_VLAN: u16 = 0x8100_u16.to_be();
@@ -175,6 +179,22 @@ impl Ipv4 {
         }
     }
 
+    /// As a header of another type of service.
+    #[inline(always)]
+    pub fn with_tos(self, tos: u8) -> Self {
+        Self { tos, ..self }
+    }
+
+    /// As a header of a packet that may be fragmented.
+    #[inline(always)]
+    pub fn fragmentable(self, identification: u16) -> Self {
+        Self {
+            identification,
+            fragment: 0,
+            ..self
+        }
+    }
+
     /// The sum of the header's words.
     #[inline(always)]
     pub fn sum(&self) -> u32 {
@@ -266,6 +286,16 @@ impl Ipv6 {
             hop_limit,
             source: source.0,
             destination: destination.0,
+        }
+    }
+
+    /// As a header of another traffic class and flow label.
+    #[inline(always)]
+    pub fn with_class(self, class: u8, label: u32) -> Self {
+        let word = 6 << 28 | (class as u32) << 20 | label & 0xf_ffff;
+        Self {
+            version_class_label: word.to_be(),
+            ..self
         }
     }
 }

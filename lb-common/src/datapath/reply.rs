@@ -1,17 +1,20 @@
-//! Answers that the node itself gives: TCP resets and ICMP port unreachable.
+//! Answers that the node itself gives: TCP resets, and ICMP errors. Each comes from where its packet was sent to: the VIP, or
+//! the source address that the origin answered.
 
 use super::checksum;
 use super::family::{Family, V4, V6};
 use super::parse::{
-    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Link, MAX_TAGS, TCP_LEN, VLAN_LEN,
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Fragment, IPV6_LEN, Link, MAX_TAGS, Network,
+    TCP_LEN, VLAN_LEN,
 };
-use super::scratch::{Scratch, Subject};
+use super::rate;
+use super::scratch::{Opening, Scratch, Subject};
 use super::tables::Tables;
 use super::track::TcpFlags;
 use super::transport;
 use super::verdict::{DropReason, Reply, Verdict};
 use super::{Step, drop, exit};
-use crate::abi::Protocol;
+use crate::abi::{Ip, Protocol};
 use crate::packet::Packet;
 use bytemuck::{Pod, Zeroable};
 
@@ -30,24 +33,28 @@ fn answer<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: 
     let Some(settings) = tables.settings() else {
         return drop(DropReason::Internal);
     };
-    let opening = scratch.opening;
-    let reply = scratch.reply;
+    let Opening {
+        link, ifindex, now, ..
+    } = scratch.opening;
+    let (reply, mtu) = (scratch.reply, scratch.mtu);
     let subject = &F::draft(scratch).subject;
-    // A reset is never answered, nor is a source that cannot be one.
-    if subject.segment.flags.has(TcpFlags::RST) || !may_answer(subject.arriving.source) {
-        return drop(DropReason::UnknownFlow);
+    if !may_answer(reply, &subject.network, subject.segment.flags) {
+        return drop(match reply {
+            Reply::TooBig => DropReason::TooBig,
+            Reply::TimeExceeded => DropReason::TtlExpired,
+            _ => DropReason::UnknownFlow,
+        });
     }
-    let written = match reply {
-        Reply::ResetUnknownFlow | Reply::ResetNoOrigin => reset::<F, P>(packet, &opening.link, subject),
-        Reply::UnreachableNoOrigin => unreachable::<F, P>(packet, &opening.link, subject),
-        // Made by another stage.
-        Reply::Echo => return drop(DropReason::Internal),
+    let admitted = tables.reply_rate(|due| rate::admit(due, settings.reply_rate, settings.second, now));
+    if admitted == Some(false) {
+        return drop(DropReason::ReplyLimited);
+    }
+    let written = match Error::of::<F>(reply, mtu) {
+        Some(error) => error.answer::<F, P>(packet, &link, &subject.network),
+        None => reset::<F, P>(packet, &link, subject),
     };
     match written {
-        Some(()) => Step::Done(Verdict::Reply(
-            reply,
-            exit(settings, opening.ifindex, opening.ifindex),
-        )),
+        Some(()) => Step::Done(Verdict::Reply(reply, exit(settings, ifindex, ifindex))),
         None => drop(DropReason::Resize),
     }
 }
@@ -142,7 +149,8 @@ struct Icmp {
     kind: u8,
     code: u8,
     checksum: u16,
-    unused: u32,
+    /// An MTU, in network order; of an IPv4 packet, in the second half.
+    mtu: u32,
 }
 
 const ICMP_LEN: usize = size_of::<Icmp>();
@@ -151,80 +159,127 @@ const ICMP_LEN: usize = size_of::<Icmp>();
 /// 576 bytes in all (RFC 1812 section 4.3.2.3).
 const MAX_QUOTE: usize = 512;
 
-/// Turns a UDP datagram into the port unreachable that answers it (RFC 792; RFC 4443 section 3.1).
-#[inline(always)]
-pub fn unreachable<F: Family, P: Packet>(
-    packet: &mut P,
-    link: &Link,
-    Subject { network, .. }: &Subject<F::Address>,
-) -> Option<()> {
-    let quoted = network
-        .transport
-        .wrapping_sub(link.network)
-        .wrapping_add(network.transport_len);
-    let quoted = if quoted > MAX_QUOTE { MAX_QUOTE } else { quoted };
-    let grown = F::HEADER_LEN + ICMP_LEN;
-    packet.truncate(link.network + quoted)?;
-    packet.grow_head(grown)?;
-    let ethernet: Ethernet = packet.read(grown)?;
-    packet.write(
-        0,
-        Ethernet {
-            destination: link.source,
-            source: link.destination,
-            ..ethernet
-        },
-    )?;
-    let mut tag = 0;
-    while tag < MAX_TAGS {
-        let at = ETHERNET_LEN + tag * VLAN_LEN;
-        if at < link.network {
-            let tag: u32 = packet.read(grown + at)?;
-            packet.write(at, tag)?;
-        }
-        tag += 1;
-    }
-    let length = (ICMP_LEN + quoted) as u16;
-    let icmp = link.network + F::HEADER_LEN;
-    let v6 = F::HEADER_LEN == super::parse::IPV6_LEN;
-    let protocol = if v6 { Protocol::ICMPV6 } else { Protocol::ICMP };
-    F::write_header(
-        packet,
-        link.network,
-        network.destination,
-        network.source,
-        protocol,
-        length,
-    )?;
-    let (kind, code) = if v6 { (1, 4) } else { (3, 3) };
-    packet.write(
-        icmp,
-        Icmp {
-            kind,
-            code,
-            checksum: 0,
-            unused: 0,
-        },
-    )?;
-    let mut sum = u32::from(packet.sum(icmp, ICMP_LEN + quoted)?);
-    if v6 {
-        sum +=
-            transport::pseudo_header::<F>(network.destination, network.source, protocol, ICMP_LEN + quoted);
-    }
-    packet.write(icmp + 2, !checksum::fold(sum))
+/// An ICMP or ICMPv6 error.
+#[derive(Clone, Copy)]
+struct Error {
+    kind: u8,
+    code: u8,
+    mtu: u32,
 }
 
-/// Whether `source` may be answered at all: never a group, unspecified or loopback address (RFC 1122 section 3.2.2).
+impl Error {
+    /// The error that a reply is, if it is one (RFC 792, RFC 1191; RFC 4443).
+    #[inline(always)]
+    fn of<F: Family>(reply: Reply, mtu: u32) -> Option<Self> {
+        let v6 = F::HEADER_LEN == IPV6_LEN;
+        let (kind, code, mtu) = match (reply, v6) {
+            (Reply::UnreachableNoOrigin, false) => (3, 3, 0),
+            (Reply::UnreachableNoOrigin, true) => (1, 4, 0),
+            (Reply::TooBig, false) => (3, 4, mtu),
+            (Reply::TooBig, true) => (2, 0, mtu),
+            (Reply::TimeExceeded, false) => (11, 0, 0),
+            (Reply::TimeExceeded, true) => (3, 0, 0),
+            (Reply::ResetUnknownFlow | Reply::ResetNoOrigin | Reply::ResetEnded, _) => return None,
+            // Another stage's: no ICMP is answered here.
+            (Reply::Echo, _) => return None,
+        };
+        Some(Self { kind, code, mtu })
+    }
+
+    /// Turns a packet into the error that answers it: from where it was sent to, quoting its first bytes.
+    #[inline(always)]
+    fn answer<F: Family, P: Packet>(
+        self,
+        packet: &mut P,
+        link: &Link,
+        network: &Network<F::Address>,
+    ) -> Option<()> {
+        let quoted = network
+            .transport
+            .wrapping_sub(link.network)
+            .wrapping_add(network.transport_len);
+        let quoted = if quoted > MAX_QUOTE { MAX_QUOTE } else { quoted };
+        let grown = F::HEADER_LEN + ICMP_LEN;
+        packet.truncate(link.network + quoted)?;
+        packet.grow_head(grown)?;
+        let ethernet: Ethernet = packet.read(grown)?;
+        packet.write(
+            0,
+            Ethernet {
+                destination: link.source,
+                source: link.destination,
+                ..ethernet
+            },
+        )?;
+        let mut tag = 0;
+        while tag < MAX_TAGS {
+            let at = ETHERNET_LEN + tag * VLAN_LEN;
+            if at < link.network {
+                let tag: u32 = packet.read(grown + at)?;
+                packet.write(at, tag)?;
+            }
+            tag += 1;
+        }
+        let length = (ICMP_LEN + quoted) as u16;
+        let icmp = link.network + F::HEADER_LEN;
+        let v6 = F::HEADER_LEN == IPV6_LEN;
+        let protocol = if v6 { Protocol::ICMPV6 } else { Protocol::ICMP };
+        F::write_header(
+            packet,
+            link.network,
+            network.destination,
+            network.source,
+            protocol,
+            length,
+        )?;
+        packet.write(
+            icmp,
+            Icmp {
+                kind: self.kind,
+                code: self.code,
+                checksum: 0,
+                mtu: self.mtu.to_be(),
+            },
+        )?;
+        let mut sum = u32::from(packet.sum(icmp, ICMP_LEN + quoted)?);
+        if v6 {
+            sum += transport::pseudo_header::<F>(
+                network.destination,
+                network.source,
+                protocol,
+                ICMP_LEN + quoted,
+            );
+        }
+        packet.write(icmp + 2, !checksum::fold(sum))
+    }
+}
+
+/// Whether a packet may be answered so: never a later fragment, what is neither TCP nor UDP (it may be an error itself), what
+/// comes from a group or from nowhere (RFC 1122 section 3.2.2, RFC 4443 section 2.4), and no reset by a reset.
 #[inline(always)]
-pub fn may_answer<A: Into<crate::abi::Ip>>(source: A) -> bool {
-    let source: crate::abi::Ip = source.into();
-    match source.v4() {
+fn may_answer<A: Copy + Into<Ip>>(reply: Reply, network: &Network<A>, flags: TcpFlags) -> bool {
+    let reset = matches!(
+        reply,
+        Reply::ResetUnknownFlow | Reply::ResetNoOrigin | Reply::ResetEnded
+    );
+    let answerable = match network.protocol {
+        Protocol::TCP => !(reset && flags.has(TcpFlags::RST)),
+        Protocol::UDP => !reset,
+        _ => false,
+    };
+    answerable && network.fragment != Fragment::Later && is_host(network.source.into())
+}
+
+/// Whether an address can be a host's on a network: no group, unspecified or loopback address.
+#[inline(always)]
+pub(super) fn is_host(address: Ip) -> bool {
+    match address.v4() {
         Some(v4) => {
             let first = u32::from_be(v4.0) >> 24;
             first != 0 && first != 127 && first < 224
         }
         None => {
-            let [a, b, c, d] = source.0;
+            let [a, b, c, d] = address.0;
             let unspecified_or_loopback = a | b | c == 0 && u32::from_be(d) <= 1;
             u32::from_be(a) >> 24 != 0xff && !unspecified_or_loopback
         }

@@ -29,6 +29,8 @@ pub struct Scratch {
     pub wrap: Wrapping,
     /// What [`super::reply`] shall answer.
     pub reply: Reply,
+    /// The longest packet that [`Reply::TooBig`] asks for.
+    pub mtu: u32,
     /// Of a fragment.
     pub datagram: Datagram,
     /// What is told to userspace of a frame that it shall hold.
@@ -74,14 +76,15 @@ pub struct Wrapping {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u32)]
 pub enum WrapKind {
-    /// The packet is longer than the smallest MTU, as it is or with its outer header. Nothing was changed or counted. When it
-    /// fits after all, `fits` is set and [`super::Stage::Send`] goes on; otherwise it is answered.
+    /// The packet, which gets no outer header, is longer than the smallest MTU, or opens a connection. Nothing was changed or
+    /// counted. When it fits after all, `fits` is set and [`super::Stage::Send`] goes on; otherwise it is answered. The MSS of a
+    /// segment that opens a connection is made to fit.
     #[default]
     Fit,
     /// The IP packet is rewritten and counted: it gets its link addresses and tags, and leaves.
     Relink,
-    /// The IP packet is as it came, fits and is counted: it gets its outer header, by the record of the entry's origin, link
-    /// addresses and tags, and leaves.
+    /// The IP packet is as it came and not counted. When it fits, it gets its outer header, by the record of the entry's
+    /// origin, link addresses and tags, and leaves; otherwise it is answered.
     Tunnel,
 }
 

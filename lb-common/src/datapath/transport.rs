@@ -65,6 +65,64 @@ pub fn pseudo_header<F: Family>(
         + u32::from((length as u16).to_be())
 }
 
+/// Offset of the checksum.
+#[inline(always)]
+fn field_of<A>(network: &Network<A>) -> usize {
+    network.transport + checksum_offset(network.protocol)
+}
+
+/// Whether a checksum is the sum of the pseudo-header alone, because the sender left the rest to a device.
+#[inline(always)]
+pub fn is_partial<F: Family>(settings: &Settings, network: &Network<F::Address>, field: u16) -> bool {
+    // Nobody leaves the checksum of a fragmented datagram to a device, which sees only parts of it.
+    settings.flags.has(SettingsFlags::PARTIAL_CHECKSUMS)
+        && network.fragment == Fragment::Whole
+        && field
+            == checksum::fold(pseudo_header::<F>(
+                network.source,
+                network.destination,
+                network.protocol,
+                network.transport_len,
+            ))
+}
+
+/// The checksum of the whole segment as one between `source` and `destination`; its field, at `at`, becomes 0.
+#[inline(always)]
+fn whole_sum<F: Family, P: Packet>(
+    packet: &mut P,
+    network: &Network<F::Address>,
+    at: usize,
+    source: F::Address,
+    destination: F::Address,
+) -> Option<u16> {
+    packet.write(at, 0u16)?;
+    let sum = packet.sum(network.transport, network.transport_len)?;
+    let pseudo = pseudo_header::<F>(source, destination, network.protocol, network.transport_len);
+    Some(!checksum::fold(u32::from(sum) + pseudo))
+}
+
+/// Completes the checksum of a packet that leaves as it came, when its sender left that to a device.
+#[inline(always)]
+pub fn complete<F: Family, P: Packet>(
+    packet: &mut P,
+    settings: &Settings,
+    network: &Network<F::Address>,
+) -> Option<()> {
+    let udp = network.protocol == Protocol::UDP;
+    let summed = udp || network.protocol == Protocol::TCP;
+    if !settings.flags.has(SettingsFlags::PARTIAL_CHECKSUMS) || !summed || network.fragment != Fragment::Whole
+    {
+        return Some(());
+    }
+    let at = field_of(network);
+    let field: u16 = packet.read(at)?;
+    if (udp && field == 0) || !is_partial::<F>(settings, network, field) {
+        return Some(());
+    }
+    let field = whole_sum::<F, P>(packet, network, at, network.source, network.destination)?;
+    packet.write(at, shown(udp, field))
+}
+
 /// Writes the ports and brings the checksum up to date.
 #[inline(always)]
 pub fn rewrite<F: Family, P: Packet>(
@@ -79,7 +137,7 @@ pub fn rewrite<F: Family, P: Packet>(
     if !(udp || network.protocol == Protocol::TCP) || network.fragment == Fragment::Later {
         return Some(());
     }
-    let at = network.transport + checksum_offset(network.protocol);
+    let at = field_of(network);
     let field: u16 = packet.read(at)?;
     let ports = Ports {
         source: core.source_port,
@@ -90,26 +148,8 @@ pub fn rewrite<F: Family, P: Packet>(
     if udp && field == 0 {
         return Some(());
     }
-    let arrived = pseudo_header::<F>(
-        network.source,
-        network.destination,
-        network.protocol,
-        network.transport_len,
-    );
-    // Nobody leaves the checksum of a fragmented datagram to a device, which sees only parts of it.
-    let partial = settings.flags.has(SettingsFlags::PARTIAL_CHECKSUMS)
-        && network.fragment == Fragment::Whole
-        && field == checksum::fold(arrived);
-    let field = if partial {
-        packet.write(at, 0u16)?;
-        let sum = packet.sum(network.transport, network.transport_len)?;
-        let pseudo = pseudo_header::<F>(
-            leaving.source,
-            leaving.destination,
-            network.protocol,
-            network.transport_len,
-        );
-        !checksum::fold(u32::from(sum) + pseudo)
+    let field = if is_partial::<F>(settings, network, field) {
+        whole_sum::<F, P>(packet, network, at, leaving.source, leaving.destination)?
     } else {
         checksum::adjust(field, core.payload_delta)
     };

@@ -80,6 +80,12 @@ reasons! {
         ResetNoOrigin = "reset_no_origin",
         /// ICMP port unreachable: nobody can serve a datagram.
         UnreachableNoOrigin = "unreachable_no_origin",
+        /// ICMP "fragmentation needed" or "packet too big": it is longer than its path carries.
+        TooBig = "packet_too_big",
+        /// ICMP "time exceeded": its TTL or hop limit ended here.
+        TimeExceeded = "time_exceeded",
+        /// TCP RST: the connection's time is over.
+        ResetEnded = "reset_ended",
         /// ICMP echo reply: the address answers pings.
         Echo = "echo",
     }
@@ -116,7 +122,7 @@ reasons! {
         OriginsFull = "origins_full",
         /// A TCP segment of no known flow, while flows are being taken over.
         Migrating = "migrating",
-        /// Its TTL or hop limit ended here.
+        /// Its TTL or hop limit ended here, and it may not be answered.
         TtlExpired = "ttl_expired",
         /// The origin's neighbour is not resolved.
         NoNextHop = "no_next_hop",
@@ -132,11 +138,13 @@ reasons! {
         Resize = "resize",
         /// The checksum of a frame that arrived with only its pseudo-header summed could not be completed.
         PartialChecksum = "partial_checksum",
+        /// It is longer than its path carries, and may not be answered, or no shorter one may be asked for.
+        TooBig = "too_big",
         /// An ICMP error about a packet of no known flow.
         IcmpUnknownFlow = "icmp_unknown_flow",
         /// An ICMP "too big" about a packet in a tunnel of ours: the origin's path MTU is noted.
         PathMtuLearned = "path_mtu_learned",
-        /// The node gives no more answers of its own at present.
+        /// The node has given as many answers of its own as it may.
         ReplyLimited = "reply_limited",
         /// The program's own working memory or settings are missing: a defect of lb.
         Internal = "internal",

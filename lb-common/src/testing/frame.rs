@@ -33,20 +33,20 @@ impl Packet for Frame {
             .map(|bytes| bytes.copy_from_slice(bytemuck::bytes_of(&value)))
     }
 
-    fn grow_head(&mut self, by: usize) -> Option<()> {
-        if by > HEADROOM {
-            return None;
+    fn move_head(&mut self, by: isize) -> Option<()> {
+        let bytes = by.unsigned_abs();
+        if by > 0 {
+            if bytes > HEADROOM {
+                return None;
+            }
+            self.0.splice(0..0, std::iter::repeat_n(0, bytes));
+        } else {
+            // The kernel refuses frames shorter than an Ethernet header.
+            if self.0.len() < bytes + 14 {
+                return None;
+            }
+            self.0.drain(..bytes);
         }
-        self.0.splice(0..0, std::iter::repeat_n(0, by));
-        Some(())
-    }
-
-    fn shrink_head(&mut self, by: usize) -> Option<()> {
-        // The kernel refuses frames shorter than an Ethernet header.
-        if self.0.len() < by + 14 {
-            return None;
-        }
-        self.0.drain(..by);
         Some(())
     }
 
