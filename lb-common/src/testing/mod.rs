@@ -7,6 +7,8 @@ pub mod fixtures;
 mod frame;
 pub mod generate;
 mod memory;
+pub mod messages;
+pub mod pieces;
 pub mod random;
 pub mod scenario;
 pub mod tunnels;
