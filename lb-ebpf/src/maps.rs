@@ -255,12 +255,12 @@ impl Tables for BpfTables {
     }
 
     #[inline(always)]
-    fn remove4(&self, memory: Memory, key: &FlowKey4) {
-        // Gone already is as good.
-        let _ = match memory {
+    fn remove4(&self, memory: Memory, key: &FlowKey4) -> bool {
+        let removed = match memory {
             Memory::Established => FLOWS4.remove(key),
             Memory::Tentative => TENTATIVE4.remove(key),
         };
+        removed.is_ok()
     }
 
     #[inline(always)]
@@ -283,12 +283,12 @@ impl Tables for BpfTables {
     }
 
     #[inline(always)]
-    fn remove6(&self, memory: Memory, key: &FlowKey6) {
-        // Gone already is as good.
-        let _ = match memory {
+    fn remove6(&self, memory: Memory, key: &FlowKey6) -> bool {
+        let removed = match memory {
             Memory::Established => FLOWS6.remove(key),
             Memory::Tentative => TENTATIVE6.remove(key),
         };
+        removed.is_ok()
     }
 
     #[inline(always)]

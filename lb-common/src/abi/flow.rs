@@ -1,6 +1,6 @@
 //! Flow memory: one entry per direction, each holding all that a packet of that direction needs.
 
-use super::{Ip4, Ip6, Mac, OriginId, Port, Protocol, Tag};
+use super::{Forwarding, Ip4, Ip6, Mac, OriginId, Port, Protocol, Tag};
 use bytemuck::{Pod, Zeroable};
 
 /// The 5-tuple of an IPv4 packet as it arrives.
@@ -59,7 +59,9 @@ pub struct FlowCore {
     pub client_tags: [Tag; 2],
     /// When the flow was opened, in jiffies (low 32 bits).
     pub opened: u32,
-    pub reserved: u32,
+    /// How the origin is reached. Flows that are forwarded directly have the client's entry only, and leave as they came.
+    pub forwarding: Forwarding,
+    pub reserved: [u8; 3],
 }
 
 /// One direction of an IPv4 flow.
@@ -94,7 +96,7 @@ impl FlowSide {
     pub const ORIGIN: Self = Self(1);
 }
 
-/// How far a TCP connection has come, as bits. UDP flows stay at 0.
+/// How far a TCP connection has come, as bits. Of UDP flows it is only known whether the origin has answered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct TcpState(pub u8);
@@ -102,7 +104,7 @@ pub struct TcpState(pub u8);
 impl TcpState {
     /// The client's SYN was seen, nothing else.
     pub const NEW: Self = Self(0);
-    /// The origin answered the SYN.
+    /// The origin answered the SYN, or a datagram.
     pub const ANSWERED: u8 = 1;
     /// The client acknowledged: the handshake is complete.
     pub const ESTABLISHED: u8 = 2;
@@ -110,8 +112,10 @@ impl TcpState {
     pub const CLIENT_FIN: u8 = 4;
     /// The origin closed its half.
     pub const ORIGIN_FIN: u8 = 8;
-    /// Either side reset the connection.
+    /// Either side reset the connection, or the node.
     pub const RESET: u8 = 16;
+    /// The node has reset the connection: each side is told so when it sends.
+    pub const ENDED: u8 = 32;
 
     /// Whether all of `bits` are set.
     #[inline(always)]

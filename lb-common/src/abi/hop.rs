@@ -40,6 +40,13 @@ pub struct Tag(pub u32);
 
 impl Tag {
     pub const NONE: Self = Self(0);
+
+    /// Whether both lead to the same VLAN: their priorities (IEEE 802.1Q section 9.6) may differ.
+    #[inline(always)]
+    pub const fn same_vlan(self, other: Self) -> bool {
+        const PRIORITY: u32 = u32::from_ne_bytes([0, 0, 0xf0, 0]);
+        (self.0 ^ other.0) & !PRIORITY == 0
+    }
 }
 
 /// An interface that runs the program, by its index.

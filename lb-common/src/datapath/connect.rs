@@ -4,23 +4,23 @@ use super::checksum;
 use super::family::{Family, Tuple, V4, V6};
 use super::flow;
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use super::scratch::{Draft, Scratch};
+use super::scratch::{Draft, Holder, Note, Scratch};
 use super::select::Role;
 use super::span;
 use super::tables::{InsertError, Memory, Tables};
 use super::track::{self, Age};
 use super::verdict::DropReason;
 use super::{Stage, Step, drop};
-use crate::abi::{FlowCore, FlowSide, Port, Settings, TcpState};
+use crate::abi::{FlowCore, FlowSide, Forwarding, Origin, Port, Settings, SettingsFlags, TcpState};
 use crate::hash;
 use crate::packet::Packet;
 
-/// Source ports that are tried for one new flow, each twice: a second time when its flow has just been removed.
+/// Source ports that are tried for one new flow.
 const MAX_PORTS: u32 = 32;
 /// From this port on, ports of connections that have closed are taken as well: the origin may still remember those.
 const LAST_PORTS: u32 = 16;
 
-/// Opens the flow of the scratch's subject to the origin that was chosen: both entries are remembered afterwards.
+/// Opens the flow of the scratch's subject to the origin that was chosen: its entries are remembered afterwards.
 #[inline(always)]
 pub fn connect<P: Packet, T: Tables>(_packet: &mut P, tables: &T, scratch: &mut Scratch) -> Step {
     let opened = match scratch.opening.link.ether_type {
@@ -29,40 +29,18 @@ pub fn connect<P: Packet, T: Tables>(_packet: &mut P, tables: &T, scratch: &mut 
         _ => Err(DropReason::Internal),
     };
     match opened {
-        Ok(()) => Step::Go(Stage::Send),
+        Ok(stage) => Step::Go(stage),
         Err(reason) => drop(reason),
     }
 }
 
+/// Opens the flow, and says which stage goes on.
 #[inline(always)]
-fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), DropReason> {
+fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage, DropReason> {
     let settings = tables.settings().ok_or(DropReason::Internal)?;
-    let opening = scratch.opening;
-    let hashes = scratch.hashes;
     let choice = scratch.choice;
-    let draft = F::draft(scratch);
     let origin = tables.origin(choice.id).ok_or(DropReason::NoOriginRecord)?;
-    if origin.snat_count == 0 {
-        return Err(DropReason::NoSourceAddress);
-    }
-    let source = origin
-        .snat_base
-        .wrapping_add(hash::scale(hashes.client as u32, origin.snat_count));
-    let source = tables.snat_address(source).and_then(F::address);
-    let (Some(source), Some(destination)) = (source, F::address(origin.address)) else {
-        return Err(DropReason::NoSourceAddress);
-    };
-    draft.leaving = Tuple {
-        source,
-        destination,
-        source_port: Port(0),
-        destination_port: span::origin_port(
-            &opening.application,
-            &origin,
-            draft.subject.arriving.destination_port,
-        ),
-        protocol: draft.subject.arriving.protocol,
-    };
+    let opening = &scratch.opening;
     let mut core = FlowCore {
         origin: choice.id,
         application: opening.application.id,
@@ -70,106 +48,241 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<(), D
         opened: opening.now,
         tcp: TcpState::NEW,
         side: FlowSide::CLIENT,
+        forwarding: origin.forwarding,
         last_resort: (choice.role == Role::LastResort) as u8,
+        retries: if scratch.retries > 255 {
+            255
+        } else {
+            scratch.retries as u8
+        },
         ..FlowCore::default()
     };
     flow::learn(&mut core, &opening.link, opening.ifindex);
-    remember::<F, T>(tables, settings, draft, core, hashes.flow)?;
-    tables.count_flow(opening.application.id, choice.id);
-    Ok(())
+    if settings.flags.has(SettingsFlags::TRACE) {
+        scratch.note = Note::of(&core);
+    }
+    let stage = if origin.forwarding.is_direct() {
+        directly::<F, T>(tables, F::draft(scratch), core)?
+    } else {
+        let hashes = scratch.hashes;
+        let port = F::draft(scratch).subject.arriving.destination_port;
+        let port = span::origin_port(&scratch.opening.application, &origin, port);
+        let source = leaving_source::<F, T>(tables, &origin, hashes.client, F::draft(scratch))?;
+        let draft = F::draft(scratch);
+        draft.leaving = Tuple {
+            source,
+            destination: F::address(origin.address).ok_or(DropReason::NoSourceAddress)?,
+            source_port: draft.subject.arriving.source_port,
+            destination_port: port,
+            protocol: draft.subject.arriving.protocol,
+        };
+        if origin.forwarding == Forwarding::NAT {
+            find_port::<F, T>(tables, settings, scratch)?;
+        } else {
+            keep_port::<F, T>(tables, F::draft(scratch), core.seen)?;
+        }
+        remember::<F, T>(tables, F::draft(scratch), core)?
+    };
+    if stage == Stage::Send {
+        tables.count_flow(core.application, core.origin);
+    }
+    Ok(stage)
 }
 
-/// Finds a free source port and adds both entries.
+/// The source address that packets leave with: one of ours, always the same for a client, or the client's.
 #[inline(always)]
-fn remember<F: Family, T: Tables>(
+fn leaving_source<F: Family, T: Tables>(
     tables: &T,
-    settings: &Settings,
+    origin: &Origin,
+    client: u64,
+    draft: &Draft<F::Address, F::Key, F::Flow>,
+) -> Result<F::Address, DropReason> {
+    if origin.forwarding != Forwarding::NAT {
+        return Ok(draft.subject.arriving.source);
+    }
+    if origin.snat_count == 0 {
+        return Err(DropReason::NoSourceAddress);
+    }
+    let index = origin
+        .snat_base
+        .wrapping_add(hash::scale(client as u32, origin.snat_count));
+    tables
+        .snat_address(index)
+        .and_then(F::address)
+        .ok_or(DropReason::NoSourceAddress)
+}
+
+/// Remembers a flow whose packets leave as they came, and whose answers do not come by here.
+#[inline(always)]
+fn directly<F: Family, T: Tables>(
+    tables: &T,
     draft: &mut Draft<F::Address, F::Key, F::Flow>,
     mut core: FlowCore,
-    hash: u64,
+) -> Result<Stage, DropReason> {
+    let arriving = draft.subject.arriving;
+    core.source_port = arriving.source_port;
+    core.destination_port = arriving.destination_port;
+    // It may have begun at another node, or before this one forgot it.
+    core.tcp = track::step(&core, arriving.protocol, draft.subject.segment.flags);
+    draft.client_key = F::key(&arriving);
+    draft.client = F::flow(core, &arriving);
+    if core.tcp.closing() {
+        // Nothing follows that would have to be known.
+        return Ok(Stage::Send);
+    }
+    match F::insert(tables, Memory::Tentative, &draft.client_key, &draft.client) {
+        Ok(()) => Ok(Stage::Send),
+        // Another CPU has just opened the same flow.
+        Err(InsertError::Exists) => Ok(Stage::Young),
+        Err(InsertError::Full) => Err(DropReason::FlowTableFull),
+    }
+}
+
+/// Finds a source port whose answers belong to no other flow.
+#[inline(always)]
+fn find_port<F: Family, T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
-    let before = F::sum(draft.subject.arriving.source) + F::sum(draft.subject.arriving.destination);
-    let after = F::sum(draft.leaving.source) + F::sum(draft.leaving.destination);
-    let arrived_ports = checksum::ports(
-        draft.subject.arriving.source_port,
-        draft.subject.arriving.destination_port,
-    );
-    core.destination_port = draft.leaving.destination_port;
-    core.header_delta = checksum::difference(before, after);
-    draft.client_key = F::key(&draft.subject.arriving);
     let range = settings.snat_ports;
     if range.count == 0 {
         return Err(DropReason::PortsExhausted);
     }
-
+    let hash = scratch.hashes.flow;
+    let now = scratch.opening.now;
+    let first = scratch.attempts;
+    let draft = F::draft(scratch);
     let mut attempt = 0;
-    while attempt < 2 * MAX_PORTS {
-        let offset = hash::scale(hash::probe(hash, attempt >> 1), u32::from(range.count));
-        core.source_port = Port::new(range.first.wrapping_add(offset as u16));
-        draft.leaving.source_port = core.source_port;
-        core.payload_delta = checksum::difference(
-            before + arrived_ports,
-            after + checksum::ports(core.source_port, core.destination_port),
-        );
-        draft.client = F::flow(core, &draft.leaving);
-        draft.origin_key = F::key(&draft.leaving.reversed());
-        let back = draft.subject.arriving.reversed();
-        draft.origin = F::flow(flow::mirror(&core, &back), &back);
-        match F::insert(tables, Memory::Tentative, &draft.origin_key, &draft.origin) {
-            Ok(()) => return admit::<F, T>(tables, draft),
-            Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
-            Err(InsertError::Exists) => {}
+    while attempt < MAX_PORTS {
+        let nth = first.wrapping_add(attempt);
+        attempt += 1;
+        let offset = hash::scale(hash::probe(hash, nth), u32::from(range.count));
+        draft.leaving.source_port = Port::new(range.first.wrapping_add(offset as u16));
+        look_up::<F, T>(tables, draft, now, nth >= LAST_PORTS);
+        if draft.holder != Holder::Flow {
+            clear::<F, T>(tables, draft);
+            scratch.attempts = nth.wrapping_add(1);
+            return Ok(());
         }
-        let closed_too = attempt >> 1 >= LAST_PORTS;
-        let again = attempt & 1 == 0 && reclaim::<F, T>(tables, draft, core.seen, closed_too);
-        attempt = if again { attempt | 1 } else { (attempt | 1) + 1 };
     }
     Err(DropReason::PortsExhausted)
 }
 
-/// Adds the client's entry, after the origin's.
+/// Sees to it that the answers to the client's own port belong to no other flow.
 #[inline(always)]
-fn admit<F: Family, T: Tables>(
+fn keep_port<F: Family, T: Tables>(
     tables: &T,
     draft: &mut Draft<F::Address, F::Key, F::Flow>,
+    now: u32,
 ) -> Result<(), DropReason> {
-    let Err(error) = F::insert(tables, Memory::Tentative, &draft.client_key, &draft.client) else {
-        return Ok(());
-    };
-    F::remove(tables, Memory::Tentative, &draft.origin_key);
-    match error {
-        // Another CPU has just opened the same flow: this packet follows it.
-        InsertError::Exists => Ok(()),
-        InsertError::Full => Err(DropReason::FlowTableFull),
+    look_up::<F, T>(tables, draft, now, true);
+    if draft.holder == Holder::Flow {
+        return Err(DropReason::TupleTaken);
     }
+    clear::<F, T>(tables, draft);
+    Ok(())
 }
 
-/// Removes the flow that holds the draft's source port when it has timed out, or, with `closed_too`, when it has been
-/// closed for a sixteenth of its timeout: about as long as Linux waits before it reuses such a port (`tcp_tw_reuse`).
+/// Looks who holds the draft's leaving tuple, and copies the entry. A flow is over when it has timed out or, with
+/// `closed_too`, when it has been closed for a sixteenth of its timeout: about as long as Linux waits before it reuses
+/// such a port (`tcp_tw_reuse`). So is what is left of this very flow when the client's entry was evicted.
+///
+/// A flow that moves from one memory to the other stands in both for a while: whoever goes to the established ones is seen
+/// there, if not before, and whoever comes from there is in the way of the new entry.
 #[inline(always)]
-fn reclaim<F: Family, T: Tables>(
+fn look_up<F: Family, T: Tables>(
     tables: &T,
     draft: &mut Draft<F::Address, F::Key, F::Flow>,
     now: u32,
     closed_too: bool,
-) -> bool {
-    let protocol = draft.subject.arriving.protocol;
-    let holder = F::visit(tables, Memory::Tentative, &draft.origin_key, |flow| {
-        draft.origin = *flow;
-        let core = F::core(flow);
-        let timeouts = tables.timeouts(core.application).unwrap_or_default();
-        let idle = now.wrapping_sub(core.seen);
-        let closed = core.tcp.closing() && idle < u32::MAX / 2 && idle > timeouts.tcp_closing >> 4;
-        track::age(&timeouts, protocol, core, now) == Age::Expired || (closed_too && closed)
-    });
-    if holder == Some(true) {
-        flow::forget::<F, T>(
-            tables,
-            Memory::Tentative,
-            &draft.leaving.reversed(),
-            &draft.origin,
-        );
-        return true;
+) {
+    draft.origin_key = F::key(&draft.leaving.reversed());
+    draft.holder = Holder::Nobody;
+    let protocol = draft.leaving.protocol;
+    let back = draft.subject.arriving.reversed();
+    let Draft {
+        origin_key,
+        origin,
+        holder,
+        ..
+    } = draft;
+    for (memory, old) in [
+        (Memory::Tentative, Holder::OldTentative),
+        (Memory::Established, Holder::OldEstablished),
+    ] {
+        if *holder != Holder::Nobody {
+            break;
+        }
+        F::visit(tables, memory, origin_key, |flow| {
+            *origin = *flow;
+            let core = F::core(flow);
+            let timeouts = tables.timeouts(core.application).unwrap_or_default();
+            let idle = now.wrapping_sub(core.seen);
+            let closed = core.tcp.closing() && idle < u32::MAX / 2 && idle > timeouts.tcp_closing >> 4;
+            let over = track::age(&timeouts, protocol, core, now) == Age::Expired
+                || (closed_too && (closed || F::leaving(flow, protocol) == back));
+            *holder = if over { old } else { Holder::Flow };
+        });
     }
-    false
+}
+
+/// Removes the flow that holds the draft's leaving tuple.
+#[inline(always)]
+fn clear<F: Family, T: Tables>(tables: &T, draft: &Draft<F::Address, F::Key, F::Flow>) {
+    let back = draft.leaving.reversed();
+    match draft.holder {
+        Holder::Nobody | Holder::Flow => {}
+        Holder::OldEstablished => flow::forget::<F, T>(tables, Memory::Established, &back, &draft.origin),
+        Holder::OldTentative => flow::forget::<F, T>(tables, Memory::Tentative, &back, &draft.origin),
+    }
+}
+
+/// Adds both entries, the origin's first: it is the one that another flow may have added meanwhile.
+#[inline(always)]
+fn remember<F: Family, T: Tables>(
+    tables: &T,
+    draft: &mut Draft<F::Address, F::Key, F::Flow>,
+    mut core: FlowCore,
+) -> Result<Stage, DropReason> {
+    let Draft {
+        subject,
+        leaving,
+        client_key,
+        client,
+        origin_key,
+        origin,
+        ..
+    } = draft;
+    let arriving = &subject.arriving;
+    let before = F::sum(arriving.source) + F::sum(arriving.destination);
+    let after = F::sum(leaving.source) + F::sum(leaving.destination);
+    core.source_port = leaving.source_port;
+    core.destination_port = leaving.destination_port;
+    core.header_delta = checksum::difference(before, after);
+    core.payload_delta = checksum::difference(
+        before + checksum::ports(arriving.source_port, arriving.destination_port),
+        after + checksum::ports(leaving.source_port, leaving.destination_port),
+    );
+    *client_key = F::key(arriving);
+    *client = F::flow(core, leaving);
+    let back = arriving.reversed();
+    *origin = F::flow(flow::mirror(&core, &back), &back);
+    match F::insert(tables, Memory::Tentative, origin_key, origin) {
+        Ok(()) => {}
+        // Another CPU was faster: the next port.
+        Err(InsertError::Exists) => return Ok(Stage::Connect),
+        Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+    }
+    match F::insert(tables, Memory::Tentative, client_key, client) {
+        Ok(()) => Ok(Stage::Send),
+        Err(error) => {
+            F::remove(tables, Memory::Tentative, origin_key);
+            match error {
+                // Another CPU has just opened the same flow: this packet follows it.
+                InsertError::Exists => Ok(Stage::Young),
+                InsertError::Full => Err(DropReason::FlowTableFull),
+            }
+        }
+    }
 }

@@ -61,8 +61,8 @@ pub trait Family: Sized {
     fn quoted<P: Packet>(packet: &P, at: usize, length: usize) -> Option<Network<Self::Address>>;
     /// Where the packet at `at` carries its datagram's identification, when it is a fragment.
     fn identification<P: Packet>(packet: &P, at: usize) -> Option<Identification>;
-    /// Gives the packet at `at` another identification than `old`.
-    fn renumber<P: Packet>(packet: &mut P, at: usize, old: Identification, new: u32) -> Option<()>;
+    /// Writes the identification of the fragment at `at`, whose offset is `field`.
+    fn renumber<P: Packet>(packet: &mut P, at: usize, field: usize, new: u32) -> Option<()>;
     /// The sum of an address's words.
     fn sum(address: Self::Address) -> u32;
     /// The address, when it is of this family.
@@ -123,7 +123,8 @@ pub trait Family: Sized {
         key: &Self::Key,
         flow: &Self::Flow,
     ) -> Result<(), InsertError>;
-    fn remove<T: Tables>(tables: &T, memory: Memory, key: &Self::Key);
+    /// Removes an entry; false when there was none.
+    fn remove<T: Tables>(tables: &T, memory: Memory, key: &Self::Key) -> bool;
 
     fn flow_hash(key: HashKey, tuple: &Tuple<Self::Address>) -> u64;
     fn client_hash(key: HashKey, client: Self::Address) -> u64;
@@ -197,13 +198,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn renumber<P: Packet>(packet: &mut P, at: usize, old: Identification, new: u32) -> Option<()> {
+    fn renumber<P: Packet>(packet: &mut P, at: usize, field: usize, new: u32) -> Option<()> {
         let at = at + offset_of!(Ipv4Hdr, check);
-        let field: u16 = packet.read(at)?;
+        let (sum, old): (u16, u16) = (packet.read(at)?, packet.read(field)?);
         let new = new as u16;
-        let delta = checksum::difference(old.value, u32::from(new));
-        packet.write(at, checksum::adjust(field, delta))?;
-        packet.write(old.at, new)
+        let delta = checksum::difference(old.into(), new.into());
+        packet.write(at, checksum::adjust(sum, delta))?;
+        packet.write(field, new)
     }
 
     #[inline(always)]
@@ -364,8 +365,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn remove<T: Tables>(tables: &T, memory: Memory, key: &FlowKey4) {
-        tables.remove4(memory, key);
+    fn remove<T: Tables>(tables: &T, memory: Memory, key: &FlowKey4) -> bool {
+        tables.remove4(memory, key)
     }
 
     #[inline(always)]
@@ -424,8 +425,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn renumber<P: Packet>(packet: &mut P, _at: usize, old: Identification, new: u32) -> Option<()> {
-        packet.write(old.at, new)
+    fn renumber<P: Packet>(packet: &mut P, _at: usize, field: usize, new: u32) -> Option<()> {
+        packet.write(field, new)
     }
 
     #[inline(always)]
@@ -577,8 +578,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn remove<T: Tables>(tables: &T, memory: Memory, key: &FlowKey6) {
-        tables.remove6(memory, key);
+    fn remove<T: Tables>(tables: &T, memory: Memory, key: &FlowKey6) -> bool {
+        tables.remove6(memory, key)
     }
 
     #[inline(always)]

@@ -4,10 +4,12 @@ use super::family::{Family, Tuple};
 use super::known::Context;
 use super::parse::Link;
 use super::select::Role;
-use super::tables::{Memory, Tables};
+use super::tables::{InsertError, Memory, Tables};
 use super::track::{self, Age};
 use super::transport::Segment;
-use crate::abi::{FlowCore, FlowSide, Protocol, TcpState, Timeouts};
+use crate::abi::{
+    FlowCore, FlowSide, Origin, OriginFlags, OriginId, OriginState, Protocol, TcpState, Timeouts,
+};
 
 /// What a packet does to the entry of its flow.
 #[derive(Clone, Copy, PartialEq)]
@@ -16,26 +18,77 @@ pub enum Fate {
     Keep,
     /// The entry changed, and its twin must.
     Renew,
-    /// The flow has ended.
+    /// The flow has ended, or its origin serves it no longer.
     End,
+    /// The client repeats the SYN that the origin does not answer: another one is to be tried.
+    Retry,
+    /// The node has reset the connection, and this side has not heard it yet.
+    Refuse,
+    /// The node resets the connection now.
+    Reset,
+}
+
+/// Brings the entry of a flow up to date with a packet of its direction, and copies it; `None` when there is none.
+#[inline(always)]
+pub fn follow<F: Family, T: Tables>(
+    tables: &T,
+    memory: Memory,
+    context: &Context,
+    segment: &Segment,
+    arriving: &Tuple<F::Address>,
+    entry: &mut F::Flow,
+) -> Option<Fate> {
+    let fate = F::visit(tables, memory, &F::key(arriving), |flow| {
+        let core = F::core_mut(flow);
+        // A row that is missing makes the flow time out.
+        let timeouts = tables.timeouts(core.application).unwrap_or_default();
+        let fate = renew(context, &timeouts, segment, core);
+        *entry = *flow;
+        fate
+    })?;
+    if fate != Fate::Keep && fate != Fate::Renew {
+        return Some(fate);
+    }
+    let core = F::core(entry);
+    // An origin without a record serves nobody.
+    let origin = tables.origin(core.origin).unwrap_or_default();
+    Some(match standing(&origin, segment, core) {
+        Standing::Serves => fate,
+        Standing::Released => Fate::End,
+        Standing::Reset => Fate::Reset,
+    })
+}
+
+/// Whether a packet changes nothing of its established flow's entry: the usual one.
+#[inline(always)]
+pub fn settled(context: &Context, timeouts: &Timeouts, segment: &Segment, core: &FlowCore) -> bool {
+    track::age(timeouts, segment.protocol, core, context.now) == Age::Fresh
+        && track::step(core, segment.protocol, segment.flags) == core.tcp
+        && !core.tcp.closing()
+        && (core.side != FlowSide::CLIENT || came_by(core, &context.link, context.ifindex))
 }
 
 /// Brings an entry up to date with a packet of its direction.
 #[inline(always)]
-pub fn renew(context: &Context, timeouts: &Timeouts, segment: &Segment, core: &mut FlowCore) -> Fate {
+fn renew(context: &Context, timeouts: &Timeouts, segment: &Segment, core: &mut FlowCore) -> Fate {
     let age = track::age(timeouts, segment.protocol, core, context.now);
     let from_client = core.side == FlowSide::CLIENT;
+    let opens = from_client && segment.flags.opens();
     // A SYN on a closing flow is a new connection that reuses the ports (RFC 9293 section 3.6.1).
-    if age == Age::Expired || (from_client && core.tcp.closing() && segment.flags.opens()) {
+    if age == Age::Expired || (opens && core.tcp.closing()) {
         return Fate::End;
     }
+    if core.tcp.has(TcpState::ENDED) {
+        return Fate::Refuse;
+    }
+    if opens && unanswered(context, core) {
+        return Fate::Retry;
+    }
     let mut fate = if age == Age::Aged { Fate::Renew } else { Fate::Keep };
-    if segment.protocol == Protocol::TCP {
-        let next = track::step(core.tcp, segment.flags, core.side);
-        if next != core.tcp {
-            core.tcp = next;
-            fate = Fate::Renew;
-        }
+    let next = track::step(core, segment.protocol, segment.flags);
+    if next != core.tcp {
+        core.tcp = next;
+        fate = Fate::Renew;
     }
     if from_client && !came_by(core, &context.link, context.ifindex) {
         learn(core, &context.link, context.ifindex);
@@ -47,12 +100,26 @@ pub fn renew(context: &Context, timeouts: &Timeouts, segment: &Segment, core: &m
     fate
 }
 
+/// Whether the origin has had half a second to answer the SYN, and has not. Clients repeat it after one (RFC 6298).
+/// Answers that do not come by here may well have been given.
+#[inline(always)]
+fn unanswered(context: &Context, core: &FlowCore) -> bool {
+    let waited = context.now.wrapping_sub(core.opened);
+    core.tcp == TcpState::NEW
+        && !core.forwarding.is_direct()
+        && waited > context.settings.second >> 1
+        // Another CPU may have opened it a jiffy after this one read its clock.
+        && waited <= u32::MAX / 2
+}
+
 #[inline(always)]
 fn came_by(core: &FlowCore, link: &Link, ifindex: u32) -> bool {
+    let ([outer, inner], [was_outer, was_inner]) = (link.tags, core.client_tags);
     core.client_mac == link.source
         && core.node_mac == link.destination
         && core.client_ifindex == ifindex
-        && core.client_tags == link.tags
+        && outer.same_vlan(was_outer)
+        && inner.same_vlan(was_inner)
 }
 
 /// Remembers the way back to the client: where its packet came from.
@@ -85,12 +152,71 @@ pub fn peek<F: Family, T: Tables>(
     alive(Memory::Established) == Some(true) || alive(Memory::Tentative) == Some(true)
 }
 
+/// What an origin's state means for a flow that it was given.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Standing {
+    /// The flow goes on.
+    Serves,
+    /// There is no connection to break: another origin takes over. UDP follows its origin's health at once, and so does a
+    /// repeated SYN that nobody has answered.
+    Released,
+    /// The connection is to be reset.
+    Reset,
+}
+
+/// What the state of its origin means for a flow. TCP connections stay, unless their origin's time is over.
+#[inline(always)]
+pub fn standing(origin: &Origin, segment: &Segment, core: &FlowCore) -> Standing {
+    let role = if core.last_resort == 0 {
+        Role::Steered
+    } else {
+        Role::LastResort
+    };
+    if role.accepts(origin.state) {
+        return Standing::Serves;
+    }
+    if segment.protocol != Protocol::TCP || (segment.flags.opens() && core.tcp == TcpState::NEW) {
+        return if core.side == FlowSide::CLIENT {
+            Standing::Released
+        } else {
+            Standing::Serves
+        };
+    }
+    let over = origin.state == OriginState::ENDED
+        || (origin.state == OriginState::DOWN && origin.flags.has(OriginFlags::RESET_WHEN_DOWN));
+    if over && !core.tcp.closing() {
+        Standing::Reset
+    } else {
+        Standing::Serves
+    }
+}
+
+/// Marks an entry as of a connection that the node has reset.
+#[inline(always)]
+pub fn end(core: &mut FlowCore, now: u32) {
+    core.tcp = TcpState(core.tcp.0 | TcpState::RESET | TcpState::ENDED);
+    core.seen = now;
+}
+
 /// Whose the other direction's tuple is.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Twin {
     Ours,
     /// Another flow owns the other direction's tuple by now.
     Taken,
+}
+
+/// Key of the entry of a flow's other direction.
+#[inline(always)]
+pub fn twin_key<F: Family>(arriving: &Tuple<F::Address>, flow: &F::Flow) -> F::Key {
+    F::key(&F::leaving(flow, arriving.protocol).reversed())
+}
+
+/// The entry of a flow's other direction.
+#[inline(always)]
+pub fn twin<F: Family>(arriving: &Tuple<F::Address>, flow: &F::Flow) -> F::Flow {
+    let back = arriving.reversed();
+    F::flow(mirror(F::core(flow), &back), &back)
 }
 
 /// Brings the other direction's entry to the state of this one; makes it anew when it was evicted.
@@ -102,9 +228,12 @@ pub fn renew_twin<F: Family, T: Tables>(
     arriving: &Tuple<F::Address>,
     flow: &F::Flow,
 ) -> Twin {
-    let key = F::key(&F::leaving(flow, arriving.protocol).reversed());
-    let back = arriving.reversed();
     let core = F::core(flow);
+    if core.forwarding.is_direct() {
+        return Twin::Ours;
+    }
+    let key = twin_key::<F>(arriving, flow);
+    let back = arriving.reversed();
     let seen = F::visit(tables, memory, &key, |twin| {
         if F::leaving(twin, arriving.protocol) != back {
             return Twin::Taken;
@@ -118,9 +247,17 @@ pub fn renew_twin<F: Family, T: Tables>(
         twin.client_tags = core.client_tags;
         Twin::Ours
     });
-    match seen {
-        Some(twin) => twin,
-        None => match F::insert(tables, memory, &key, &F::flow(mirror(core, &back), &back)) {
+    if let Some(twin) = seen {
+        return twin;
+    }
+    // Both may be on their way to the other memory, or another flow may have been given the tuple and gone there.
+    let elsewhere = F::visit(tables, memory.other(), &key, |twin| {
+        F::leaving(twin, arriving.protocol) == back
+    });
+    match elsewhere {
+        Some(true) => Twin::Ours,
+        Some(false) => Twin::Taken,
+        None => match enter::<F, T>(tables, memory, &key, &twin::<F>(arriving, flow)) {
             Ok(()) => Twin::Ours,
             Err(_) => Twin::Taken,
         },
@@ -136,32 +273,48 @@ pub fn mirror<A>(core: &FlowCore, leaving: &Tuple<A>) -> FlowCore {
         destination_port: leaving.destination_port,
         header_delta: !core.header_delta,
         payload_delta: !core.payload_delta,
-        side: if core.side == FlowSide::CLIENT {
-            FlowSide::ORIGIN
-        } else {
-            FlowSide::CLIENT
-        },
+        side: opposite(core.side),
         ..*core
     }
 }
 
-/// Whether a flow must be let go because its origin no longer serves: where there is no connection to break. UDP follows
-/// its origin's health at once, and so does a repeated SYN that nobody has answered; TCP connections stay.
 #[inline(always)]
-pub fn released<T: Tables>(tables: &T, segment: &Segment, core: &FlowCore) -> bool {
-    let unanswered = segment.flags.opens() && core.tcp == TcpState::NEW;
-    let bound = segment.protocol == Protocol::TCP && !unanswered;
-    if bound || core.side != FlowSide::CLIENT {
-        return false;
-    }
-    let role = if core.last_resort == 0 {
-        Role::Steered
+fn opposite(side: FlowSide) -> FlowSide {
+    if side == FlowSide::CLIENT {
+        FlowSide::ORIGIN
     } else {
-        Role::LastResort
-    };
-    match tables.origin(core.origin) {
-        Some(origin) => !role.accepts(origin.state),
-        None => true,
+        FlowSide::CLIENT
+    }
+}
+
+/// Adds an entry. An established flow counts as one of its origin's as long as the client's entry is there.
+#[inline(always)]
+pub fn enter<F: Family, T: Tables>(
+    tables: &T,
+    memory: Memory,
+    key: &F::Key,
+    flow: &F::Flow,
+) -> Result<(), InsertError> {
+    F::insert(tables, memory, key, flow)?;
+    let core = F::core(flow);
+    if memory == Memory::Established && core.side == FlowSide::CLIENT {
+        tables.establish(core.origin);
+    }
+    Ok(())
+}
+
+/// Removes an entry that [`enter`] added.
+#[inline(always)]
+pub fn leave<F: Family, T: Tables>(
+    tables: &T,
+    memory: Memory,
+    key: &F::Key,
+    side: FlowSide,
+    origin: OriginId,
+) {
+    // Whoever has removed it counts it.
+    if F::remove(tables, memory, key) && memory == Memory::Established && side == FlowSide::CLIENT {
+        tables.disestablish(origin);
     }
 }
 
@@ -173,13 +326,28 @@ pub fn forget<F: Family, T: Tables>(
     arriving: &Tuple<F::Address>,
     flow: &F::Flow,
 ) {
-    let twin = F::key(&F::leaving(flow, arriving.protocol).reversed());
-    let back = arriving.reversed();
-    if F::visit(tables, memory, &twin, |twin| {
-        F::leaving(twin, arriving.protocol) == back
-    }) == Some(true)
-    {
-        F::remove(tables, memory, &twin);
+    let core = F::core(flow);
+    if owns_twin::<F, T>(tables, memory, arriving, flow) {
+        let key = twin_key::<F>(arriving, flow);
+        leave::<F, T>(tables, memory, &key, opposite(core.side), core.origin);
     }
-    F::remove(tables, memory, &F::key(arriving));
+    leave::<F, T>(tables, memory, &F::key(arriving), core.side, core.origin);
+}
+
+/// Whether the other direction's entry is there, and this flow's.
+#[inline(always)]
+pub fn owns_twin<F: Family, T: Tables>(
+    tables: &T,
+    memory: Memory,
+    arriving: &Tuple<F::Address>,
+    flow: &F::Flow,
+) -> bool {
+    if F::core(flow).forwarding.is_direct() {
+        return false;
+    }
+    let back = arriving.reversed();
+    let ours = F::visit(tables, memory, &twin_key::<F>(arriving, flow), |twin| {
+        F::leaving(twin, arriving.protocol) == back
+    });
+    ours == Some(true)
 }

@@ -8,7 +8,7 @@
 use super::family::{Family, V4, V6};
 use super::flow;
 use super::icmp::address;
-use super::known::{self, Context};
+use super::known;
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Network, Ports};
 use super::scratch::{Datagram, Draft, Scratch};
 use super::span;
@@ -95,35 +95,17 @@ fn first<F: Family, P: Packet, T: Tables>(
     let Some(ports) = packet.read::<Ports>(network.transport) else {
         return pass(Pass::Fragment);
     };
-    subject.arriving = network.tuple(ports);
     let segment = transport::read(packet, network, ports);
+    subject.arriving = network.tuple(ports);
+    subject.segment = segment.unwrap_or_default();
     let doubled = recall(tables, settings, scratch, DOUBLED)
         .filter(|flow| flow.source_port == ports.source && flow.destination_port == ports.destination);
     scratch.datagram.leaving = match doubled {
         Some(flow) => flow.identification,
         None => tables.next_fragment(),
     };
-    let known = match segment {
-        Some(segment) => {
-            F::draft(scratch).subject.segment = segment;
-            let arriving = F::draft(scratch).subject.arriving;
-            let context = Context::of(settings, &scratch.opening);
-            known::follow::<F, T>(
-                tables,
-                Memory::Established,
-                scratch,
-                &context,
-                &segment,
-                &arriving,
-            )
-        }
-        None => false,
-    };
-    let served = !known && {
-        let arriving = F::draft(scratch).subject.arriving;
-        known::serve::<F, T>(tables, scratch, scratch.opening.parity, &arriving)
-    };
-    if known || served || may_be_ours::<F, T>(tables, settings, scratch) {
+    let step = begin::<F, T>(tables, settings, scratch, segment.is_some());
+    if matches!(step, Step::Go(_)) || may_be_ours::<F, T>(tables, settings, scratch) {
         let flow = FragmentFlow {
             source_port: ports.source,
             destination_port: ports.destination,
@@ -134,14 +116,38 @@ fn first<F: Family, P: Packet, T: Tables>(
         };
         tables.remember_fragment(&scratch.held.key, &flow);
     }
-    if known {
-        Step::Go(Stage::Send)
-    } else if segment.is_some() {
-        Step::Go(Stage::Young)
-    } else if served {
-        drop(DropReason::Malformed)
-    } else {
-        pass(Pass::Fragment)
+    step
+}
+
+/// Which stage goes on with a datagram; `whole`: its transport header is.
+#[inline(always)]
+fn begin<F: Family, T: Tables>(tables: &T, settings: &Settings, scratch: &mut Scratch, whole: bool) -> Step {
+    let arriving = &F::draft(scratch).subject.arriving;
+    if whole && F::visit(tables, Memory::Established, &F::key(arriving), |_| ()).is_some() {
+        // Whatever its packet changes.
+        return Step::Go(Stage::Retire);
+    }
+    let key = application_key::<F>(scratch);
+    match tables.application(&key) {
+        Some(_) if !whole => drop(DropReason::Malformed),
+        Some(application) => {
+            scratch.opening.application = application;
+            scratch.opening.served = 1;
+            Step::Go(Stage::Young)
+        }
+        None if whole && known::concerns(tables, settings, &key) => Step::Go(Stage::Young),
+        None => pass(Pass::NotOurs),
+    }
+}
+
+#[inline(always)]
+fn application_key<F: Family>(scratch: &mut Scratch) -> ApplicationKey {
+    let arriving = &F::draft(scratch).subject.arriving;
+    ApplicationKey {
+        address: arriving.destination.into(),
+        port: arriving.destination_port,
+        protocol: arriving.protocol,
+        parity: scratch.opening.parity,
     }
 }
 
@@ -175,12 +181,7 @@ fn later<F: Family, P: Packet, T: Tables>(
     if flow::peek::<F, T>(tables, now, &subject.arriving, client) {
         return Step::Go(Stage::Send);
     }
-    let key = ApplicationKey {
-        address: subject.arriving.destination.into(),
-        port: first.destination_port,
-        protocol: first.protocol,
-        parity: scratch.opening.parity,
-    };
+    let key = application_key::<F>(scratch);
     let served = tables.application(&key).is_some()
         || settings.flags.has(SettingsFlags::RANGES) && span::find(packet, tables, &key).is_some();
     if served {
@@ -212,5 +213,5 @@ pub(super) fn renumber<F: Family, P: Packet>(
     if network.fragment == Fragment::Whole || source == network.source {
         return Some(());
     }
-    F::renumber(packet, at, datagram.arrived, datagram.leaving)
+    F::renumber(packet, at, datagram.arrived.at, datagram.leaving)
 }

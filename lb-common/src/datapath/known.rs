@@ -1,15 +1,15 @@
 //! The first stage: packets of established flows, and those that are not ours.
 
-use super::family::{Family, Tuple, V4, V6};
-use super::flow::{self, Fate, Twin};
+use super::family::{Family, V4, V6};
+use super::flow::{self, Standing};
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
-use super::scratch::{Opening, Scratch, Subject};
+use super::scratch::{Errand, Note, Opening, Scratch, Subject};
 use super::send::forward;
 use super::tables::{Memory, Tables};
 use super::transport::{self, Segment};
 use super::verdict::{DropReason, Pass};
 use super::{Arrival, Stage, Step, drop, pass};
-use crate::abi::{ApplicationKey, OriginId, Parity, Protocol, Settings};
+use crate::abi::{Application, ApplicationKey, OriginId, Parity, Protocol, Settings, SettingsFlags, VipKey};
 use crate::packet::Packet;
 
 /// What stays the same while one packet is handled.
@@ -35,8 +35,8 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The first stage: packets of known flows, and those that are not ours. Others go on with
-/// what was read of them in the scratch.
+/// The first stage: packets of established flows that change nothing, and those that are not ours. Others go on with what
+/// was read of them in the scratch.
 #[inline(always)]
 pub fn known<P: Packet, T: Tables>(
     packet: &mut P,
@@ -50,6 +50,9 @@ pub fn known<P: Packet, T: Tables>(
     let generation = tables.generation();
     if generation == 0 {
         return pass(Pass::Unconfigured);
+    }
+    if settings.flags.has(SettingsFlags::TRACE) {
+        scratch.note = Note::default();
     }
     let link = match parse::link(packet) {
         Ok(link) => link,
@@ -99,16 +102,54 @@ fn handle<F: Family, P: Packet, T: Tables>(
     };
     let arriving = network.tuple(ports);
     let segment = transport::read(packet, &network, ports);
-    if let Some(segment) = segment
-        && follow::<F, T>(tables, Memory::Established, scratch, context, &segment, &arriving)
-    {
-        let verdict = forward::<F, P, T>(packet, tables, context, &network, &F::draft(scratch).client);
-        return Step::Done(verdict);
+    if let Some(segment) = segment {
+        let step = F::visit(tables, Memory::Established, &F::key(&arriving), |flow| {
+            hit::<F, P, T>(packet, tables, scratch, context, &network, &segment, flow)
+        });
+        match step {
+            Some(Step::Done(verdict)) => return Step::Done(verdict),
+            Some(Step::Go(stage)) => {
+                let subject = Subject {
+                    arriving,
+                    network,
+                    segment,
+                };
+                remember::<F>(scratch, context, None, subject);
+                return Step::Go(stage);
+            }
+            None => {}
+        }
     }
-    miss::<F, T>(tables, scratch, context, &network, &arriving, segment)
+    // An IPv4 address in an IPv6 header would match the IPv4 application.
+    if F::address(network.source.into()).is_none() || F::address(network.destination.into()).is_none() {
+        return pass(Pass::MalformedIp);
+    }
+    let key = ApplicationKey {
+        address: network.destination.into(),
+        port: ports.destination,
+        protocol: network.protocol,
+        parity: context.parity,
+    };
+    let application = tables.application(&key);
+    if application.is_none() && !concerns(tables, context.settings, &key) {
+        return pass(Pass::NotOurs);
+    }
+    let Some(segment) = segment else {
+        return match application {
+            None => pass(Pass::NotOurs),
+            Some(_) => drop(DropReason::Malformed),
+        };
+    };
+    let subject = Subject {
+        arriving,
+        network,
+        segment,
+    };
+    remember::<F>(scratch, context, application, subject);
+    Step::Go(Stage::Young)
 }
 
-/// Hands a packet without ports to another stage.
+/// Hands a packet that has no ports, or only part of its datagram, to another stage.
 #[inline(always)]
 fn aside<F: Family>(
     scratch: &mut Scratch,
@@ -116,114 +157,101 @@ fn aside<F: Family>(
     network: Network<F::Address>,
     stage: Stage,
 ) -> Step {
-    begin(scratch, context);
-    F::draft(scratch).subject.network = network;
+    let subject = Subject {
+        arriving: network.tuple(Ports::default()),
+        network,
+        segment: Segment::default(),
+    };
+    remember::<F>(scratch, context, None, subject);
     Step::Go(stage)
 }
 
-/// What becomes of a packet of no established flow.
+/// A packet of an established flow: it leaves here when it changes nothing.
 #[inline(always)]
-fn miss<F: Family, T: Tables>(
+fn hit<F: Family, P: Packet, T: Tables>(
+    packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
     context: &Context,
     network: &Network<F::Address>,
-    arriving: &Tuple<F::Address>,
-    segment: Option<Segment>,
+    segment: &Segment,
+    flow: &F::Flow,
 ) -> Step {
-    // An IPv4 address in an IPv6 header would match the IPv4 application.
-    if F::address(network.source.into()).is_none() || F::address(network.destination.into()).is_none() {
-        return pass(Pass::MalformedIp);
+    let core = F::core(flow);
+    let timeouts = tables.timeouts(core.application).unwrap_or_default();
+    if !flow::settled(context, &timeouts, segment, core) {
+        return Step::Go(Stage::Retire);
     }
-    begin(scratch, context);
-    let served = serve::<F, T>(tables, scratch, context.parity, arriving);
-    let Some(segment) = segment else {
-        return if served {
-            drop(DropReason::Malformed)
-        } else {
-            pass(Pass::NotOurs)
-        };
+    let Some(origin) = tables.origin(core.origin) else {
+        return drop(DropReason::NoOriginRecord);
     };
-    // Without an application it may belong to a flow that has not proven itself.
-    F::draft(scratch).subject = Subject {
-        arriving: *arriving,
-        network: *network,
-        segment,
-    };
-    Step::Go(Stage::Young)
+    if flow::standing(&origin, segment, core) != Standing::Serves {
+        return Step::Go(Stage::Retire);
+    }
+    if context.settings.flags.has(SettingsFlags::TRACE) {
+        scratch.note = Note::of(core);
+    }
+    let step = forward::<F, P, T>(
+        packet,
+        tables,
+        &mut scratch.wrap,
+        context,
+        network,
+        flow,
+        origin.hop,
+        false,
+    );
+    if let Step::Go(_) = step {
+        F::draft(scratch).client = *flow;
+    }
+    step
 }
 
-/// Looks for the application that a packet is for.
+/// Whether a packet that no application's record stands for may be ours nevertheless.
 #[inline(always)]
-pub(super) fn serve<F: Family, T: Tables>(
-    tables: &T,
-    scratch: &mut Scratch,
-    parity: Parity,
-    arriving: &Tuple<F::Address>,
-) -> bool {
-    let key = ApplicationKey {
-        address: arriving.destination.into(),
-        port: arriving.destination_port,
-        protocol: arriving.protocol,
-        parity,
-    };
-    let Some(application) = tables.application(&key) else {
+pub(super) fn concerns<T: Tables>(tables: &T, settings: &Settings, key: &ApplicationKey) -> bool {
+    // The answer to a flow that has not proven itself comes to a source port of ours; with `dnat`, to any.
+    if settings.flags.has(SettingsFlags::DNAT) || settings.snat_ports.holds(key.port) {
+        return true;
+    }
+    if !settings.flags.has(SettingsFlags::RANGES) {
         return false;
+    }
+    let vip = VipKey {
+        address: key.address,
+        parity: key.parity,
+        reserved: [0; 3],
     };
-    scratch.opening.application = application;
-    scratch.opening.served = 1;
-    true
+    tables.vip(&vip).is_some_and(|vip| {
+        let spans = if key.protocol == Protocol::TCP {
+            vip.tcp
+        } else {
+            vip.udp
+        };
+        spans.count != 0
+    })
 }
 
 /// Keeps what was read for the stages that follow.
 #[inline(always)]
-fn begin(scratch: &mut Scratch, context: &Context) {
-    let opening = &mut scratch.opening;
-    opening.served = 0;
-    opening.link = context.link;
-    opening.ifindex = context.ifindex;
-    opening.now = context.now;
-    opening.parity = context.parity;
-    scratch.avoid = OriginId::NONE;
-    scratch.retries = 0;
-    scratch.wrap.fits = 0;
-}
-
-/// Brings a known flow up to date with its packet and copies its entry to the draft; false when there is no flow, or
-/// none any more.
-#[inline(always)]
-pub(super) fn follow<F: Family, T: Tables>(
-    tables: &T,
-    memory: Memory,
+fn remember<F: Family>(
     scratch: &mut Scratch,
     context: &Context,
-    segment: &Segment,
-    arriving: &Tuple<F::Address>,
-) -> bool {
-    let draft = F::draft(scratch);
-    let fate = F::visit(tables, memory, &F::key(arriving), |flow| {
-        let core = F::core_mut(flow);
-        // A row that is missing makes the flow time out.
-        let timeouts = tables.timeouts(core.application).unwrap_or_default();
-        let fate = flow::renew(context, &timeouts, segment, core);
-        draft.client = *flow;
-        fate
-    });
-    let fate = match fate {
-        None => return false,
-        Some(_) if flow::released(tables, segment, F::core(&draft.client)) => Fate::End,
-        Some(fate) => fate,
+    application: Option<Application>,
+    subject: Subject<F::Address>,
+) {
+    scratch.opening = Opening {
+        application: application.unwrap_or_default(),
+        served: application.is_some() as u32,
+        link: context.link,
+        ifindex: context.ifindex,
+        now: context.now,
+        parity: context.parity,
     };
-    let alive = match fate {
-        Fate::Keep => true,
-        Fate::Renew => {
-            flow::renew_twin::<F, T>(tables, memory, context.now, arriving, &draft.client) == Twin::Ours
-        }
-        Fate::End => false,
-    };
-    if !alive {
-        // Either it has ended, or its answers would go to another client by now.
-        flow::forget::<F, T>(tables, memory, arriving, &draft.client);
-    }
-    alive
+    scratch.avoid = OriginId::NONE;
+    scratch.retries = 0;
+    scratch.attempts = 0;
+    scratch.errand = Errand::Follow;
+    scratch.wrap.fits = 0;
+    F::draft(scratch).subject = subject;
 }

@@ -23,6 +23,7 @@
 //! 5. Map memory may hold any byte: no Rust `enum` or `bool` in it.
 //! 6. Time is an argument, in jiffies.
 
+mod abort;
 mod access;
 mod admit;
 mod affinity;
@@ -63,7 +64,7 @@ pub use select::select;
 pub use send::send;
 pub use stage::Stage;
 pub use tables::{InsertError, Memory, Sample, Tables};
-pub use verdict::{DropReason, Exit, Hold, Pass, Reply, Verdict};
+pub use verdict::{DropReason, Exit, Hold, Notice, Pass, Reply, Verdict};
 pub use wrap::wrap;
 pub use young::young;
 

@@ -6,8 +6,8 @@ use super::select::{Choice, Hashes};
 use super::transport::Segment;
 use super::verdict::Reply;
 use crate::abi::{
-    Affinity, Application, Flow4, Flow6, FlowKey4, FlowKey6, Ip, Ip4, Ip6, Mac, OriginId, Parity, Protocol,
-    Tag,
+    Affinity, Application, Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, Ip, Ip4, Ip6, Mac, OriginId, Parity,
+    Protocol, Tag,
 };
 
 /// The working memory.
@@ -25,6 +25,10 @@ pub struct Scratch {
     pub avoid: OriginId,
     /// How often the client has repeated its SYN to origins that did not answer.
     pub retries: u32,
+    /// How many source ports have been tried for a new flow.
+    pub attempts: u32,
+    /// What [`super::retire`] shall do.
+    pub errand: Errand,
     /// What [`super::wrap`] shall do.
     pub wrap: Wrapping,
     /// What [`super::reply`] shall answer.
@@ -54,6 +58,42 @@ pub struct Datagram {
 pub struct Note {
     pub application: u32,
     pub origin: OriginId,
+}
+
+impl Note {
+    /// The flow's.
+    #[inline(always)]
+    pub fn of(core: &FlowCore) -> Self {
+        Self {
+            application: core.application,
+            origin: core.origin,
+        }
+    }
+}
+
+/// Who holds the tuple that a new flow's answers would have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u32)]
+pub enum Holder {
+    #[default]
+    Nobody,
+    /// A flow that is over, among established ones.
+    OldEstablished,
+    /// The same, among the others.
+    OldTentative,
+    /// A flow that goes on.
+    Flow,
+}
+
+/// What is to be done to a flow that changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u32)]
+pub enum Errand {
+    /// The packet is of an established flow, and changes it.
+    #[default]
+    Follow,
+    /// The flow is marked as reset by the node, and the packet shall tell its receiver.
+    Reset,
 }
 
 /// How a frame leaves whose head is changed. The packet is the draft's subject, its flow's entry the draft's `client`.
@@ -128,6 +168,8 @@ pub struct Draft<A, K, F> {
     pub client: F,
     pub origin_key: K,
     pub origin: F,
+    /// Who holds the origin's key.
+    pub holder: Holder,
 }
 
 /// What the first stage has read of a packet that may open a flow.

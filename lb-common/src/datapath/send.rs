@@ -4,12 +4,13 @@ use super::family::{Family, V4, V6};
 use super::fragment::renumber;
 use super::known::Context;
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Network};
-use super::scratch::Scratch;
+use super::scratch::{Scratch, WrapKind, Wrapping};
 use super::tables::{Sample, Tables};
+use super::track::TcpFlags;
 use super::transport;
 use super::verdict::{DropReason, Verdict};
-use super::{Step, drop, exit};
-use crate::abi::{FlowSide, HopId};
+use super::{Stage, Step, drop, exit};
+use crate::abi::{FlowCore, FlowSide, HopId, Mac, Tag};
 use crate::packet::Packet;
 
 /// Sends the scratch's packet by the entry in its draft.
@@ -28,8 +29,19 @@ fn by_draft<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
         return drop(DropReason::Internal);
     };
     let context = Context::of(settings, &scratch.opening);
+    let mut wrap = scratch.wrap;
+    let fits = wrap.fits != 0;
     let datagram = scratch.datagram;
     let draft = F::draft(scratch);
+    let core = F::core(&draft.client);
+    let Some(origin) = tables.origin(core.origin) else {
+        return drop(DropReason::NoOriginRecord);
+    };
+    // Segments that open a connection say how long the others may be: that is made to fit as well.
+    if draft.subject.segment.flags.has(TcpFlags::SYN) && !fits && !core.forwarding.is_direct() {
+        scratch.wrap.kind = WrapKind::Fit;
+        return Step::Go(Stage::Wrap);
+    }
     let network = &draft.subject.network;
     if network.fragment != Fragment::Whole {
         let source = F::leaving(&draft.client, network.protocol).source;
@@ -37,47 +49,60 @@ fn by_draft<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
             return drop(DropReason::Internal);
         }
     }
-    Step::Done(forward::<F, P, T>(
+    let step = forward::<F, P, T>(
         packet,
         tables,
+        &mut wrap,
         &context,
-        &draft.subject.network,
+        network,
         &draft.client,
-    ))
+        origin.hop,
+        fits,
+    );
+    scratch.wrap = wrap;
+    step
 }
 
-/// Rewrites a packet by its flow's entry and sends it on.
+/// Rewrites a packet by its flow's entry, whose origin is behind `hop`, and sends it on; when its head changes or it may be
+/// too long, by way of [`Stage::Wrap`]. `fits`: it is known not to be too long.
 #[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all of them are in registers where it matters"
+)]
 pub(super) fn forward<F: Family, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
+    wrap: &mut Wrapping,
     context: &Context,
     network: &Network<F::Address>,
     flow: &F::Flow,
-) -> Verdict {
+    hop: HopId,
+    fits: bool,
+) -> Step {
     let core = F::core(flow);
-    if network.ttl <= 1 {
-        return Verdict::Drop(DropReason::TtlExpired);
+    let direct = core.forwarding.is_direct();
+    if network.ttl <= 1 && !direct {
+        return drop(DropReason::TtlExpired);
     }
-    let (destination, source, ifindex) = if core.side == FlowSide::ORIGIN {
-        (core.client_mac, core.node_mac, core.client_ifindex)
-    } else {
-        let Some(origin) = tables.origin(core.origin) else {
-            return Verdict::Drop(DropReason::NoOriginRecord);
-        };
-        let hop = if origin.hop == HopId::UNRESOLVED {
-            None
-        } else {
-            tables.hop(origin.hop)
-        };
-        match hop {
-            Some(hop) if hop.resolved != 0 => (hop.neighbour, hop.interface, hop.ifindex),
-            Some(_) | None => return Verdict::Drop(DropReason::NoNextHop),
-        }
+    let Some(way) = way(tables, core, hop) else {
+        return drop(DropReason::NoNextHop);
     };
-    let leaving = F::leaving(flow, network.protocol);
-    let written = transport::rewrite::<F, P>(packet, context.settings, network, core, &leaving)
-        .and_then(|()| {
+    if core.forwarding.is_tunnel() {
+        *wrap = way.wrapping(WrapKind::Tunnel);
+        return Step::Go(Stage::Wrap);
+    }
+    let end = network.transport.wrapping_add(network.transport_len);
+    let length = end.wrapping_sub(context.link.network);
+    if !fits && length > context.settings.smallest_mtu as usize {
+        *wrap = way.wrapping(WrapKind::Fit);
+        return Step::Go(Stage::Wrap);
+    }
+    let written = if direct {
+        transport::complete::<F, P>(packet, context.settings, network)
+    } else {
+        let leaving = F::leaving(flow, network.protocol);
+        transport::rewrite::<F, P>(packet, context.settings, network, core, &leaving).and_then(|()| {
             F::rewrite(
                 packet,
                 context.link.network,
@@ -86,18 +111,79 @@ pub(super) fn forward<F: Family, P: Packet, T: Tables>(
                 core.header_delta,
             )
         })
-        .and_then(|()| packet.write(0, [destination, source]));
+    };
     if written.is_none() {
-        return Verdict::Drop(DropReason::PartialChecksum);
+        return drop(DropReason::PartialChecksum);
     }
-    let bytes = (network.transport + network.transport_len) as u64;
-    tables.count_packet(
-        core.application,
-        core.origin,
-        Sample {
-            side: core.side,
-            bytes,
-        },
-    );
-    Verdict::Forward(exit(context.settings, context.ifindex, ifindex))
+    let sample = Sample {
+        side: core.side,
+        bytes: end as u64,
+    };
+    tables.count_packet(core.application, core.origin, sample);
+    depart(packet, wrap, context, &way)
+}
+
+/// How a frame leaves.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    destination: Mac,
+    source: Mac,
+    tags: [Tag; 2],
+    ifindex: u32,
+}
+
+impl Way {
+    /// What is told to [`Stage::Wrap`].
+    #[inline(always)]
+    pub fn wrapping(self, kind: WrapKind) -> Wrapping {
+        Wrapping {
+            destination: self.destination,
+            source: self.source,
+            tags: self.tags,
+            ifindex: self.ifindex,
+            kind,
+            fits: 0,
+        }
+    }
+}
+
+/// How the packets of an entry leave, whose origin is behind `hop`; `None` while a neighbour is not resolved.
+#[inline(always)]
+pub(super) fn way<T: Tables>(tables: &T, core: &FlowCore, hop: HopId) -> Option<Way> {
+    if core.side == FlowSide::ORIGIN {
+        return Some(Way {
+            destination: core.client_mac,
+            source: core.node_mac,
+            tags: core.client_tags,
+            ifindex: core.client_ifindex,
+        });
+    }
+    if hop == HopId::UNRESOLVED {
+        return None;
+    }
+    let hop = tables.hop(hop)?;
+    (hop.resolved != 0).then_some(Way {
+        destination: hop.neighbour,
+        source: hop.interface,
+        tags: hop.tags,
+        ifindex: hop.ifindex,
+    })
+}
+
+/// Lets a rewritten packet go.
+#[inline(always)]
+pub(super) fn depart<P: Packet>(packet: &mut P, wrap: &mut Wrapping, context: &Context, way: &Way) -> Step {
+    let ([outer, inner], [to_outer, to_inner]) = (context.link.tags, way.tags);
+    if !outer.same_vlan(to_outer) || !inner.same_vlan(to_inner) {
+        *wrap = way.wrapping(WrapKind::Relink);
+        return Step::Go(Stage::Wrap);
+    }
+    match packet.write(0, [way.destination, way.source]) {
+        Some(()) => Step::Done(Verdict::Forward(exit(
+            context.settings,
+            context.ifindex,
+            way.ifindex,
+        ))),
+        None => drop(DropReason::Internal),
+    }
 }

@@ -35,7 +35,8 @@ pub trait Tables {
     /// # Errors
     /// When there is one, or there is no room.
     fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError>;
-    fn remove4(&self, memory: Memory, key: &FlowKey4);
+    /// Removes an entry; false when there was none.
+    fn remove4(&self, memory: Memory, key: &FlowKey4) -> bool;
 
     fn flow6<R>(&self, memory: Memory, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R>;
     /// As [`Self::insert4`].
@@ -43,7 +44,8 @@ pub trait Tables {
     /// # Errors
     /// When there is one, or there is no room.
     fn insert6(&self, memory: Memory, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError>;
-    fn remove6(&self, memory: Memory, key: &FlowKey6);
+    /// As [`Self::remove4`].
+    fn remove6(&self, memory: Memory, key: &FlowKey6) -> bool;
 
     /// When an application's next flow is due; see [`crate::abi::Rate`].
     fn rate<R>(&self, application: u32, visit: impl FnOnce(&mut u64) -> R) -> Option<R>;
@@ -79,10 +81,21 @@ pub trait Tables {
 /// Where a flow is remembered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Memory {
-    /// Flows whose client has proven itself.
+    /// Flows whose client has proven itself: by completing the handshake or, of UDP, by being answered.
     Established,
     /// Handshakes, unanswered datagrams, closing connections: new ones evict old ones.
     Tentative,
+}
+
+impl Memory {
+    /// The other one.
+    #[inline(always)]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Established => Self::Tentative,
+            Self::Tentative => Self::Established,
+        }
+    }
 }
 
 /// Why an entry was not added.

@@ -24,15 +24,26 @@ impl TcpFlags {
     }
 }
 
-/// The state after a segment from `side`. States only gain bits, so both directions' entries may be updated in any
-/// order on any CPU and still agree.
+/// The state of an entry after a packet of its direction. States only gain bits, so both directions' entries may be
+/// updated in any order on any CPU and still agree.
+///
+/// Of a flow that is forwarded directly the origin's side is never seen: its client's word is taken for the handshake, and
+/// when the client closes, the flow closes. Should it go on longer than a closing flow is remembered, then its next segment
+/// is most likely given to the same origin, because that is how an origin is chosen.
 #[inline(always)]
-pub fn step(state: TcpState, flags: TcpFlags, side: FlowSide) -> TcpState {
-    let mut bits = state.0;
+pub fn step(core: &FlowCore, protocol: Protocol, flags: TcpFlags) -> TcpState {
+    let mut bits = core.tcp.0;
+    let origin = core.side == FlowSide::ORIGIN;
+    if protocol != Protocol::TCP {
+        if origin {
+            bits |= TcpState::ANSWERED;
+        }
+        return TcpState(bits);
+    }
     if flags.has(TcpFlags::RST) {
         bits |= TcpState::RESET;
     }
-    if side == FlowSide::ORIGIN {
+    if origin {
         if flags.has(TcpFlags::SYN | TcpFlags::ACK) {
             bits |= TcpState::ANSWERED;
         }
@@ -40,14 +51,29 @@ pub fn step(state: TcpState, flags: TcpFlags, side: FlowSide) -> TcpState {
             bits |= TcpState::ORIGIN_FIN;
         }
     } else {
-        if flags.has(TcpFlags::ACK) && !flags.has(TcpFlags::SYN) && bits & TcpState::ANSWERED != 0 {
+        let direct = core.forwarding.is_direct();
+        let answered = direct || bits & TcpState::ANSWERED != 0;
+        if flags.has(TcpFlags::ACK) && !flags.has(TcpFlags::SYN) && answered {
             bits |= TcpState::ESTABLISHED;
         }
         if flags.has(TcpFlags::FIN) {
             bits |= TcpState::CLIENT_FIN;
+            if direct {
+                bits |= TcpState::ORIGIN_FIN;
+            }
         }
     }
     TcpState(bits)
+}
+
+/// Whether a flow has shown that somebody is there who means it, so that no flood may push it out of memory.
+#[inline(always)]
+pub fn proven(core: &FlowCore, protocol: Protocol) -> bool {
+    if protocol == Protocol::TCP {
+        core.tcp.has(TcpState::ESTABLISHED) && !core.tcp.closing()
+    } else {
+        core.tcp.has(TcpState::ANSWERED)
+    }
 }
 
 /// Idle time in jiffies after which a flow in this state is forgotten.
@@ -96,6 +122,7 @@ pub fn age(timeouts: &Timeouts, protocol: Protocol, core: &FlowCore, now: u32) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::Forwarding;
 
     const SYN: TcpFlags = TcpFlags(TcpFlags::SYN);
     const ACK: TcpFlags = TcpFlags(TcpFlags::ACK);
@@ -103,10 +130,20 @@ mod tests {
     const FIN_ACK: TcpFlags = TcpFlags(TcpFlags::FIN | TcpFlags::ACK);
     const RST: TcpFlags = TcpFlags(TcpFlags::RST);
 
+    fn after_by(forwarding: Forwarding, segments: &[(TcpFlags, FlowSide)]) -> TcpState {
+        segments.iter().fold(TcpState::NEW, |tcp, &(flags, side)| {
+            let core = FlowCore {
+                tcp,
+                side,
+                forwarding,
+                ..FlowCore::default()
+            };
+            step(&core, Protocol::TCP, flags)
+        })
+    }
+
     fn after(segments: &[(TcpFlags, FlowSide)]) -> TcpState {
-        segments
-            .iter()
-            .fold(TcpState::NEW, |state, &(flags, side)| step(state, flags, side))
+        after_by(Forwarding::NAT, segments)
     }
 
     #[test]
@@ -125,6 +162,27 @@ mod tests {
         let simultaneous = [open.as_slice(), &[(FIN_ACK, S::ORIGIN), (FIN_ACK, S::CLIENT)]].concat();
         assert!(after(&simultaneous).closing());
         assert!(after(&[open.as_slice(), &[(RST, S::ORIGIN)]].concat()).closing());
+    }
+
+    #[test]
+    fn of_a_direct_connection_the_client_tells_all() {
+        use FlowSide as S;
+        let after = |segments: &[_]| after_by(Forwarding::DSR_L2, segments);
+        let open = [(SYN, S::CLIENT), (ACK, S::CLIENT)];
+        assert_eq!(after(&open[..1]), TcpState::NEW);
+        assert!(after(&open).has(TcpState::ESTABLISHED) && !after(&open).closing());
+        assert!(after(&[open.as_slice(), &[(FIN_ACK, S::CLIENT)]].concat()).closing());
+        assert!(after(&[open.as_slice(), &[(RST, S::CLIENT)]].concat()).closing());
+    }
+
+    #[test]
+    fn a_datagram_proves_nothing_until_it_is_answered() {
+        let mut core = FlowCore::default();
+        core.tcp = step(&core, Protocol::UDP, TcpFlags(0));
+        assert!(!proven(&core, Protocol::UDP));
+        core.side = FlowSide::ORIGIN;
+        core.tcp = step(&core, Protocol::UDP, TcpFlags(0));
+        assert!(proven(&core, Protocol::UDP));
     }
 
     #[test]

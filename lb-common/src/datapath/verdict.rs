@@ -84,7 +84,8 @@ reasons! {
         TooBig = "packet_too_big",
         /// ICMP "time exceeded": its TTL or hop limit ended here.
         TimeExceeded = "time_exceeded",
-        /// TCP RST: the connection's time is over.
+        /// TCP RST: the connection's origin has drained long enough, or is down and keeps no connections. The first one goes
+        /// on to the packet's receiver, the others answer their packets.
         ResetEnded = "reset_ended",
         /// ICMP echo reply: the address answers pings.
         Echo = "echo",
@@ -132,6 +133,9 @@ reasons! {
         PortsExhausted = "ports_exhausted",
         /// The node has no source address for the origin.
         NoSourceAddress = "no_source_address",
+        /// The origin cannot tell a new flow from another that goes on: `dnat` keeps the client's address and port, and the
+        /// client talks to the same port of the origin by another of our addresses.
+        TupleTaken = "tuple_taken",
         /// The flow table refused a new flow.
         FlowTableFull = "flow_table_full",
         /// The frame could not be resized for an answer.
@@ -148,6 +152,14 @@ reasons! {
         ReplyLimited = "reply_limited",
         /// The program's own working memory or settings are missing: a defect of lb.
         Internal = "internal",
+    }
+}
+
+reasons! {
+    /// What is counted of a packet beside its verdict.
+    Notice from 120 {
+        /// A flow has proven itself, but the table of established flows is full: it may be evicted.
+        FlowTableFull = "flow_table_full",
     }
 }
 
@@ -175,7 +187,8 @@ mod tests {
         let rows = (Pass::ALL.iter().map(|reason| reason.row()))
             .chain(Reply::ALL.iter().map(|reason| reason.row()))
             .chain(Hold::ALL.iter().map(|reason| reason.row()))
-            .chain(DropReason::ALL.iter().map(|reason| reason.row()));
+            .chain(DropReason::ALL.iter().map(|reason| reason.row()))
+            .chain(Notice::ALL.iter().map(|notice| notice.row()));
         let mut rows: Vec<u32> = rows.collect();
         let count = rows.len();
         rows.sort_unstable();

@@ -122,12 +122,13 @@ impl World {
         PacketBuilder::udp(self.client, self.at(port))
     }
 
-    /// A client's packet goes to an origin behind [`ORIGIN_SIDE`].
+    /// A client's packet goes to an origin behind [`ORIGIN_SIDE`], where there are no VLANs.
     fn forward(&self, app: u32, number: u32, packet: &PacketBuilder, new: bool) -> Step {
         let left = packet
             .clone()
             .ends(self.node, self.origin(number))
             .link(ORIGIN_NODE_MAC, ORIGIN_MAC)
+            .tags(&[])
             .ttl(63);
         let number = number + u32::from(self.v6);
         Step {
@@ -139,7 +140,7 @@ impl World {
         }
     }
 
-    /// An origin's packet goes back to the client, as from the application.
+    /// An origin's packet goes back to the client, as from the application and with the tags of `packet`.
     fn back(&self, app: u32, number: u32, port: u16, packet: PacketBuilder) -> Step {
         let packet = packet
             .ends(self.origin(number), self.node)
@@ -149,6 +150,7 @@ impl World {
             .ends(self.at(port), self.client)
             .link(NODE_MAC, CLIENT_MAC)
             .ttl(63);
+        let packet = packet.tags(&[]);
         Step {
             ifindex: ORIGIN_SIDE,
             frame: packet.frame(),
@@ -250,7 +252,9 @@ impl World {
     }
 
     fn carried_along(&mut self) {
-        let syn = self.tcp(80, SYN).tcp_options(&[2, 4, 5, 0xb4, 1, 1, 4, 2]);
+        // What an interface of 1500 bytes carries.
+        let mss = if self.v6 { 0xa0 } else { 0xb4 };
+        let syn = self.tcp(80, SYN).tcp_options(&[2, 4, 5, mss, 1, 1, 4, 2]);
         let mut kinds = vec![
             ("one VLAN tag", syn.clone().tags(&[0x2064])),
             ("two VLAN tags", syn.clone().tags(&[100, 200])),

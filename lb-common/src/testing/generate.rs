@@ -127,7 +127,9 @@ impl Generator {
             2 if v6 => [0, 0, 0, 0, 0, 0xffff, 0xcb00, 0x710a].into(),
             _ => vip,
         };
-        let usual = [80, 80, 53, 53, 81, 443, 443, 82, 83];
+        let usual = [
+            80, 80, 53, 53, 81, 443, 443, 82, 83, 84, 84, 85, 86, 87, 6000, 6001, 6050, 6200,
+        ];
         let port = match self.random.below(30) {
             0 => self.random.word() as u16,
             1 => 20_000 + self.random.below(4096) as u16,

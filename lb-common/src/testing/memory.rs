@@ -5,7 +5,7 @@ use crate::abi::{
     Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Load, Origin,
     OriginId, PathMtu, Pool, PoolRow, PortSpan, Settings, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
-use crate::datapath::{DropReason, Hold, InsertError, Memory, Pass, Reply, Sample, Tables};
+use crate::datapath::{DropReason, Hold, InsertError, Memory, Notice, Pass, Reply, Sample, Tables};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -159,6 +159,11 @@ impl MemoryTables {
             DropReason::ALL
                 .iter()
                 .map(|reason| (reason.row(), "drop", reason.name())),
+        )
+        .chain(
+            Notice::ALL
+                .iter()
+                .map(|notice| (notice.row(), "notice", notice.name())),
         );
         let verdicts = self.verdicts.borrow();
         for (row, kind, name) in names {
@@ -286,8 +291,8 @@ impl Tables for MemoryTables {
         insert(self.memory4(memory), key, flow)
     }
 
-    fn remove4(&self, memory: Memory, key: &FlowKey4) {
-        self.memory4(memory).borrow_mut().remove(key);
+    fn remove4(&self, memory: Memory, key: &FlowKey4) -> bool {
+        self.memory4(memory).borrow_mut().remove(key).is_some()
     }
 
     fn flow6<R>(&self, memory: Memory, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
@@ -302,8 +307,8 @@ impl Tables for MemoryTables {
         insert(self.memory6(memory), key, flow)
     }
 
-    fn remove6(&self, memory: Memory, key: &FlowKey6) {
-        self.memory6(memory).borrow_mut().remove(key);
+    fn remove6(&self, memory: Memory, key: &FlowKey6) -> bool {
+        self.memory6(memory).borrow_mut().remove(key).is_some()
     }
 
     fn rate<R>(&self, application: u32, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {

@@ -8,8 +8,10 @@ mod frame;
 pub mod generate;
 mod memory;
 pub mod messages;
+pub mod outer;
 pub mod pieces;
 pub mod random;
+pub mod rules;
 pub mod scenario;
 pub mod tunnels;
 

@@ -164,7 +164,7 @@ pub fn join(fragments: &[Frame]) -> Frame {
     let first = &parts[0].1.0;
     let layout_of_first = layout(first);
     let mut whole = first[..layout_of_first.cut].to_vec();
-    let mut payload = Vec::new();
+    let mut payload: Vec<u8> = Vec::new();
     let count = parts.len();
     for (index, (part, Frame(bytes))) in parts.iter().enumerate() {
         let layout = layout(bytes);

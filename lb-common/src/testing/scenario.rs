@@ -32,7 +32,7 @@ pub const ONE_ARMED: HopId = HopId(2);
 pub const SILENT: HopId = HopId(3);
 
 /// Rows of every array.
-pub const ARRAY_ROWS: u32 = 1024;
+pub const ARRAY_ROWS: u32 = 2048;
 /// Slots of one pool's table.
 const TABLE: u32 = 32;
 
@@ -52,6 +52,21 @@ pub mod app {
     /// An origin without a source address of ours.
     pub const UNSOURCED: u32 = 8;
     pub const ALL: u32 = 8;
+    /// Ranges of ports: tcp/6000-6099 and udp/6000-6001 to origin ports from 7000 on, tcp/6200-6200.
+    pub const RANGE: u32 = 20;
+    pub const OTHER_RANGE: u32 = 21;
+    pub const UDP_RANGE: u32 = 22;
+    /// With the access lists of these names in [`crate::testing::rules`].
+    pub const FEW: u32 = 23;
+    pub const ABROAD: u32 = 24;
+    /// One flow, of anybody or of each source.
+    pub const ONE_FLOW: u32 = 25;
+    pub const ONE_FLOW_EACH: u32 = 26;
+    /// Clients stay with their origins.
+    pub const AFFINE: u32 = 27;
+    /// Origins that are full: some, or all.
+    pub const SOME_FULL: u32 = 28;
+    pub const ALL_FULL: u32 = 29;
 }
 
 /// Addresses of the applications, by family.
@@ -186,6 +201,7 @@ impl Scenario {
                 _ => {}
             }
         }
+        super::rules::add(&mut this, &[eu, us], sorry);
         this.announce();
         this
     }

@@ -232,7 +232,7 @@ fn a_flow_whose_answers_belong_to_another_has_ended() {
         outcome.verdict,
         Verdict::Reply(Reply::ResetUnknownFlow, Exit::Transmit)
     );
-    let flows = node.0.scenario.tables.tentative4.borrow();
+    let flows = node.memory(Memory::Established).borrow();
     assert!(!flows.contains_key(&key));
     assert_eq!(flows[&back_key].core, back.core, "the other's entry is untouched");
 }

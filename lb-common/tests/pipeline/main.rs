@@ -2,17 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod access;
+mod affinity;
+mod caps;
 mod fixtures;
 mod flows;
 mod ports;
 mod properties;
+mod ranges;
+mod rates;
 mod select;
 
 use lb_common::abi::{Flow4, FlowKey4, FlowSide, Origin, OriginState};
-use lb_common::datapath::{Exit, Verdict};
+use lb_common::datapath::{Exit, Memory, Tables, Verdict};
 use lb_common::testing::check::see;
 use lb_common::testing::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, TIMEOUTS, at};
 use lb_common::testing::{Frame, Host, PacketBuilder, Scenario};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 const FIN: u8 = 1;
@@ -108,11 +115,36 @@ impl Node {
         self.0.scenario.tables.origins.get_mut(&id).unwrap()
     }
 
+    /// The IPv4 flows of one memory.
+    fn memory(&self, memory: Memory) -> &RefCell<BTreeMap<FlowKey4, Flow4>> {
+        match memory {
+            Memory::Established => &self.0.scenario.tables.flows4,
+            Memory::Tentative => &self.0.scenario.tables.tentative4,
+        }
+    }
+
+    /// How many IPv4 entries there are: established ones, and others.
+    fn remembered(&self) -> (usize, usize) {
+        let count = |memory| self.memory(memory).borrow().len();
+        (count(Memory::Established), count(Memory::Tentative))
+    }
+
     /// All IPv4 entries of one side.
+    #[track_caller]
     fn entries(&self, side: FlowSide) -> Vec<(FlowKey4, Flow4)> {
-        let flows = self.0.scenario.tables.tentative4.borrow();
-        let of = flows.iter().filter(|(_, flow)| flow.core.side == side);
-        of.map(|(key, flow)| (*key, *flow)).collect()
+        let mut all = self.memory(Memory::Tentative).borrow().clone();
+        for (key, flow) in self.memory(Memory::Established).borrow().iter() {
+            assert_eq!(all.insert(*key, *flow), None, "{key:?} is in both memories");
+        }
+        all.into_iter()
+            .filter(|(_, flow)| flow.core.side == side)
+            .collect()
+    }
+
+    /// Established flows of an origin.
+    fn established(&self, origin: &str) -> u32 {
+        let id = self.0.scenario.origin_at(origin);
+        self.0.scenario.tables.established(id)
     }
 
     /// The two entries of the only IPv4 flow: the client's, the origin's.
@@ -124,18 +156,17 @@ impl Node {
     }
 
     fn edit_flows(&self, edit: impl Fn(&FlowKey4, &mut Flow4)) {
-        for (key, flow) in self.0.scenario.tables.tentative4.borrow_mut().iter_mut() {
-            edit(key, flow);
+        for memory in [Memory::Established, Memory::Tentative] {
+            for (key, flow) in self.memory(memory).borrow_mut().iter_mut() {
+                edit(key, flow);
+            }
         }
     }
 
     fn forget(&self, key: &FlowKey4) {
-        self.0
-            .scenario
-            .tables
-            .tentative4
-            .borrow_mut()
-            .remove(key)
+        let remove = |memory| self.memory(memory).borrow_mut().remove(key);
+        remove(Memory::Established)
+            .or_else(|| remove(Memory::Tentative))
             .unwrap();
     }
 }

@@ -453,8 +453,10 @@ impl Tables for Recorder<'_> {
         Ok(())
     }
 
-    fn remove4(&self, memory: Memory, key: &FlowKey4) {
+    fn remove4(&self, memory: Memory, key: &FlowKey4) -> bool {
+        let known = self.find4(memory, key).is_some();
         self.flows4.borrow_mut().insert((memory, *key), None);
+        known
     }
 
     fn flow6<R>(&self, memory: Memory, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
@@ -473,8 +475,10 @@ impl Tables for Recorder<'_> {
         Ok(())
     }
 
-    fn remove6(&self, memory: Memory, key: &FlowKey6) {
+    fn remove6(&self, memory: Memory, key: &FlowKey6) -> bool {
+        let known = self.find6(memory, key).is_some();
         self.flows6.borrow_mut().insert((memory, *key), None);
+        known
     }
 
     fn rate<R>(&self, application: u32, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
