@@ -141,8 +141,6 @@ fn answer(daemon: Daemon, request: Request) {
                 Err(ErrorDetail::new(ErrorCode::ConfigurationInvalid, "1 error").with_problems(vec![problem]))
             }
         })),
-        // Whoever asks learns that the daemon did not answer.
-        Request::HandOver { reply } => drop(reply),
         Request::Explain { query, reply } => drop(reply.send(Ok(Explain {
             verdict: format!("{} {} {}", query.protocol, query.client, query.vip),
             ..Explain::default()
