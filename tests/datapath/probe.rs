@@ -5,7 +5,7 @@ use lb_common::abi::Forwarding;
 use lb_common::testing::Frame;
 use lb_common::testing::build::PacketBuilder;
 use lb_common::testing::check::hex;
-use lb_common::testing::probes::{DIRECT, LOCAL, echo, found, leave, question, way};
+use lb_common::testing::probes::{DIRECT, LOCAL, echo, found, leave, question, unreachable, way};
 use lb_common::testing::tunnels::{NODES, ip};
 use lb_common::tunnel::probe::{Probe, maps};
 use lb_tests::needs_root;
@@ -117,6 +117,15 @@ fn answers_find_back_to_their_sockets() {
             let (verdict, left, _) = run(&mut ways, maps::INCOMING, 0, &answer(vip));
             assert_eq!(verdict, GO_ON);
             assert_eq!(hex(&left.0), hex(&answer(origin).0), "{name}");
+            // An error is an answer too. What it quotes of the transport header stays as it is.
+            let quoted = question(probe.vip, kind, 80, b"?");
+            let (_, left, _) = run(&mut ways, maps::INCOMING, 0, &unreachable(vip, node, &quoted));
+            let transport = if v6 { 54 } else { 34 };
+            let mut wanted = question(probe.origin, kind, 80, b"?");
+            wanted
+                .0
+                .splice(transport.., quoted.0[transport..].iter().copied());
+            assert_eq!(hex(&left.0), hex(&unreachable(origin, node, &wanted).0), "{name}");
             let stranger = answer(ip(if v6 { "2001:db8::99" } else { "192.0.2.99" }));
             assert_eq!(run(&mut ways, maps::INCOMING, 0, &stranger).1, stranger);
         }

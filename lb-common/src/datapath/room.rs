@@ -6,7 +6,7 @@ use super::tables::Tables;
 use crate::abi::{FlowCore, Forwarding, Origin, Settings};
 
 /// Seconds for which a path's MTU is believed: then it may have grown (RFC 1191 section 6.3, RFC 8201 section 4).
-pub(super) const PATH_MTU_SECONDS: u32 = 600;
+pub const PATH_MTU_SECONDS: u32 = 600;
 
 /// No packet is longer, nor one that it is put into.
 const UNLIMITED: u32 = u16::MAX as u32;

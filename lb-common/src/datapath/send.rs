@@ -1,8 +1,9 @@
 //! Sending a packet on by its flow's entry.
 
 use super::family::{Family, V4, V6};
+use super::fragment::renumber;
 use super::known::Context;
-use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Network};
+use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Network};
 use super::scratch::{Scratch, WrapKind, Wrapping};
 use super::tables::{Sample, Tables};
 use super::track::TcpFlags;
@@ -30,6 +31,7 @@ fn by_draft<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
     let context = Context::of(settings, &scratch.opening);
     let mut wrap = scratch.wrap;
     let fits = wrap.fits != 0;
+    let datagram = scratch.datagram;
     let draft = F::draft(scratch);
     let core = F::core(&draft.client);
     let Some(origin) = tables.origin(core.origin) else {
@@ -41,6 +43,12 @@ fn by_draft<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
         return Step::Go(Stage::Wrap);
     }
     let network = &draft.subject.network;
+    if network.fragment != Fragment::Whole {
+        let source = F::leaving(&draft.client, network.protocol).source;
+        if renumber::<F, P>(packet, context.link.network, network, &datagram, source).is_none() {
+            return drop(DropReason::Internal);
+        }
+    }
     let step = forward::<F, P, T>(
         packet,
         tables,

@@ -3,7 +3,7 @@
 use super::Frame;
 use super::build::{PacketBuilder, pseudo_header, sum};
 use super::tunnels::{ENDS, GUE_PORT, NODES, VIPS, ip};
-use crate::abi::{Forwarding, Ip};
+use crate::abi::{Forwarding, Ip, Ip6};
 use crate::datapath::checksum;
 use crate::packet::Packet;
 use crate::tunnel::probe::{Outgoing, Probe, Rewrite, outgoing};
@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Local port, or identifier, of all questions.
 pub const LOCAL: u16 = 40_123;
+const LONG_ENOUGH: &str = "the frame is long enough";
 /// The forwarding modes that need ways.
 pub const DIRECT: [Forwarding; 3] = [Forwarding::DSR_L2, Forwarding::DSR_IPIP, Forwarding::DSR_GUE];
 
@@ -77,33 +78,50 @@ pub fn rewrite(frame: &mut Frame, what: &Rewrite) {
     if what.at == 0 {
         return;
     }
-    let (at, header_checksum) = (what.at as usize, what.header_checksum as usize);
-    let covering = what.checksum as usize;
-    let (from, to) = (what.from, what.to);
-    let delta = match (from.v4(), to.v4()) {
-        (Some(from), Some(to)) => {
-            assert_eq!(frame.read::<u32>(at), Some(from.0));
-            frame.write(at, to.0).expect("the frame is long enough");
-            let delta = checksum::difference(checksum::sum4(from), checksum::sum4(to));
-            let field = frame.read(header_checksum).expect("the frame is long enough");
-            frame
-                .write(header_checksum, checksum::adjust(field, delta))
-                .expect("the frame is long enough");
-            delta
-        }
+    let delta = match (what.from.v4(), what.to.v4()) {
+        (Some(from), Some(to)) => checksum::difference(checksum::sum4(from), checksum::sum4(to)),
         _ => {
-            assert_eq!(frame.read::<[u32; 4]>(at), Some(from.0));
-            frame.write(at, to.0).expect("the frame is long enough");
-            let [from, to] = [from, to].map(|ip| checksum::sum6(ip.v6().expect("the frame is long enough")));
+            let [from, to] = [what.from, what.to].map(|ip| checksum::sum6(Ip6(ip.0)));
             checksum::difference(from, to)
         }
     };
-    if covering != 0 {
-        let field = frame.read(covering).expect("the frame is long enough");
-        frame
-            .write(covering, checksum::adjust(field, delta))
-            .expect("the frame is long enough");
+    for at in [what.at, what.quoted].into_iter().filter(|at| *at != 0) {
+        replace(frame, at as usize, what);
     }
+    let mut sums = vec![what.header_checksum, what.quoted_checksum, what.checksum];
+    if what.quoted_checksum == 0 && what.quoted != 0 {
+        // The quoted address counts, and the one in the pseudo-header.
+        sums.push(what.checksum);
+    }
+    for at in sums.into_iter().filter(|at| *at != 0) {
+        let field = frame.read(at as usize).expect(LONG_ENOUGH);
+        let adjusted = checksum::adjust(field, delta);
+        frame.write(at as usize, adjusted).expect(LONG_ENOUGH);
+    }
+}
+
+fn replace(frame: &mut Frame, at: usize, what: &Rewrite) {
+    if let (Some(from), Some(to)) = (what.from.v4(), what.to.v4()) {
+        assert_eq!(frame.read::<u32>(at), Some(from.0));
+        frame.write(at, to.0).expect(LONG_ENOUGH);
+    } else {
+        assert_eq!(frame.read::<[u32; 4]>(at), Some(what.from.0));
+        frame.write(at, what.to.0).expect(LONG_ENOUGH);
+    }
+}
+
+/// An ICMP error that says that nobody listens, and quotes a packet.
+#[must_use]
+pub fn unreachable(from: IpAddr, to: IpAddr, of: &Frame) -> Frame {
+    let (kind, code, protocol) = if from.is_ipv6() { (1, 4, 58) } else { (3, 3, 1) };
+    // As much of it as fits into the smallest packet that everybody takes.
+    let quoted = &of.0[14..of.0.len().min(14 + 500)];
+    let mut message = [&[kind, code, 0, 0, 0, 0, 0, 0], quoted].concat();
+    let pseudo = pseudo_header(from, to, protocol, message.len());
+    let covered = if from.is_ipv6() { &pseudo[..] } else { &[] };
+    let checksum = !sum(&[covered, &message]);
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    PacketBuilder::raw(from, to, protocol).payload(&message).frame()
 }
 
 /// The frame as the kernel program lets it leave.
@@ -118,7 +136,7 @@ pub fn leave(frame: &Frame, found: &Outgoing) -> Frame {
     let header: Vec<u8> = found.outer.iter().flat_map(|word| word.to_ne_bytes()).collect();
     frame.0.splice(14..14, header[..length].iter().copied());
     if let Some(ether_type) = found.kind.ether_type() {
-        frame.write(12, ether_type).expect("the frame is long enough");
+        frame.write(12, ether_type).expect(LONG_ENOUGH);
     }
     frame
 }

@@ -4,7 +4,7 @@ use super::{Frame, MemoryTables};
 use crate::abi::{
     Application, ApplicationKey, Hop, HopId, Interface, Ip, Origin, OriginId, OriginState, Parity, Pool,
     PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings, SettingsFlags, Slot, Steering, Table,
-    Timeouts,
+    Timeouts, Vip, VipKey,
 };
 use crate::datapath::{Arrival, Scratch, Verdict, process};
 use std::net::SocketAddr;
@@ -211,7 +211,31 @@ impl Scenario {
         }
         super::modes::add(&mut this);
         super::rules::add(&mut this, &[eu, us], sorry);
+        this.announce();
         this
+    }
+
+    /// Writes down which addresses packets may come to: those of the applications, which answer pings, and those that
+    /// `nat` translates to.
+    pub fn announce(&mut self) {
+        let key = |address, parity| VipKey {
+            address,
+            parity,
+            reserved: [0; 3],
+        };
+        let parity = self.parity();
+        let vips = &mut self.tables.vips;
+        for address in self.tables.snat_addresses.values() {
+            let source = Vip {
+                source_only: 1,
+                ..Vip::default()
+            };
+            vips.entry(key(*address, parity)).or_insert(source);
+        }
+        for application in self.tables.applications.keys() {
+            let vip = vips.entry(key(application.address, parity)).or_default();
+            (vip.echo, vip.source_only) = (1, 0);
+        }
     }
 
     /// As [`Self::standard`], but nothing is left to the hash: each pool gives its first origin only, and each origin has

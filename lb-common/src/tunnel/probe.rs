@@ -89,6 +89,10 @@ pub struct Rewrite {
     pub checksum: u32,
     /// 1: it is UDP's, where 0 means that there is none.
     pub udp: u32,
+    /// Offset of the same address in the packet that an ICMP error quotes; 0: it is no error.
+    pub quoted: u32,
+    /// Offset of the quoted IPv4 header's checksum.
+    pub quoted_checksum: u32,
 }
 
 /// What a probe's packet needs as it leaves. It stands in the kernel program's working memory: the stack is too small.
@@ -107,6 +111,7 @@ pub struct Outgoing {
 /// Bytes that the largest outer header has: IPv6 and UDP.
 pub const MAX_OUTER: usize = IPV6_LEN + UDP_LEN;
 const UDP_LEN: usize = 8;
+const ICMP_LEN: usize = 8;
 
 /// Which headers an outer header consists of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
@@ -167,6 +172,8 @@ struct Parts {
     /// Length of transport header and payload.
     length: usize,
     protocol: Protocol,
+    /// Offset of the IP header that an ICMP error quotes; 0: it is no error. Protocol and ports are of what it quotes.
+    quoted: usize,
     /// Ports; for ICMP the identifier, as the port of whoever asks.
     asking: Port,
     asked: Port,
@@ -220,34 +227,7 @@ impl Parts {
             return None;
         }
         let transport = network.transport;
-        let (first, second) = match network.protocol {
-            Protocol::TCP | Protocol::UDP => {
-                let ports: Ports = packet.read(transport)?;
-                (ports.source, ports.destination)
-            }
-            Protocol::ICMP | Protocol::ICMPV6 => {
-                let [kind, code, _, _]: [u8; 4] = packet.read(transport)?;
-                let identifier: Port = packet.read(transport + 4)?;
-                let echo = match (v6, asks) {
-                    (false, true) => 8,
-                    (false, false) => 0,
-                    (true, true) => 128,
-                    (true, false) => 129,
-                };
-                if kind != echo || code != 0 {
-                    return None;
-                }
-                let none = Port(0);
-                if asks {
-                    (identifier, none)
-                } else {
-                    (none, identifier)
-                }
-            }
-            _ => return None,
-        };
-        let (asking, asked) = if asks { (first, second) } else { (second, first) };
-        Some(Self {
+        let mut parts = Self {
             source,
             destination,
             v6,
@@ -255,11 +235,82 @@ impl Parts {
             transport,
             length: network.transport_len,
             protocol: network.protocol,
-            asking,
-            asked,
+            quoted: 0,
+            asking: Port(0),
+            asked: Port(0),
             class: 0,
             first_sum: 0,
-        })
+        };
+        match network.protocol {
+            Protocol::TCP | Protocol::UDP => parts.ports(packet, transport, asks)?,
+            Protocol::ICMP | Protocol::ICMPV6 => parts.icmp(packet, asks)?,
+            _ => return None,
+        }
+        Some(parts)
+    }
+
+    /// Reads TCP's or UDP's ports, at a place where `asks` is whether the sender is who asks.
+    #[inline(always)]
+    fn ports<P: Packet>(&mut self, packet: &P, at: usize, asks: bool) -> Option<()> {
+        let ports: Ports = packet.read(at)?;
+        (self.asking, self.asked) = if asks {
+            (ports.source, ports.destination)
+        } else {
+            (ports.destination, ports.source)
+        };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn icmp<P: Packet>(&mut self, packet: &P, asks: bool) -> Option<()> {
+        let [kind, code, _, _]: [u8; 4] = packet.read(self.transport)?;
+        let echo = match (self.v6, asks) {
+            (false, true) => 8,
+            (false, false) => 0,
+            (true, true) => 128,
+            (true, false) => 129,
+        };
+        if kind == echo && code == 0 {
+            self.asking = packet.read(self.transport + 4)?;
+            return Some(());
+        }
+        let error = match self.v6 {
+            // Unreachable, time exceeded, parameter problem.
+            false => matches!(kind, 3 | 11 | 12),
+            true => matches!(kind, 1..=4),
+        };
+        if asks || !error {
+            return None;
+        }
+        self.quote(packet)
+    }
+
+    /// Reads what an ICMP error quotes: a question to the address that the error comes from.
+    #[inline(always)]
+    fn quote<P: Packet>(&mut self, packet: &P) -> Option<()> {
+        let quoted = packet.opaque(self.transport + ICMP_LEN);
+        let (to, protocol, length) = if self.v6 {
+            let header: Ipv6 = packet.read(quoted)?;
+            (Ip::from(Ip6(header.destination)), header.next_header, IPV6_LEN)
+        } else {
+            let header: Ipv4 = packet.read(quoted)?;
+            let length = ((header.version_ihl & 0x0f) as usize) << 2;
+            (Ip::from(Ip4(header.destination)), header.protocol, length)
+        };
+        if to != self.source {
+            return None;
+        }
+        self.quoted = quoted;
+        self.protocol = Protocol(protocol);
+        let at = packet.opaque(quoted + length);
+        match self.protocol {
+            Protocol::TCP | Protocol::UDP => self.ports(packet, at, true),
+            Protocol::ICMP | Protocol::ICMPV6 => {
+                self.asking = packet.read(at + 4)?;
+                Some(())
+            }
+            _ => None,
+        }
     }
 
     /// The rewriting of one of the two addresses.
@@ -268,22 +319,31 @@ impl Parts {
         if to.v4().is_some() == self.v6 {
             return None;
         }
-        let (v4, v6) = if source { (12, 8) } else { (16, 24) };
-        let checksum = match self.protocol {
-            Protocol::TCP => self.transport + 16,
-            Protocol::UDP => self.transport + 6,
-            Protocol::ICMPV6 => self.transport + 2,
+        // Offsets of source, destination and checksum in the headers.
+        let (own, other, sum) = if self.v6 { (8, 24, 0) } else { (12, 16, 10) };
+        let checksum = match (self.quoted, self.protocol) {
+            (1.., _) | (_, Protocol::ICMPV6) if self.v6 => self.transport + 2,
+            (1.., _) => 0,
+            (_, Protocol::TCP) => self.transport + 16,
+            (_, Protocol::UDP) => self.transport + 6,
             _ => 0,
         };
-        let at = self.at + if self.v6 { v6 } else { v4 };
-        let header_checksum = if self.v6 { 0 } else { self.at + 10 };
+        let behind = |header: usize, field: usize| {
+            if header == 0 || field == 0 {
+                0
+            } else {
+                (header + field) as u32
+            }
+        };
         Some(Rewrite {
             from,
             to,
-            at: at as u32,
-            header_checksum: header_checksum as u32,
+            at: behind(self.at, if source { own } else { other }),
+            header_checksum: behind(self.at, sum),
             checksum: checksum as u32,
-            udp: u32::from(self.protocol == Protocol::UDP),
+            udp: u32::from(self.protocol == Protocol::UDP && self.quoted == 0),
+            quoted: behind(self.quoted, other),
+            quoted_checksum: behind(self.quoted, sum),
         })
     }
 }

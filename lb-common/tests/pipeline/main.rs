@@ -5,8 +5,11 @@
 mod access;
 mod affinity;
 mod caps;
+mod endings;
 mod fixtures;
 mod flows;
+mod memory;
+mod modes;
 mod ports;
 mod properties;
 mod ranges;
@@ -17,8 +20,9 @@ mod strangers;
 use lb_common::abi::{Flow4, FlowKey4, FlowSide, Origin, OriginState};
 use lb_common::datapath::{Exit, Memory, Tables, Verdict};
 use lb_common::testing::check::see;
+use lb_common::testing::modes::GUE_PORT;
 use lb_common::testing::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, TIMEOUTS, at};
-use lb_common::testing::{Frame, Host, PacketBuilder, Scenario, modes};
+use lb_common::testing::{Frame, Host, PacketBuilder, Scenario};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -54,6 +58,11 @@ impl Outcome {
 impl Node {
     fn new() -> Self {
         Self(Host::new(Scenario::standard()))
+    }
+
+    /// Where nothing is left to the hash; see [`Scenario::plain`].
+    fn plain() -> Self {
+        Self(Host::new(Scenario::plain()))
     }
 
     fn receive(&mut self, ifindex: u32, frame: &Frame) -> Outcome {
@@ -185,7 +194,7 @@ fn inner(Frame(frame): &Frame) -> Option<Frame> {
     };
     let at = match outer {
         4 | 41 => after,
-        17 if frame.get(after + 2..after + 4)? == modes::GUE_PORT.to_be_bytes() => after + 8,
+        17 if frame.get(after + 2..after + 4)? == GUE_PORT.to_be_bytes() => after + 8,
         _ => return None,
     };
     let ether_type: [u8; 2] = match frame.get(at)? >> 4 {

@@ -80,7 +80,7 @@ fn returns(node: &mut Node, arrived: &Frame, left: &Frame) {
     };
     if left.protocol != arrived.protocol
         || left.destination == arrived.destination
-        || left.destination.port() == modes::GUE_PORT
+        || left.destination.port() == GUE_PORT
     {
         // The origin answers the client directly.
         return;

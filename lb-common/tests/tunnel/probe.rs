@@ -3,7 +3,7 @@
 use lb_common::abi::{Forwarding, Ip, Port};
 use lb_common::testing::build::PacketBuilder;
 use lb_common::testing::check::{hex, see};
-use lb_common::testing::probes::{DIRECT, LOCAL, echo, found, leave, question, rewrite, way};
+use lb_common::testing::probes::{DIRECT, LOCAL, echo, found, leave, question, rewrite, unreachable, way};
 use lb_common::testing::tunnels::{ENDS, GUE_PORT, MemoryLocals, NODES, ip, set_class};
 use lb_common::tunnel::probe::{Answer, Probe, answer_key, incoming};
 use lb_common::tunnel::{Outcome, process};
@@ -88,6 +88,39 @@ fn an_answer_comes_from_what_the_socket_is_connected_to() {
             assert_eq!(hex(&frame.0), hex(&answer_from(probe.target).0), "{v6} {kind}");
         }
     }
+}
+
+#[test]
+fn an_error_about_the_vip_becomes_one_about_the_origin() {
+    for v6 in [false, true] {
+        for kind in 0..3 {
+            let probe = way(Forwarding::DSR_GUE, v6, v6);
+            let key = found(&question(probe.target, kind, 80, b"odd"), &probe, true)
+                .unwrap()
+                .key;
+            let own = question(probe.vip, kind, 80, b"odd");
+            let node = ip(NODES[usize::from(v6)]);
+            let mut frame = unreachable(probe.vip.into(), node, &own);
+            assert_eq!(answer_key(&frame), Some(key));
+            let answer = Answer {
+                target: probe.target,
+                seen: 0,
+            };
+            let what = incoming(&frame, &answer, 1, 50).unwrap();
+            rewrite(&mut frame, &what);
+            // What a quoted transport checksum is nobody looks at: it stays the VIP's.
+            let mut wanted = question(probe.target, kind, 80, b"odd");
+            let transport = if v6 { 14 + 40 } else { 14 + 20 };
+            wanted.0.splice(transport.., own.0[transport..].iter().copied());
+            let wanted = unreachable(probe.origin.into(), node, &wanted);
+            assert_eq!(hex(&frame.0), hex(&wanted.0), "{v6} {kind}");
+        }
+    }
+    // Somebody else's word is not what it seems.
+    let probe = way(Forwarding::DSR_GUE, false, false);
+    let stranger = ip("192.0.2.99");
+    let frame = unreachable(stranger, ip(NODES[0]), &question(probe.vip, 1, 80, b""));
+    assert_eq!(answer_key(&frame), None);
 }
 
 #[test]

@@ -110,6 +110,17 @@ fn rewrite(skb: *mut __sk_buff, what: &mut Rewrite) -> Option<()> {
                 done(bpf_l4_csum_replace(skb, what.checksum, from, to, pseudo | 4))?;
             }
             done(bpf_l3_csum_replace(skb, what.header_checksum, from, to, 4))?;
+            if what.quoted != 0 {
+                // What they change of the error's own checksum cancels out.
+                done(bpf_l3_csum_replace(skb, what.quoted_checksum, from, to, 4))?;
+                done(bpf_skb_store_bytes(
+                    skb,
+                    what.quoted,
+                    (&raw const to4).cast(),
+                    4,
+                    0,
+                ))?;
+            }
             return done(bpf_skb_store_bytes(skb, what.at, (&raw const to4).cast(), 4, 0));
         }
     }
@@ -126,6 +137,10 @@ fn rewrite(skb: *mut __sk_buff, what: &mut Rewrite) -> Option<()> {
                 difference as u64,
                 pseudo,
             ))?;
+            if what.quoted != 0 {
+                done(bpf_l4_csum_replace(skb, what.checksum, 0, difference as u64, 0))?;
+                done(bpf_skb_store_bytes(skb, what.quoted, to.cast(), 16, 0))?;
+            }
         }
         let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
         done(bpf_skb_store_bytes(skb, what.at, to.cast(), 16, flags))
