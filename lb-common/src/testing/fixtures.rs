@@ -1,11 +1,14 @@
 //! What must become of certain packets, to the byte and to the counter: rows that the pipeline in memory and the
 //! kernel program are both held to.
 
+mod fragments;
+mod messages;
+
 use super::Frame;
 use super::build::{CLIENT_MAC, Checksum, NODE_MAC, PacketBuilder, extension};
 use super::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, Scenario, VIPS, app, at};
 use crate::abi::{OriginState, SettingsFlags};
-use crate::datapath::{DropReason, Exit, Pass, Reply, Verdict};
+use crate::datapath::{DropReason, Exit, Hold, Pass, Reply, Verdict};
 use std::net::{IpAddr, SocketAddr};
 
 /// Packets that are sent one after the other to one scenario.
@@ -62,6 +65,11 @@ pub fn all() -> Vec<Fixture> {
         world.refusals();
         world.passes();
         world.checksums();
+        world.pings();
+        world.errors();
+        world.strange_errors();
+        world.fragments();
+        world.strange_fragments();
         all.append(&mut world.fixtures);
     }
     all
@@ -367,16 +375,13 @@ impl World {
             self.forward(app::WEB, origin::A, &syn, true),
             drop(&self.tcp(80, ACK).ttl(1), DropReason::TtlExpired),
             drop(&self.tcp(80, ACK).ttl(0), DropReason::TtlExpired),
-            drop(&self.tcp(80, ACK).fragment(0, true), DropReason::Fragment),
         ];
-        self.add("expiring and fragmented segments of a connection", steps);
+        self.add("expiring segments of a connection", steps);
         let rst = self.tcp(80, RST | ACK);
         self.add(
             "a reset of no connection",
             vec![drop(&rst, DropReason::UnknownFlow)],
         );
-        let first = syn.clone().fragment(0, true);
-        self.add("a first fragment", vec![drop(&first, DropReason::Fragment)]);
         let cut = self.udp(53);
         let mut frame = cut.frame();
         let at = cut.transport();
@@ -434,11 +439,8 @@ impl World {
         );
         let step = pass(&self.udp(80), Pass::NotOurs);
         self.add("an application of the other protocol", vec![step]);
-        let ping = PacketBuilder::raw(self.client.ip(), self.vip, if self.v6 { 58 } else { 1 });
-        let ping = ping.payload(&[8, 0, 0, 0, 1, 2, 3, 4]);
-        self.add("a ping", vec![pass(&ping, Pass::OtherProtocol)]);
-        let later = syn.clone().fragment(64, false);
-        self.add("a later fragment", vec![pass(&later, Pass::Fragment)]);
+        let sctp = PacketBuilder::raw(self.client.ip(), self.vip, 132).payload(&[0; 12]);
+        self.add("SCTP", vec![pass(&sctp, Pass::OtherProtocol)]);
         let group = syn.clone().link(CLIENT_MAC, [0x33, 0x33, 0, 0, 0, 1]);
         self.add("a multicast frame", vec![pass(&group, Pass::NotIp)]);
         let mut frame = syn.frame();
