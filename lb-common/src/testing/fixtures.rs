@@ -1,14 +1,16 @@
 //! What must become of certain packets, to the byte and to the counter: rows that the pipeline in memory and the
 //! kernel program are both held to.
 
+mod fragments;
 mod heads;
+mod messages;
 mod rules;
 
 use super::Frame;
 use super::build::{CLIENT_MAC, Checksum, NODE_MAC, PacketBuilder, extension};
 use super::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, Scenario, VIPS, app, at};
 use crate::abi::{OriginState, SettingsFlags};
-use crate::datapath::{DropReason, Exit, Pass, Reply, Verdict};
+use crate::datapath::{DropReason, Exit, Hold, Pass, Reply, Verdict};
 use std::net::{IpAddr, SocketAddr};
 
 /// Packets that are sent one after the other to one scenario.
@@ -67,6 +69,11 @@ pub fn all() -> Vec<Fixture> {
         world.checksums();
         world.rules();
         world.heads();
+        world.pings();
+        world.errors();
+        world.strange_errors();
+        world.fragments();
+        world.strange_fragments();
         all.append(&mut world.fixtures);
     }
     all
