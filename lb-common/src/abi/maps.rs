@@ -15,7 +15,7 @@ pub const TENTATIVE6: &str = "TENTATIVE6";
 pub const APPLICATIONS: &str = "APPLICATIONS";
 /// Idle times: array of [`super::Timeouts`] by application id.
 pub const TIMEOUTS: &str = "TIMEOUTS";
-/// Addresses of applications: hash, [`super::VipKey`] → [`super::Vip`], two generations.
+/// Addresses of applications and those that `nat` translates to: hash, [`super::VipKey`] → [`super::Vip`], two generations.
 pub const VIPS: &str = "VIPS";
 /// Arena of [`super::PortSpan`]s.
 pub const SPANS: &str = "SPANS";
@@ -62,6 +62,9 @@ pub const VERDICTS: &str = "VERDICTS";
 pub const APPLICATION_TRAFFIC: &str = "APP_TRAFFIC";
 /// Per-CPU [`super::Traffic`] by origin id.
 pub const ORIGIN_TRAFFIC: &str = "ORIGIN_TRAFFIC";
+/// Frames that userspace shall hold: perf event array; each event is a [`super::Held`] and the frame. Not pinned: whoever
+/// listens has loaded the program.
+pub const HELD: &str = "HELD";
 /// Per-CPU working memory of one packet; not pinned.
 pub const SCRATCH: &str = "SCRATCH";
 

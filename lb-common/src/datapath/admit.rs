@@ -4,38 +4,38 @@
 //! 2. Access lists, for every packet of no known flow: one who is denied learns nothing by an answer.
 //! 3. TCP segments that open nothing end here, except where they may belong to a flow that needs no memory.
 //! 4. Rates, each only charged when no other refuses.
+//! 5. The origin that the client is bound to, which leaves nothing to choose.
 
 use super::access;
 use super::family::{Family, V4, V6};
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use super::rate;
 use super::scratch::Scratch;
+use super::select;
 use super::span;
 use super::tables::Tables;
 use super::verdict::{DropReason, Pass, Reply};
 use super::{Stage, Step, drop, pass};
-use crate::abi::{
-    Application, ApplicationFlags, ApplicationKey, Ip, Protocol, Rate, SettingsFlags, SourceKey,
-};
+use crate::abi::{Application, ApplicationFlags, ApplicationKey, Ip, Rate, SettingsFlags, SourceKey};
 use crate::packet::Packet;
 
 /// Decides whether the scratch's packet, which belongs to no known flow, may open one.
 #[inline(always)]
-pub fn admit<P: Packet, T: Tables>(_packet: &mut P, tables: &T, scratch: &mut Scratch) -> Step {
+pub fn admit<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Step {
     match scratch.opening.link.ether_type {
-        ETHERTYPE_IPV4 => judge::<V4, T>(tables, scratch),
-        ETHERTYPE_IPV6 => judge::<V6, T>(tables, scratch),
+        ETHERTYPE_IPV4 => judge::<V4, P, T>(packet, tables, scratch),
+        ETHERTYPE_IPV6 => judge::<V6, P, T>(packet, tables, scratch),
         _ => drop(DropReason::Internal),
     }
 }
 
 #[inline(always)]
-fn judge<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
+fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratch) -> Step {
     let Some(settings) = tables.settings() else {
         return drop(DropReason::Internal);
     };
     let subject = &F::draft(scratch).subject;
-    let (arriving, flags, ttl) = (subject.arriving, subject.segment.flags, subject.network.ttl);
+    let (arriving, opens, ttl) = (subject.arriving, subject.opens(), subject.network.ttl);
     let source: Ip = arriving.source.into();
     if scratch.opening.served == 0 {
         let key = ApplicationKey {
@@ -44,19 +44,21 @@ fn judge<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
             protocol: arriving.protocol,
             parity: scratch.opening.parity,
         };
-        let Some(application) = span::find(tables, &key, &mut scratch.search.span) else {
+        let Some(application) = span::find(packet, tables, &key) else {
             return pass(Pass::NotOurs);
         };
         scratch.opening.application = application;
         scratch.opening.served = 1;
     }
     let repeated = scratch.retries != 0;
+    if settings.flags.has(SettingsFlags::TRACE) {
+        scratch.note.application = scratch.opening.application.id;
+    }
     let opening = &scratch.opening;
     let application = &opening.application;
     if let Err(reason) = access::check(tables, settings, application, source) {
         return drop(reason);
     }
-    let opens = arriving.protocol != Protocol::TCP || flags.opens();
     if !opens {
         if settings.flags.has(SettingsFlags::MIGRATING) {
             return drop(DropReason::Migrating);
@@ -66,8 +68,10 @@ fn judge<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
             return Step::Go(Stage::Reply);
         }
     }
-    if ttl <= 1 {
-        return drop(DropReason::TtlExpired);
+    // Where packets may leave as they came, that is seen when the origin is known.
+    if ttl <= 1 && !application.flags.has(ApplicationFlags::DIRECT) {
+        scratch.reply = Reply::TimeExceeded;
+        return Step::Go(Stage::Reply);
     }
     // A SYN that is repeated because an origin did not answer has been charged.
     if opens && !repeated {
@@ -78,6 +82,10 @@ fn judge<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
         if let Err(reason) = charge(tables, application, source, clock) {
             return drop(reason);
         }
+    }
+    select::begin::<F>(settings, scratch);
+    if scratch.opening.application.affinity_ttl != 0 {
+        select::recall(tables, scratch);
     }
     Step::Go(Stage::Select)
 }

@@ -1,15 +1,21 @@
 //! Affinity: a client's next flow goes where its last one went, as long as that origin serves.
 
+use super::scratch::{Opening, Search};
 use super::tables::Tables;
-use crate::abi::{Affinity, AffinityKey, Application, Ip, OriginId};
+use crate::abi::{Affinity, AffinityKey, Ip, OriginId};
 
 /// What binds a client to an origin, if it has been seen within the application's time; else a binding to
 /// [`OriginId::NONE`].
 #[inline(always)]
-pub fn find<T: Tables>(tables: &T, application: &Application, client: Ip, now: u32) -> Affinity {
-    match tables.affinity(&key(application, client)) {
+pub fn find<T: Tables>(tables: &T, Opening { application, now, .. }: &Opening, client: Ip) -> Affinity {
+    let key = AffinityKey {
+        application: application.id,
+        client,
+    };
+    match tables.affinity(&key) {
         Some(bound)
-            if bound.epoch == application.affinity_epoch && idle(&bound, now) <= application.affinity_ttl =>
+            if bound.epoch == application.affinity_epoch
+                && idle(&bound, *now) <= application.affinity_ttl =>
         {
             bound
         }
@@ -17,34 +23,30 @@ pub fn find<T: Tables>(tables: &T, application: &Application, client: Ip, now: u
     }
 }
 
-/// Binds a client to the origin of a flow that it opens, or renews what binds it: at most once in an eighth of the time.
+/// Binds the client to the origin of a flow that it opens, or renews what binds it: at most once in an eighth of the
+/// time.
 #[inline(always)]
 pub fn bind<T: Tables>(
     tables: &T,
-    application: &Application,
-    client: Ip,
-    before: &Affinity,
+    Opening { application, now, .. }: &Opening,
+    search: &Search,
     origin: OriginId,
-    now: u32,
 ) {
-    if before.origin == origin && idle(before, now) <= application.affinity_ttl >> 3 {
+    let bound = &search.bound;
+    if bound.origin == origin && idle(bound, *now) <= application.affinity_ttl >> 3 {
         return;
     }
+    let key = AffinityKey {
+        application: application.id,
+        client: search.source,
+    };
     let affinity = Affinity {
         origin,
         epoch: application.affinity_epoch,
-        seen: now,
+        seen: *now,
         reserved: 0,
     };
-    tables.bind(&key(application, client), &affinity);
-}
-
-#[inline(always)]
-fn key(application: &Application, client: Ip) -> AffinityKey {
-    AffinityKey {
-        application: application.id,
-        client,
-    }
+    tables.bind(&key, &affinity);
 }
 
 /// Jiffies since a client was seen. Another CPU may have stamped it a jiffy after this one read its clock.

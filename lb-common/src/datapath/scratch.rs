@@ -1,12 +1,13 @@
 //! Working memory of one packet, too large for the kernel's 512-byte stack: a per-CPU map value in XDP.
 
-use super::family::Tuple;
+use super::family::{Identification, Tuple};
 use super::parse::{Link, Network};
 use super::select::{Choice, Hashes};
 use super::transport::Segment;
 use super::verdict::Reply;
 use crate::abi::{
-    Affinity, Application, Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, Ip4, Ip6, Mac, OriginId, Parity, Tag,
+    Affinity, Application, Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, Ip, Ip4, Ip6, Mac, OriginId, Parity,
+    Protocol, Tag,
 };
 
 /// The working memory.
@@ -34,7 +35,21 @@ pub struct Scratch {
     pub reply: Reply,
     /// The longest packet that [`Reply::TooBig`] asks for.
     pub mtu: u32,
+    /// Of a fragment.
+    pub datagram: Datagram,
+    /// What is told to userspace of a frame that it shall hold.
+    pub held: crate::abi::Held,
     pub note: Note,
+}
+
+/// The datagram that a fragment is part of.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Datagram {
+    /// Its identification, as it came.
+    pub arrived: Identification,
+    /// The one that it leaves with, where it leaves with another source address.
+    pub leaving: u32,
 }
 
 /// What is told of a packet beside its verdict; 0 where nothing is known.
@@ -113,13 +128,26 @@ pub enum WrapKind {
     Tunnel,
 }
 
-/// What comes up while an origin is looked for. Not in locals, because the verifier would walk all paths for each of their
-/// values.
+/// The search for an origin: what is wanted, and what comes up on the way. Not in locals, because the verifier would walk
+/// all paths for each of their values.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Search {
-    /// Ranges of ports that begin at or below the packet's.
-    pub span: u32,
+    /// Hash that picks pools and origins.
+    pub flow: u64,
+    /// The same where the client's address alone shall pick.
+    pub client: u64,
+    /// The client.
+    pub source: Ip,
+    /// 1: the packet is IPv6.
+    pub v6: u32,
+    /// 1: the packet is TCP.
+    pub tcp: u32,
+    /// 1: the packet may open a flow; else it may belong to one that is not remembered.
+    pub opens: u32,
+    pub parity: Parity,
+    /// The origin to be taken only when its pool has no other.
+    pub avoid: OriginId,
     /// 1: an origin could have served, but its neighbour is not resolved.
     pub unresolved: u32,
     /// 1: an origin could have served, but has as many flows as it may have.
@@ -151,6 +179,14 @@ pub struct Subject<A> {
     pub arriving: Tuple<A>,
     pub network: Network<A>,
     pub segment: Segment,
+}
+
+impl<A> Subject<A> {
+    /// Whether the packet may open a flow: any datagram, and of TCP a SYN.
+    #[inline(always)]
+    pub fn opens(&self) -> bool {
+        self.segment.protocol != Protocol::TCP || self.segment.flags.opens()
+    }
 }
 
 /// What a new flow is opened for.

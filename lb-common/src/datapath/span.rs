@@ -2,14 +2,14 @@
 
 use super::tables::Tables;
 use crate::abi::{Application, ApplicationKey, Origin, Port, Protocol, VipKey};
+use crate::packet::Packet;
 
 /// Steps of the search: there are no more than 65,536 ports, and so no more ranges.
 const STEPS: u32 = 17;
 
-/// The application whose range holds the port of `key`. `found` is working memory: how many ranges begin at or below the
-/// port, as far as is known. It lies in the scratch, because the verifier would walk each of its values.
+/// The application whose range holds the port of `key`.
 #[inline(always)]
-pub fn find<T: Tables>(tables: &T, key: &ApplicationKey, found: &mut u32) -> Option<Application> {
+pub fn find<P: Packet, T: Tables>(packet: &P, tables: &T, key: &ApplicationKey) -> Option<Application> {
     let vip = tables.vip(&VipKey {
         address: key.address,
         parity: key.parity,
@@ -21,7 +21,8 @@ pub fn find<T: Tables>(tables: &T, key: &ApplicationKey, found: &mut u32) -> Opt
         vip.udp
     };
     let port = key.port.host();
-    *found = 0;
+    // Ranges that are known to begin at or below the port.
+    let mut found: u32 = 0;
     let mut step = STEPS;
     while step > 0 {
         step -= 1;
@@ -29,14 +30,15 @@ pub fn find<T: Tables>(tables: &T, key: &ApplicationKey, found: &mut u32) -> Opt
         if next <= spans.count {
             let span = tables.span(spans.base.wrapping_add(next).wrapping_sub(1))?;
             if span.first <= port {
-                *found = next;
+                found = next;
             }
         }
+        found = packet.opaque(found as usize) as u32;
     }
-    if *found == 0 {
+    if found == 0 {
         return None;
     }
-    let span = tables.span(spans.base.wrapping_add(*found).wrapping_sub(1))?;
+    let span = tables.span(spans.base.wrapping_add(found).wrapping_sub(1))?;
     if port > span.last {
         return None;
     }

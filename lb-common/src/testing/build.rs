@@ -39,6 +39,9 @@ pub struct PacketBuilder {
     source: SocketAddr,
     destination: SocketAddr,
     ttl: u8,
+    class: u8,
+    label: u32,
+    dont_fragment: bool,
     identification: u16,
     options: Vec<u8>,
     extensions: Vec<(u8, Vec<u8>)>,
@@ -71,6 +74,9 @@ impl PacketBuilder {
             source,
             destination,
             ttl: 64,
+            class: 0,
+            label: 0,
+            dont_fragment: false,
             identification: 0x1234,
             options: Vec::new(),
             extensions: Vec::new(),
@@ -134,12 +140,8 @@ impl PacketBuilder {
         if let Transport::Tcp { window, .. } = &mut self.transport {
             *window = 0;
         }
-        if self.source.is_ipv4() {
-            // DF is the bit above MF.
-            self.fragment = Some((0x4000, false));
-        }
         self.identification = 0;
-        self
+        self.dont_fragment()
     }
 
     /// VLAN tags, outermost first.
@@ -153,6 +155,27 @@ impl PacketBuilder {
     #[must_use]
     pub fn ttl(self, ttl: u8) -> Self {
         Self { ttl, ..self }
+    }
+
+    /// Type of service or traffic class.
+    #[must_use]
+    pub fn class(self, class: u8) -> Self {
+        Self { class, ..self }
+    }
+
+    /// Flow label of an IPv6 packet.
+    #[must_use]
+    pub fn label(self, label: u32) -> Self {
+        Self { label, ..self }
+    }
+
+    /// An IPv4 packet that is not to be fragmented; IPv6 packets never are.
+    #[must_use]
+    pub fn dont_fragment(self) -> Self {
+        Self {
+            dont_fragment: true,
+            ..self
+        }
     }
 
     /// IPv4 options; a multiple of 4 bytes, at most 40.
@@ -222,6 +245,12 @@ impl PacketBuilder {
         Self { padding, ..self }
     }
 
+    /// Where it comes from.
+    #[must_use]
+    pub fn source(&self) -> SocketAddr {
+        self.source
+    }
+
     /// Where it goes.
     #[must_use]
     pub fn destination(&self) -> SocketAddr {
@@ -273,10 +302,11 @@ impl PacketBuilder {
                 bytes.extend([0x08, 0x00]);
                 let length = 20 + self.options.len();
                 let (offset, more) = self.fragment.unwrap_or((0, false));
-                let mut header = vec![0x40 | (length / 4) as u8, 0];
+                let mut header = vec![0x40 | (length / 4) as u8, self.class];
                 header.extend(((length + segment.len()) as u16).to_be_bytes());
                 header.extend(self.identification.to_be_bytes());
-                header.extend((offset | if more { 0x2000 } else { 0 }).to_be_bytes());
+                let flags = if more { 0x2000 } else { 0 } | if self.dont_fragment { 0x4000 } else { 0 };
+                header.extend((offset | flags).to_be_bytes());
                 header.extend([self.ttl, self.protocol(), 0, 0]);
                 header.extend(source.octets());
                 header.extend(destination.octets());
@@ -299,7 +329,8 @@ impl PacketBuilder {
                     chain = [&[next][..], &rest, &chain].concat();
                     next = number;
                 }
-                bytes.extend([0x60, 0, 0, 0]);
+                let first = 6 << 28 | u32::from(self.class) << 20 | self.label;
+                bytes.extend(first.to_be_bytes());
                 bytes.extend(((chain.len() + segment.len()) as u16).to_be_bytes());
                 bytes.extend([next, self.ttl]);
                 bytes.extend(source.octets());

@@ -7,8 +7,13 @@ pub mod fixtures;
 mod frame;
 pub mod generate;
 mod memory;
+pub mod messages;
 pub mod modes;
+pub mod outer;
+pub mod pieces;
+pub mod probes;
 pub mod random;
+pub mod rules;
 pub mod scenario;
 pub mod tunnels;
 

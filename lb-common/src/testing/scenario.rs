@@ -4,7 +4,7 @@ use super::{Frame, MemoryTables};
 use crate::abi::{
     Application, ApplicationKey, Hop, HopId, Interface, Ip, Origin, OriginId, OriginState, Parity, Pool,
     PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings, SettingsFlags, Slot, Steering, Table,
-    Timeouts,
+    Tag, Timeouts, Vip, VipKey,
 };
 use crate::datapath::{Arrival, Scratch, Verdict, process};
 use std::net::SocketAddr;
@@ -30,6 +30,12 @@ pub const TWO_ARMED: HopId = HopId(1);
 pub const ONE_ARMED: HopId = HopId(2);
 /// A hop whose neighbour does not answer.
 pub const SILENT: HopId = HopId(3);
+/// Behind [`ORIGIN_SIDE`], in a VLAN of a VLAN; and these.
+pub const TAGGED: HopId = HopId(4);
+pub const TAGS: [u16; 2] = [0x0123, 0x2456];
+/// Behind [`ORIGIN_SIDE`], in a VLAN whose packets are short.
+pub const NARROW: HopId = HopId(5);
+const NARROW_MTU: u16 = 1300;
 
 /// Rows of every array.
 pub const ARRAY_ROWS: u32 = 4096;
@@ -59,6 +65,23 @@ pub mod app {
     pub const DSR_GUE: u32 = 13;
     /// One of each.
     pub const MIXED: u32 = 14;
+    /// One of each, in VLANs and behind narrow paths.
+    pub const NARROW: u32 = 15;
+    /// Ranges of ports: tcp/6000-6099 and udp/6000-6001 to origin ports from 7000 on, tcp/6200-6200.
+    pub const RANGE: u32 = 20;
+    pub const OTHER_RANGE: u32 = 21;
+    pub const UDP_RANGE: u32 = 22;
+    /// With the access lists of these names in [`crate::testing::rules`].
+    pub const FEW: u32 = 23;
+    pub const ABROAD: u32 = 24;
+    /// One flow, of anybody or of each source.
+    pub const ONE_FLOW: u32 = 25;
+    pub const ONE_FLOW_EACH: u32 = 26;
+    /// Clients stay with their origins.
+    pub const AFFINE: u32 = 27;
+    /// Origins that are full: some, or all.
+    pub const SOME_FULL: u32 = 28;
+    pub const ALL_FULL: u32 = 29;
 }
 
 /// Addresses of the applications, by family.
@@ -109,7 +132,7 @@ impl Scenario {
             generation: 3,
             // Far from what a test takes, so that no clock's tick matters.
             second: 120_000,
-            smallest_mtu: 1500,
+            smallest_mtu: NARROW_MTU.into(),
             ..Settings::default()
         };
         for ifindex in [CLIENT_SIDE, ORIGIN_SIDE] {
@@ -137,6 +160,21 @@ impl Scenario {
         tables
             .hops
             .insert(SILENT, hop(ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, 0));
+        let tag = |[a, b]: [u8; 2], number: u16| {
+            let [c, d] = number.to_be_bytes();
+            Tag(u32::from_ne_bytes([a, b, c, d]))
+        };
+        let tagged = Hop {
+            tags: [tag([0x88, 0xa8], TAGS[0]), tag([0x81, 0x00], TAGS[1])],
+            ..hop(ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, 1)
+        };
+        tables.hops.insert(TAGGED, tagged);
+        let narrow = Hop {
+            tags: [tag([0x81, 0x00], TAGS[0]), Tag::NONE],
+            mtu: NARROW_MTU,
+            ..tagged
+        };
+        tables.hops.insert(NARROW, narrow);
         let addresses = ["192.0.2.10", "192.0.2.11", "2001:db8:2::10", "2001:db8:2::11"];
         for (index, address) in addresses.into_iter().enumerate() {
             let address: std::net::IpAddr = address.parse().expect("an address");
@@ -195,7 +233,32 @@ impl Scenario {
             }
         }
         super::modes::add(&mut this);
+        super::rules::add(&mut this, &[eu, us], sorry);
+        this.announce();
         this
+    }
+
+    /// Writes down which addresses packets may come to: those of the applications, which answer pings, and those that
+    /// `nat` translates to.
+    pub fn announce(&mut self) {
+        let key = |address, parity| VipKey {
+            address,
+            parity,
+            reserved: [0; 3],
+        };
+        let parity = self.parity();
+        let vips = &mut self.tables.vips;
+        for address in self.tables.snat_addresses.values() {
+            let source = Vip {
+                source_only: 1,
+                ..Vip::default()
+            };
+            vips.entry(key(*address, parity)).or_insert(source);
+        }
+        for application in self.tables.applications.keys() {
+            let vip = vips.entry(key(application.address, parity)).or_default();
+            (vip.echo, vip.source_only) = (1, 0);
+        }
     }
 
     /// As [`Self::standard`], but nothing is left to the hash: each pool gives its first origin only, and each origin has

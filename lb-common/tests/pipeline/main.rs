@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod access;
+mod affinity;
+mod caps;
 mod endings;
 mod fixtures;
 mod flows;
@@ -9,7 +12,10 @@ mod memory;
 mod modes;
 mod ports;
 mod properties;
+mod ranges;
+mod rates;
 mod select;
+mod strangers;
 
 use lb_common::abi::{Flow4, FlowKey4, FlowSide, Origin, OriginState};
 use lb_common::datapath::{Exit, Memory, Tables, Verdict};

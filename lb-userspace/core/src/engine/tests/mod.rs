@@ -1,6 +1,8 @@
 //! The engine against an in-memory model of the maps.
 
+mod drains;
 mod forwarding;
+mod listeners;
 mod maps;
 mod restart;
 mod scenarios;

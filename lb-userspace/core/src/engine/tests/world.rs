@@ -1,15 +1,14 @@
 //! A machine for tests: maps that check every write, a network that answers probes, and the packet path's selection.
 
 use super::maps::Maps;
-use crate::engine::{
-    Command, Engine, Environment, Event, HealthRecord, Path, ProbeRequest, Report, TargetId,
-};
+use crate::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, TargetId};
 use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::maglev::mix;
 use crate::model::{
     Api, Application, AttachMode, Config, Datapath, Destination, FlowTimeouts, Forwarding, LoadBalancer,
-    Monitor, MonitorKind, Node, OnExit, Origin, OriginSteering, Pool, SteeringPolicy, Transport, Weight,
+    Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin, OriginSteering, Pool, Ports, SteeringPolicy,
+    Transport, Weight,
 };
 use crate::time::Timestamp;
 use crate::view::{OriginView, PoolView, View};
@@ -32,6 +31,7 @@ pub fn capacity() -> Capacity {
         snat_addresses: 16,
         slots: 400_000,
         application_rows: 16,
+        spans: 24,
         ..Capacity::default()
     }
 }
@@ -47,7 +47,7 @@ pub fn environment() -> Environment {
         flags: SettingsFlags(0),
         capacity: capacity(),
         adopted: None,
-        health: Vec::new(),
+        kept: Kept::default(),
         assume_healthy: false,
         seed: 42,
     }
@@ -106,6 +106,8 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
         monitor: Some("check".into()),
         minimum_origins: 1,
         origin_steering: OriginSteering::Random,
+        on_unhealthy: OnUnhealthy::Keep,
+        drain_timeout: Duration::from_secs(300),
         origins: origins
             .iter()
             .map(|address| Origin {
@@ -142,7 +144,7 @@ pub fn application(name: &str, address: &str, load_balancer: &str) -> Applicatio
         name: name.into(),
         enabled: true,
         transport: Transport::Tcp,
-        port: 80,
+        ports: Ports::single(80),
         addresses: vec![ip(address)],
         destination: Destination::LoadBalancer(load_balancer.into()),
         origin_port: None,
@@ -177,7 +179,7 @@ pub struct World {
     pub applied: Vec<Vec<TableOp>>,
     pub reports: Vec<Report>,
     pub views: Vec<Arc<View>>,
-    pub saved: Vec<HealthRecord>,
+    pub saved: Kept,
     pub saves: usize,
     pub environment: Environment,
     pub watched: Vec<IpAddr>,
@@ -202,7 +204,7 @@ impl World {
             applied: Vec::new(),
             reports: Vec::new(),
             views: Vec::new(),
-            saved: Vec::new(),
+            saved: Kept::default(),
             saves: 0,
             watched: Vec::new(),
         }
@@ -216,12 +218,12 @@ impl World {
         world
     }
 
-    /// The daemon dies and another one takes over the maps, with these health records.
-    pub fn restart(&self, health: Vec<HealthRecord>) -> Self {
+    /// The daemon dies and another one takes over the maps, with this knowledge.
+    pub fn restart(&self, kept: Kept) -> Self {
         let mut world = Self::with_maps(
             Environment {
                 adopted: Some(self.maps.adopted()),
-                health,
+                kept,
                 ..self.environment.clone()
             },
             self.maps.clone(),
@@ -285,13 +287,16 @@ impl World {
         maps.readable.clear();
         for op in self.engine.image() {
             match op {
-                TableOp::Grace | TableOp::RemoveApplication { .. } => panic!("{op:?} repairs nothing"),
+                TableOp::Grace | TableOp::RemoveApplication { .. } | TableOp::RemoveVip { .. } => {
+                    panic!("{op:?} repairs nothing")
+                }
                 TableOp::Settings(settings) => assert_eq!(settings, self.maps.settings),
                 _ => maps.write(&op),
             }
         }
         assert!(maps.origins == self.maps.origins && maps.hops == self.maps.hops);
         assert!(maps.pools == self.maps.pools && maps.applications == self.maps.applications);
+        assert!(maps.vips == self.maps.vips && maps.spans == self.maps.spans);
         assert!(maps.slots == self.maps.slots && maps.sources == self.maps.sources);
     }
 
