@@ -1,6 +1,6 @@
 //! Host and kernel give every packet the same verdict and bytes, and remember and count the same.
 
-use lb_common::abi::{ApplicationKey, FlowCore, OriginId, OriginState, Parity, SettingsFlags};
+use lb_common::abi::{ApplicationKey, FlowCore, OriginId, OriginState, Parity, SettingsFlags, VipKey};
 use lb_common::datapath::Verdict;
 use lb_common::testing::check::hex;
 use lb_common::testing::generate::Generator;
@@ -108,6 +108,10 @@ impl Pair {
                 host.applications = std::mem::take(&mut host.applications)
                     .into_iter()
                     .map(|(key, row)| (ApplicationKey { parity: after, ..key }, row))
+                    .collect();
+                host.vips = std::mem::take(&mut host.vips)
+                    .into_iter()
+                    .map(|(key, row)| (VipKey { parity: after, ..key }, row))
                     .collect();
                 host.pools = std::mem::take(&mut host.pools)
                     .into_iter()

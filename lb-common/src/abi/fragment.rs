@@ -11,6 +11,7 @@ pub struct FragmentKey {
     pub destination: Ip,
     /// As loaded; IPv4: in the low 16 bits.
     pub identification: u32,
+    /// IPv6: 0, its identifications count for all protocols.
     pub protocol: Protocol,
     pub reserved: [u8; 3],
 }
@@ -26,5 +27,19 @@ pub struct FragmentFlow {
     pub identification: u32,
     /// When the first fragment came, in jiffies (low 32 bits).
     pub seen: u32,
-    pub reserved: u32,
+    pub protocol: Protocol,
+    pub reserved: [u8; 3],
 }
+
+/// A fragment that came before the first one of its datagram, as it is handed to userspace with the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Held {
+    pub key: FragmentKey,
+    /// Interface by which it came.
+    pub ifindex: u32,
+    /// Length of the frame in bytes.
+    pub length: u32,
+}
+
+const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentFlow>() == 16);

@@ -15,7 +15,7 @@ pub const TENTATIVE6: &str = "TENTATIVE6";
 pub const APPLICATIONS: &str = "APPLICATIONS";
 /// Idle times: array of [`super::Timeouts`] by application id.
 pub const TIMEOUTS: &str = "TIMEOUTS";
-/// Addresses of applications: hash, [`super::VipKey`] → [`super::Vip`], two generations.
+/// Addresses of applications and those that `nat` translates to: hash, [`super::VipKey`] → [`super::Vip`], two generations.
 pub const VIPS: &str = "VIPS";
 /// Arena of [`super::PortSpan`]s.
 pub const SPANS: &str = "SPANS";

@@ -27,7 +27,7 @@ pub use affinity::{Affinity, AffinityKey};
 pub use application::{Application, ApplicationFlags, ApplicationKey, PoolList, Steering, Timeouts};
 pub use counters::{Traffic, Verdicts};
 pub use flow::{Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, TcpState};
-pub use fragment::{FragmentFlow, FragmentKey};
+pub use fragment::{FragmentFlow, FragmentKey, Held};
 pub use hop::{Hop, HopId, Interface, Tag};
 pub use origin::{Forwarding, Load, Origin, OriginFlags, OriginId, OriginState, PathMtu};
 pub use pool::{Pool, PoolFlags, PoolId, PoolRow, Table, TableKind};

@@ -1,4 +1,4 @@
-//! Addresses of applications: what holds for all ports of one.
+//! Addresses of applications, and those that origins answer to: what holds for all ports of one.
 
 use super::{Ip, Parity};
 use bytemuck::{Pod, Zeroable};
@@ -21,7 +21,8 @@ pub struct Vip {
     pub udp: Spans,
     /// 1: echo requests are answered; else they pass.
     pub echo: u32,
-    pub reserved: u32,
+    /// 1: no application's address, but one that `nat` translates to: origins answer to it.
+    pub source_only: u32,
 }
 
 /// A run of [`PortSpan`]s, in ascending order and disjoint.

@@ -45,6 +45,8 @@ pub trait Family: Sized {
     type Flow: Copy;
 
     const HEADER_LEN: usize;
+    /// The protocol of its control messages.
+    const ICMP: Protocol;
     const ETHER_TYPE: u16;
     /// Its packets as payload of another IP packet.
     const IN_IP: Protocol;
@@ -55,6 +57,12 @@ pub trait Family: Sized {
 
     /// Reads the network header at `at`.
     fn parse<P: Packet>(packet: &P, at: usize) -> Result<Network<Self::Address>, Pass>;
+    /// Reads the header at `at` of a packet of which an ICMP error quotes `length` bytes.
+    fn quoted<P: Packet>(packet: &P, at: usize, length: usize) -> Option<Network<Self::Address>>;
+    /// Where the packet at `at` carries its datagram's identification, when it is a fragment.
+    fn identification<P: Packet>(packet: &P, at: usize) -> Option<Identification>;
+    /// Writes the identification of the fragment at `at`, whose offset is `field`.
+    fn renumber<P: Packet>(packet: &mut P, at: usize, field: usize, new: u32) -> Option<()>;
     /// The sum of an address's words.
     fn sum(address: Self::Address) -> u32;
     /// The address, when it is of this family.
@@ -67,6 +75,16 @@ pub trait Family: Sized {
         leaving: &Tuple<Self::Address>,
         header_delta: u16,
     ) -> Option<()>;
+    /// Sends the packet at `at` back: swaps its addresses, and gives it a new life.
+    fn turn_around<P: Packet>(packet: &mut P, at: usize, network: &Network<Self::Address>) -> Option<()>;
+    /// Writes the addresses of the quoted packet at `at`, and returns what this changes in the sum of the message that
+    /// quotes it.
+    fn restore<P: Packet>(
+        packet: &mut P,
+        at: usize,
+        quote: &Network<Self::Address>,
+        sent: &Tuple<Self::Address>,
+    ) -> Option<u32>;
     /// Writes a whole new header at `at`, without options, for `payload` bytes from this node.
     fn write_header<P: Packet>(
         packet: &mut P,
@@ -112,6 +130,18 @@ pub trait Family: Sized {
     fn client_hash(key: HashKey, client: Self::Address) -> u64;
 }
 
+/// Which datagram a fragment belongs to, as far as its sender says.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Identification {
+    /// Offset of the field.
+    pub at: usize,
+    /// As loaded; IPv4: in the low 16 bits.
+    pub value: u32,
+    /// Numbers of IPv4 count for each protocol (RFC 791), those of IPv6 for all (RFC 8200): then it is 0.
+    pub protocol: Protocol,
+}
+
 /// The outer header of a tunnel.
 #[derive(Clone, Copy)]
 pub struct Outer<A> {
@@ -139,6 +169,7 @@ impl Family for V4 {
     type Flow = Flow4;
 
     const HEADER_LEN: usize = IPV4_LEN;
+    const ICMP: Protocol = Protocol::ICMP;
     const ETHER_TYPE: u16 = parse::ETHERTYPE_IPV4;
     const IN_IP: Protocol = parse::IPV4_IN_IP;
     /// What every host takes (RFC 791); Linux believes in nothing less than 552.
@@ -149,6 +180,31 @@ impl Family for V4 {
     #[inline(always)]
     fn parse<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip4>, Pass> {
         parse::ipv4(packet, at)
+    }
+
+    #[inline(always)]
+    fn quoted<P: Packet>(packet: &P, at: usize, length: usize) -> Option<Network<Ip4>> {
+        parse::quoted_ipv4(packet, at, length)
+    }
+
+    #[inline(always)]
+    fn identification<P: Packet>(packet: &P, at: usize) -> Option<Identification> {
+        let field = at + offset_of!(Ipv4Hdr, id);
+        Some(Identification {
+            at: field,
+            value: packet.read::<u16>(field)?.into(),
+            protocol: Protocol(packet.read(at + offset_of!(Ipv4Hdr, proto))?),
+        })
+    }
+
+    #[inline(always)]
+    fn renumber<P: Packet>(packet: &mut P, at: usize, field: usize, new: u32) -> Option<()> {
+        let at = at + offset_of!(Ipv4Hdr, check);
+        let (sum, old): (u16, u16) = (packet.read(at)?, packet.read(field)?);
+        let new = new as u16;
+        let delta = checksum::difference(old.into(), new.into());
+        packet.write(at, checksum::adjust(sum, delta))?;
+        packet.write(field, new)
     }
 
     #[inline(always)]
@@ -175,6 +231,32 @@ impl Family for V4 {
         packet.write(at + offset_of!(Ipv4Hdr, check), checksum::adjust(field, delta))?;
         packet.write(at + offset_of!(Ipv4Hdr, src_addr), leaving.source.0)?;
         packet.write(at + offset_of!(Ipv4Hdr, dst_addr), leaving.destination.0)
+    }
+
+    #[inline(always)]
+    fn turn_around<P: Packet>(packet: &mut P, at: usize, network: &Network<Ip4>) -> Option<()> {
+        let field: u16 = packet.read(at + offset_of!(Ipv4Hdr, check))?;
+        // The TTL is the first byte of its word.
+        let word = |ttl| u32::from(u16::from_ne_bytes([ttl, 0]));
+        let delta = checksum::difference(word(network.ttl), word(OWN_TTL));
+        packet.write(at + offset_of!(Ipv4Hdr, ttl), OWN_TTL)?;
+        packet.write(at + offset_of!(Ipv4Hdr, check), checksum::adjust(field, delta))?;
+        packet.write(at + offset_of!(Ipv4Hdr, src_addr), network.destination.0)?;
+        packet.write(at + offset_of!(Ipv4Hdr, dst_addr), network.source.0)
+    }
+
+    #[inline(always)]
+    fn restore<P: Packet>(packet: &mut P, at: usize, quote: &Network<Ip4>, sent: &Tuple<Ip4>) -> Option<u32> {
+        let old: u16 = packet.read(at + offset_of!(Ipv4Hdr, check))?;
+        let delta = checksum::difference(
+            checksum::sum4(quote.source) + checksum::sum4(quote.destination),
+            checksum::sum4(sent.source) + checksum::sum4(sent.destination),
+        );
+        let new = checksum::adjust(old, delta);
+        packet.write(at + offset_of!(Ipv4Hdr, check), new)?;
+        packet.write(at + offset_of!(Ipv4Hdr, src_addr), sent.source.0)?;
+        packet.write(at + offset_of!(Ipv4Hdr, dst_addr), sent.destination.0)?;
+        Some(u32::from(delta) + u32::from(checksum::difference(old.into(), new.into())))
     }
 
     #[inline(always)]
@@ -314,6 +396,7 @@ impl Family for V6 {
     type Flow = Flow6;
 
     const HEADER_LEN: usize = IPV6_LEN;
+    const ICMP: Protocol = Protocol::ICMPV6;
     const ETHER_TYPE: u16 = parse::ETHERTYPE_IPV6;
     const IN_IP: Protocol = parse::IPV6_IN_IP;
     const MIN_MTU: u32 = 1280;
@@ -323,6 +406,27 @@ impl Family for V6 {
     #[inline(always)]
     fn parse<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip6>, Pass> {
         parse::ipv6(packet, at)
+    }
+
+    #[inline(always)]
+    fn quoted<P: Packet>(packet: &P, at: usize, length: usize) -> Option<Network<Ip6>> {
+        parse::quoted_ipv6(packet, at, length)
+    }
+
+    #[inline(always)]
+    fn identification<P: Packet>(packet: &P, at: usize) -> Option<Identification> {
+        // The last word of the fragment header (RFC 8200 section 4.5).
+        let field = parse::fragment_header(packet, at)? + 4;
+        Some(Identification {
+            at: field,
+            value: packet.read(field)?,
+            protocol: Protocol(0),
+        })
+    }
+
+    #[inline(always)]
+    fn renumber<P: Packet>(packet: &mut P, _at: usize, field: usize, new: u32) -> Option<()> {
+        packet.write(field, new)
     }
 
     #[inline(always)]
@@ -346,6 +450,24 @@ impl Family for V6 {
         packet.write(at + offset_of!(Ipv6Hdr, hop_limit), ttl.wrapping_sub(1))?;
         packet.write(at + offset_of!(Ipv6Hdr, src_addr), leaving.source.0)?;
         packet.write(at + offset_of!(Ipv6Hdr, dst_addr), leaving.destination.0)
+    }
+
+    #[inline(always)]
+    fn turn_around<P: Packet>(packet: &mut P, at: usize, network: &Network<Ip6>) -> Option<()> {
+        packet.write(at + offset_of!(Ipv6Hdr, hop_limit), OWN_TTL)?;
+        packet.write(at + offset_of!(Ipv6Hdr, src_addr), network.destination.0)?;
+        packet.write(at + offset_of!(Ipv6Hdr, dst_addr), network.source.0)
+    }
+
+    #[inline(always)]
+    fn restore<P: Packet>(packet: &mut P, at: usize, quote: &Network<Ip6>, sent: &Tuple<Ip6>) -> Option<u32> {
+        packet.write(at + offset_of!(Ipv6Hdr, src_addr), sent.source.0)?;
+        packet.write(at + offset_of!(Ipv6Hdr, dst_addr), sent.destination.0)?;
+        let delta = checksum::difference(
+            checksum::sum6(quote.source) + checksum::sum6(quote.destination),
+            checksum::sum6(sent.source) + checksum::sum6(sent.destination),
+        );
+        Some(delta.into())
     }
 
     #[inline(always)]

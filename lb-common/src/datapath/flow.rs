@@ -131,6 +131,27 @@ pub fn learn(core: &mut FlowCore, link: &Link, ifindex: u32) {
     core.client_tags = link.tags;
 }
 
+/// Copies the entry of a tuple, when there is one that is alive, without a sign of life to the flow: for packets that a
+/// stranger may have sent.
+#[inline(always)]
+pub fn peek<F: Family, T: Tables>(
+    tables: &T,
+    now: u32,
+    arriving: &Tuple<F::Address>,
+    into: &mut F::Flow,
+) -> bool {
+    let key = F::key(arriving);
+    let mut alive = |memory| {
+        F::visit(tables, memory, &key, |flow| {
+            *into = *flow;
+            let core = F::core(flow);
+            let timeouts = tables.timeouts(core.application).unwrap_or_default();
+            track::age(&timeouts, arriving.protocol, core, now) != Age::Expired
+        })
+    };
+    alive(Memory::Established) == Some(true) || alive(Memory::Tentative) == Some(true)
+}
+
 /// What an origin's state means for a flow that it was given.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Standing {

@@ -1,13 +1,13 @@
 //! The first stage: packets of established flows, and those that are not ours.
 
-use super::family::{Family, Tuple, V4, V6};
+use super::family::{Family, V4, V6};
 use super::flow::{self, Standing};
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
 use super::scratch::{Errand, Note, Opening, Scratch, Subject};
 use super::send::forward;
 use super::tables::{Memory, Tables};
 use super::transport::{self, Segment};
-use super::verdict::{DropReason, Pass};
+use super::verdict::{DropReason, Pass, Reply};
 use super::{Arrival, Stage, Step, drop, pass};
 use crate::abi::{Application, ApplicationKey, OriginId, Parity, Protocol, Settings, SettingsFlags, VipKey};
 use crate::packet::Packet;
@@ -83,11 +83,14 @@ fn handle<F: Family, P: Packet, T: Tables>(
         Ok(network) => network,
         Err(reason) => return pass(reason),
     };
-    if network.protocol != Protocol::TCP && network.protocol != Protocol::UDP {
-        return pass(Pass::OtherProtocol);
+    if network.fragment != Fragment::Whole {
+        return aside::<F>(scratch, context, network, Stage::Fragment);
     }
-    if network.fragment == Fragment::Later {
-        return pass(Pass::Fragment);
+    if network.protocol != Protocol::TCP && network.protocol != Protocol::UDP {
+        if network.protocol == F::ICMP {
+            return aside::<F>(scratch, context, network, Stage::Icmp);
+        }
+        return pass(Pass::OtherProtocol);
     }
     let ports: Option<Ports> = if network.transport_len < size_of::<Ports>() {
         None
@@ -97,18 +100,9 @@ fn handle<F: Family, P: Packet, T: Tables>(
     let Some(ports) = ports else {
         return pass(Pass::MalformedIp);
     };
-    let arriving = Tuple {
-        source: network.source,
-        destination: network.destination,
-        source_port: ports.source,
-        destination_port: ports.destination,
-        protocol: network.protocol,
-    };
+    let arriving = network.tuple(ports);
     let segment = transport::read(packet, &network, ports);
-    let whole = network.fragment == Fragment::Whole;
-    if let Some(segment) = segment
-        && whole
-    {
+    if let Some(segment) = segment {
         let step = F::visit(tables, Memory::Established, &F::key(&arriving), |flow| {
             hit::<F, P, T>(packet, tables, scratch, context, &network, &segment, flow)
         });
@@ -140,11 +134,10 @@ fn handle<F: Family, P: Packet, T: Tables>(
     if application.is_none() && !concerns(tables, context.settings, &key) {
         return pass(Pass::NotOurs);
     }
-    let (Some(segment), true) = (segment, whole) else {
-        return match (application, whole) {
-            (None, _) => pass(Pass::NotOurs),
-            (Some(_), true) => drop(DropReason::Malformed),
-            (Some(_), false) => drop(DropReason::Fragment),
+    let Some(segment) = segment else {
+        return match application {
+            None => pass(Pass::NotOurs),
+            Some(_) => drop(DropReason::Malformed),
         };
     };
     let subject = Subject {
@@ -154,6 +147,23 @@ fn handle<F: Family, P: Packet, T: Tables>(
     };
     remember::<F>(scratch, context, application, subject);
     Step::Go(Stage::Young)
+}
+
+/// Hands a packet that has no ports, or only part of its datagram, to another stage.
+#[inline(always)]
+fn aside<F: Family>(
+    scratch: &mut Scratch,
+    context: &Context,
+    network: Network<F::Address>,
+    stage: Stage,
+) -> Step {
+    let subject = Subject {
+        arriving: network.tuple(Ports::default()),
+        network,
+        segment: Segment::default(),
+    };
+    remember::<F>(scratch, context, None, subject);
+    Step::Go(stage)
 }
 
 /// A packet of an established flow: it leaves here when it changes nothing.
@@ -191,7 +201,10 @@ fn hit<F: Family, P: Packet, T: Tables>(
         origin.hop,
         false,
     );
-    if let Step::Go(_) = step {
+    if let Step::Go(stage) = step {
+        if stage == Stage::Reply {
+            scratch.reply = Reply::TimeExceeded;
+        }
         F::draft(scratch).client = *flow;
     }
     step
@@ -199,7 +212,7 @@ fn hit<F: Family, P: Packet, T: Tables>(
 
 /// Whether a packet that no application's record stands for may be ours nevertheless.
 #[inline(always)]
-fn concerns<T: Tables>(tables: &T, settings: &Settings, key: &ApplicationKey) -> bool {
+pub(super) fn concerns<T: Tables>(tables: &T, settings: &Settings, key: &ApplicationKey) -> bool {
     // The answer to a flow that has not proven itself comes to a source port of ours; with `dnat`, to any.
     if settings.flags.has(SettingsFlags::DNAT) || settings.snat_ports.holds(key.port) {
         return true;

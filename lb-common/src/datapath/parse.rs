@@ -1,6 +1,7 @@
 //! Bytes → offsets and values, or why not.
 
 use super::checksum;
+use super::family::Tuple;
 use super::verdict::Pass;
 use crate::abi::{Ip4, Ip6, Mac, Port, Protocol, Tag};
 use crate::packet::Packet;
@@ -68,6 +69,20 @@ pub struct Network<A> {
     pub transport: usize,
     /// Length of the transport header and payload in bytes, by the IP header: Ethernet padding is not in it.
     pub transport_len: usize,
+}
+
+impl<A: Copy> Network<A> {
+    /// The packet's 5-tuple.
+    #[inline(always)]
+    pub fn tuple(&self, ports: Ports) -> Tuple<A> {
+        Tuple {
+            source: self.source,
+            destination: self.destination,
+            source_port: ports.source,
+            destination_port: ports.destination,
+            protocol: self.protocol,
+        }
+    }
 }
 
 /// Which part of a datagram a packet is.
@@ -204,13 +219,26 @@ pub fn ipv4<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip4>, Pass> {
     let Some(header) = packet.read::<Ipv4>(at) else {
         return Err(Pass::MalformedIp);
     };
-    let header_len = ((header.version_ihl & 0x0f) as usize) << 2;
     let total = u16::from_be(header.total_length) as usize;
-    if header.version_ihl >> 4 != 4
-        || header_len < IPV4_LEN
-        || total < header_len
-        || !packet.holds(at + total)
-    {
+    if !packet.holds(at + total) {
+        return Err(Pass::MalformedIp);
+    }
+    ipv4_of(packet, at, &header, total)
+}
+
+/// Reads the IPv4 header of a packet of which an ICMP error quotes the first `length` bytes: no more of it is in the
+/// result.
+#[inline(always)]
+pub fn quoted_ipv4<P: Packet>(packet: &P, at: usize, length: usize) -> Option<Network<Ip4>> {
+    let header = packet.read::<Ipv4>(at)?;
+    let total = u16::from_be(header.total_length) as usize;
+    ipv4_of(packet, at, &header, if total < length { total } else { length }).ok()
+}
+
+#[inline(always)]
+fn ipv4_of<P: Packet>(packet: &P, at: usize, header: &Ipv4, total: usize) -> Result<Network<Ip4>, Pass> {
+    let header_len = ((header.version_ihl & 0x0f) as usize) << 2;
+    if header.version_ihl >> 4 != 4 || header_len < IPV4_LEN || total < header_len {
         return Err(Pass::MalformedIp);
     }
     let fragment = u16::from_be(header.fragment);
@@ -285,7 +313,23 @@ pub fn ipv6<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip6>, Pass> {
         return Err(Pass::MalformedIp);
     };
     let total = IPV6_LEN + u16::from_be(header.payload_length) as usize;
-    if u32::from_be(header.version_class_label) >> 28 != 6 || !packet.holds(at + total) {
+    if !packet.holds(at + total) {
+        return Err(Pass::MalformedIp);
+    }
+    ipv6_of(packet, at, &header, total)
+}
+
+/// As [`quoted_ipv4`], for IPv6 and its extension headers.
+#[inline(always)]
+pub fn quoted_ipv6<P: Packet>(packet: &P, at: usize, length: usize) -> Option<Network<Ip6>> {
+    let header = packet.read::<Ipv6>(at)?;
+    let total = IPV6_LEN + u16::from_be(header.payload_length) as usize;
+    ipv6_of(packet, at, &header, if total < length { total } else { length }).ok()
+}
+
+#[inline(always)]
+fn ipv6_of<P: Packet>(packet: &P, at: usize, header: &Ipv6, total: usize) -> Result<Network<Ip6>, Pass> {
+    if u32::from_be(header.version_class_label) >> 28 != 6 || total < IPV6_LEN {
         return Err(Pass::MalformedIp);
     }
     let mut next = header.next_header;
@@ -293,11 +337,7 @@ pub fn ipv6<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip6>, Pass> {
     let mut fragment = Fragment::Whole;
     let mut walked = 0;
     while walked < MAX_EXTENSIONS {
-        let extends = matches!(
-            next,
-            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
-        );
-        if !extends || fragment == Fragment::Later {
+        if !extends(next) || fragment == Fragment::Later {
             break;
         }
         // Every extension header has at least 8 bytes, the first of which is the next header's type.
@@ -333,4 +373,37 @@ pub fn ipv6<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip6>, Pass> {
         transport: packet.opaque(at + offset),
         transport_len: packet.opaque(total - offset),
     })
+}
+
+/// Whether an extension header of this number may be looked through.
+#[inline(always)]
+pub fn extends(next: u8) -> bool {
+    matches!(
+        next,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
+    )
+}
+
+/// Offset of the fragment header of the IPv6 packet at `at`.
+#[inline(always)]
+pub fn fragment_header<P: Packet>(packet: &P, at: usize) -> Option<usize> {
+    let mut next = packet.read::<Ipv6>(at)?.next_header;
+    let mut offset = IPV6_LEN;
+    let mut walked = 0;
+    while walked < MAX_EXTENSIONS {
+        if next == FRAGMENT {
+            return Some(packet.opaque(at + offset));
+        }
+        if !extends(next) {
+            return None;
+        }
+        let [following, length] = packet.read::<[u8; 2]>(at + offset)?;
+        offset += match next {
+            AUTHENTICATION => (length as usize + 2) << 2,
+            _ => (length as usize + 1) << 3,
+        };
+        next = following;
+        walked += 1;
+    }
+    None
 }

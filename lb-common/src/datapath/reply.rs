@@ -180,6 +180,8 @@ impl Error {
             (Reply::TimeExceeded, false) => (11, 0, 0),
             (Reply::TimeExceeded, true) => (3, 0, 0),
             (Reply::ResetUnknownFlow | Reply::ResetNoOrigin | Reply::ResetEnded, _) => return None,
+            // Another stage's: no ICMP is answered here.
+            (Reply::Echo, _) => return None,
         };
         Some(Self { kind, code, mtu })
     }
@@ -270,7 +272,7 @@ fn may_answer<A: Copy + Into<Ip>>(reply: Reply, network: &Network<A>, flags: Tcp
 
 /// Whether an address can be a host's on a network: no group, unspecified or loopback address.
 #[inline(always)]
-fn is_host(address: Ip) -> bool {
+pub(super) fn is_host(address: Ip) -> bool {
     match address.v4() {
         Some(v4) => {
             let first = u32::from_be(v4.0) >> 24;

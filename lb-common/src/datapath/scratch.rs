@@ -1,6 +1,6 @@
 //! Working memory of one packet, too large for the kernel's 512-byte stack: a per-CPU map value in XDP.
 
-use super::family::Tuple;
+use super::family::{Identification, Tuple};
 use super::parse::{Link, Network};
 use super::select::{Choice, Hashes};
 use super::transport::Segment;
@@ -35,7 +35,21 @@ pub struct Scratch {
     pub reply: Reply,
     /// The longest packet that [`Reply::TooBig`] asks for.
     pub mtu: u32,
+    /// Of a fragment.
+    pub datagram: Datagram,
+    /// What is told to userspace of a frame that it shall hold.
+    pub held: crate::abi::Held,
     pub note: Note,
+}
+
+/// The datagram that a fragment is part of.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Datagram {
+    /// Its identification, as it came.
+    pub arrived: Identification,
+    /// The one that it leaves with, where it leaves with another source address.
+    pub leaving: u32,
 }
 
 /// What is told of a packet beside its verdict; 0 where nothing is known.

@@ -1,13 +1,14 @@
 //! Sending a packet on by its flow's entry.
 
 use super::family::{Family, V4, V6};
+use super::fragment::renumber;
 use super::known::Context;
-use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Network};
+use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Network};
 use super::scratch::{Scratch, WrapKind, Wrapping};
 use super::tables::{Sample, Tables};
 use super::track::TcpFlags;
 use super::transport;
-use super::verdict::{DropReason, Verdict};
+use super::verdict::{DropReason, Reply, Verdict};
 use super::{Stage, Step, drop, exit};
 use crate::abi::{FlowCore, FlowSide, HopId, Mac, Tag};
 use crate::packet::Packet;
@@ -30,6 +31,7 @@ fn by_draft<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
     let context = Context::of(settings, &scratch.opening);
     let mut wrap = scratch.wrap;
     let fits = wrap.fits != 0;
+    let datagram = scratch.datagram;
     let draft = F::draft(scratch);
     let core = F::core(&draft.client);
     let Some(origin) = tables.origin(core.origin) else {
@@ -41,6 +43,12 @@ fn by_draft<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
         return Step::Go(Stage::Wrap);
     }
     let network = &draft.subject.network;
+    if network.fragment != Fragment::Whole {
+        let source = F::leaving(&draft.client, network.protocol).source;
+        if renumber::<F, P>(packet, context.link.network, network, &datagram, source).is_none() {
+            return drop(DropReason::Internal);
+        }
+    }
     let step = forward::<F, P, T>(
         packet,
         tables,
@@ -52,11 +60,15 @@ fn by_draft<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
         fits,
     );
     scratch.wrap = wrap;
+    if step == Step::Go(Stage::Reply) {
+        scratch.reply = Reply::TimeExceeded;
+    }
     step
 }
 
 /// Rewrites a packet by its flow's entry, whose origin is behind `hop`, and sends it on; when its head changes or it may be
-/// too long, by way of [`Stage::Wrap`]. `fits`: it is known not to be too long.
+/// too long, by way of [`Stage::Wrap`]; when its TTL has expired, to [`Stage::Reply`], which is to be told so. `fits`: it is
+/// known not to be too long.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -75,7 +87,7 @@ pub(super) fn forward<F: Family, P: Packet, T: Tables>(
     let core = F::core(flow);
     let direct = core.forwarding.is_direct();
     if network.ttl <= 1 && !direct {
-        return drop(DropReason::TtlExpired);
+        return Step::Go(Stage::Reply);
     }
     let Some(way) = way(tables, core, hop) else {
         return drop(DropReason::NoNextHop);

@@ -68,18 +68,15 @@ pub fn pseudo_header<F: Family>(
 /// Offset of the checksum.
 #[inline(always)]
 fn field_of<A>(network: &Network<A>) -> usize {
-    network.transport
-        + if network.protocol == Protocol::UDP {
-            offset_of!(UdpHdr, check)
-        } else {
-            offset_of!(TcpHdr, check)
-        }
+    network.transport + checksum_offset(network.protocol)
 }
 
 /// Whether a checksum is the sum of the pseudo-header alone, because the sender left the rest to a device.
 #[inline(always)]
 pub fn is_partial<F: Family>(settings: &Settings, network: &Network<F::Address>, field: u16) -> bool {
+    // Nobody leaves the checksum of a fragmented datagram to a device, which sees only parts of it.
     settings.flags.has(SettingsFlags::PARTIAL_CHECKSUMS)
+        && network.fragment == Fragment::Whole
         && field
             == checksum::fold(pseudo_header::<F>(
                 network.source,
@@ -123,7 +120,7 @@ pub fn complete<F: Family, P: Packet>(
         return Some(());
     }
     let field = whole_sum::<F, P>(packet, network, at, network.source, network.destination)?;
-    packet.write(at, if udp && field == 0 { 0xffff } else { field })
+    packet.write(at, shown(udp, field))
 }
 
 /// Writes the ports and brings the checksum up to date.
@@ -136,6 +133,10 @@ pub fn rewrite<F: Family, P: Packet>(
     leaving: &Tuple<F::Address>,
 ) -> Option<()> {
     let udp = network.protocol == Protocol::UDP;
+    // ICMP errors are rewritten already, and only a first fragment has a transport header.
+    if !(udp || network.protocol == Protocol::TCP) || network.fragment == Fragment::Later {
+        return Some(());
+    }
     let at = field_of(network);
     let field: u16 = packet.read(at)?;
     let ports = Ports {
@@ -152,6 +153,27 @@ pub fn rewrite<F: Family, P: Packet>(
     } else {
         checksum::adjust(field, core.payload_delta)
     };
-    // In UDP a 0 would mean "no checksum"; 0xffff is the same number.
-    packet.write(at, if udp && field == 0 { 0xffff } else { field })
+    packet.write(at, shown(udp, field))
+}
+
+/// Where the checksum stands in a transport header.
+#[inline(always)]
+pub fn checksum_offset(protocol: Protocol) -> usize {
+    if protocol == Protocol::UDP {
+        offset_of!(UdpHdr, check)
+    } else {
+        offset_of!(TcpHdr, check)
+    }
+}
+
+/// The checksum field after what it covers has changed by `delta`.
+#[inline(always)]
+pub fn adjusted(udp: bool, field: u16, delta: u16) -> u16 {
+    shown(udp, checksum::adjust(field, delta))
+}
+
+/// In UDP a 0 would mean "no checksum"; 0xffff is the same number.
+#[inline(always)]
+fn shown(udp: bool, field: u16) -> u16 {
+    if udp && field == 0 { 0xffff } else { field }
 }

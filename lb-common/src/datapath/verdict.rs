@@ -62,9 +62,9 @@ reasons! {
         NotIp = "not_ip",
         /// An IP header that is cut short or contradicts itself: the kernel counts and drops it.
         MalformedIp = "malformed_ip",
-        /// Neither TCP nor UDP.
+        /// Neither TCP nor UDP, nor an ICMP message that concerns a flow.
         OtherProtocol = "other_protocol",
-        /// A fragment without a transport header.
+        /// A fragment for none of our addresses, or of a datagram that is not ours.
         Fragment = "fragment",
         /// No application listens there and no flow is known.
         NotOurs = "not_ours",
@@ -87,6 +87,8 @@ reasons! {
         /// TCP RST: the connection's origin has drained long enough, or is down and keeps no connections. The first one goes
         /// on to the packet's receiver, the others answer their packets.
         ResetEnded = "reset_ended",
+        /// ICMP echo reply: the address answers pings.
+        Echo = "echo",
     }
 }
 
@@ -105,7 +107,7 @@ reasons! {
         Malformed = "malformed",
         /// A TCP RST for which no flow is known.
         UnknownFlow = "unknown_flow",
-        /// A first fragment: the others could not follow it.
+        /// A later fragment of a datagram that went, or would have gone, to an origin, but whose flow is not known (any more).
         Fragment = "fragment",
         /// The application's access list denies its source.
         Denied = "denied",
@@ -142,6 +144,10 @@ reasons! {
         PartialChecksum = "partial_checksum",
         /// It is longer than its path carries, and may not be answered, or no shorter one may be asked for.
         TooBig = "too_big",
+        /// An ICMP error about a packet of no known flow.
+        IcmpUnknownFlow = "icmp_unknown_flow",
+        /// An ICMP "too big" about a packet in a tunnel of ours: the origin's path MTU is noted.
+        PathMtuLearned = "path_mtu_learned",
         /// The node has given as many answers of its own as it may.
         ReplyLimited = "reply_limited",
         /// The program's own working memory or settings are missing: a defect of lb.

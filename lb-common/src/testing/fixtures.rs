@@ -1,6 +1,8 @@
 //! What must become of certain packets, to the byte and to the counter: rows that the pipeline in memory and the
 //! kernel program are both held to.
 
+mod rules;
+
 use super::Frame;
 use super::build::{CLIENT_MAC, Checksum, NODE_MAC, PacketBuilder, extension};
 use super::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, Scenario, VIPS, app, at};
@@ -62,6 +64,7 @@ pub fn all() -> Vec<Fixture> {
         world.refusals();
         world.passes();
         world.checksums();
+        world.rules();
         all.append(&mut world.fixtures);
     }
     all
