@@ -8,7 +8,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 /// The binaries of `lb-ebpf`.
-const OBJECTS: [&str; 2] = ["lb", "lb-agent"];
+const OBJECTS: [&str; 3] = ["lb", "lb-agent", "lb-probe"];
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-env-changed=LB_BPF_TOOLCHAIN");

@@ -1,7 +1,7 @@
-//! What outlives the daemon on disk: the health that a next start may restore.
+//! What outlives the daemon on disk: the health that a next start may restore, and the drains it goes on with.
 
 use anyhow::{Context, Result};
-use lb_core::engine::HealthRecord;
+use lb_core::engine::{DrainRecord, HealthRecord, Kept};
 use lb_core::health::FailureReason;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -28,6 +28,8 @@ struct HealthFile {
     /// Milliseconds since 1970.
     written_at: u64,
     origins: Vec<Row>,
+    #[serde(default)]
+    drains: Vec<DrainRow>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,6 +42,14 @@ struct Row {
     /// Words only: a restored reason is for the operator.
     failure_reason: Option<String>,
     age_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DrainRow {
+    /// In hexadecimal digits: JSON's numbers are not exact enough everywhere.
+    origin: String,
+    age_ms: u64,
+    timeout_ms: u64,
 }
 
 impl Store {
@@ -55,14 +65,14 @@ impl Store {
         })
     }
 
-    /// Health known from before, aged by the time since it was written. Nothing, when there is none.
+    /// What is known from before, aged by the time since it was written. Nothing, when there is none.
     ///
     /// # Errors
     /// When the file cannot be read or understood. It is kept aside as `health.json.damaged`.
-    pub fn load(&self) -> Result<Vec<HealthRecord>> {
+    pub fn load(&self) -> Result<Kept> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
             Err(error) => return Err(error).with_context(|| format!("read {}", self.path.display())),
         };
         let file: HealthFile = match serde_json::from_slice(&text) {
@@ -76,22 +86,29 @@ impl Store {
             }
         };
         if file.version != VERSION {
-            return Ok(Vec::new());
+            return Ok(Kept::default());
         }
         let passed = Duration::from_millis(now().saturating_sub(file.written_at));
-        Ok(file.origins.into_iter().map(|row| row.record(passed)).collect())
+        Ok(Kept {
+            health: file.origins.into_iter().map(|row| row.record(passed)).collect(),
+            drains: file
+                .drains
+                .into_iter()
+                .filter_map(|row| row.record(passed))
+                .collect(),
+        })
     }
 
     /// Replaces the file as a whole: a crash leaves the old or the new one.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self, records: &[HealthRecord]) -> Result<()> {
-        let origins = records.iter().map(Row::new).collect();
+    pub fn save(&self, kept: &Kept) -> Result<()> {
         let file = HealthFile {
             version: VERSION,
             written_at: now(),
-            origins,
+            origins: kept.health.iter().map(Row::new).collect(),
+            drains: kept.drains.iter().map(DrainRow::new).collect(),
         };
         let text = serde_json::to_vec(&file)?;
         let new = self.path.with_extension("json.new");
@@ -108,7 +125,7 @@ impl Store {
 /// Saves on a thread of its own: a disk may take its time, and nothing else should wait for it.
 pub struct Saver {
     /// `None` only while it is dropped.
-    records: Option<mpsc::Sender<Vec<HealthRecord>>>,
+    records: Option<mpsc::Sender<Kept>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -116,7 +133,7 @@ impl Saver {
     /// Starts the thread.
     #[must_use]
     pub fn start(store: Store) -> Self {
-        let (records, waiting) = mpsc::channel::<Vec<HealthRecord>>();
+        let (records, waiting) = mpsc::channel::<Kept>();
         let thread = std::thread::spawn(move || {
             while let Ok(mut latest) = waiting.recv() {
                 // What came meanwhile replaces it.
@@ -135,7 +152,7 @@ impl Saver {
     }
 
     /// Has the records saved, unless others follow first.
-    pub fn save(&self, records: Vec<HealthRecord>) {
+    pub fn save(&self, records: Kept) {
         if let Some(sender) = &self.records {
             // The thread ends only when this sender does.
             let _ = sender.send(records);
@@ -161,6 +178,28 @@ fn now() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl DrainRow {
+    fn new(record: &DrainRecord) -> Self {
+        Self {
+            origin: format!("{:016x}", record.identity),
+            age_ms: milliseconds(record.age),
+            timeout_ms: milliseconds(record.timeout),
+        }
+    }
+
+    fn record(self, passed: Duration) -> Option<DrainRecord> {
+        Some(DrainRecord {
+            identity: u64::from_str_radix(&self.origin, 16).ok()?,
+            age: Duration::from_millis(self.age_ms).saturating_add(passed),
+            timeout: Duration::from_millis(self.timeout_ms),
+        })
+    }
+}
+
 impl Row {
     fn new(record: &HealthRecord) -> Self {
         Self {
@@ -170,7 +209,7 @@ impl Row {
             monitor: record.monitor.clone(),
             healthy: record.healthy,
             failure_reason: record.failure_reason.as_ref().map(crate::wire::failure_reason),
-            age_ms: u64::try_from(record.age.as_millis()).unwrap_or(u64::MAX),
+            age_ms: milliseconds(record.age),
         }
     }
 
@@ -203,13 +242,31 @@ mod tests {
         }
     }
 
+    fn kept() -> Kept {
+        Kept {
+            health: vec![record()],
+            drains: vec![DrainRecord {
+                identity: u64::MAX,
+                age: Duration::from_secs(7),
+                timeout: Duration::from_secs(60),
+            }],
+        }
+    }
+
     #[test]
-    fn health_comes_back_older() {
+    fn what_was_kept_comes_back_older() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("a/b")).unwrap();
-        assert_eq!(store.load().unwrap(), []);
-        store.save(&[record()]).unwrap();
-        let [loaded] = store.load().unwrap().try_into().unwrap();
+        assert_eq!(store.load().unwrap(), Kept::default());
+        store.save(&kept()).unwrap();
+        let loaded = store.load().unwrap();
+        let [drain] = loaded.drains.try_into().unwrap();
+        assert_eq!(
+            (drain.identity, drain.timeout),
+            (u64::MAX, Duration::from_secs(60))
+        );
+        assert!(drain.age >= Duration::from_secs(7) && drain.age < Duration::from_secs(60));
+        let [loaded] = loaded.health.try_into().unwrap();
         assert!(loaded.age >= record().age && loaded.age < Duration::from_secs(60));
         assert_eq!(
             HealthRecord {
@@ -226,11 +283,11 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let saver = Saver::start(store.clone());
         for _ in 0..100 {
-            saver.save(Vec::new());
+            saver.save(Kept::default());
         }
-        saver.save(vec![record()]);
+        saver.save(kept());
         drop(saver);
-        assert_eq!(store.load().unwrap().len(), 1);
+        assert_eq!(store.load().unwrap().health.len(), 1);
     }
 
     #[test]
@@ -240,6 +297,6 @@ mod tests {
         fs::write(folder.path().join("health.json"), "{").unwrap();
         assert!(store.load().is_err());
         assert!(folder.path().join("health.json.damaged").exists());
-        assert_eq!(store.load().unwrap(), []);
+        assert_eq!(store.load().unwrap(), Kept::default());
     }
 }

@@ -7,4 +7,5 @@
 mod differential;
 mod fixtures;
 mod object;
+mod probe;
 mod tunnel;

@@ -13,6 +13,7 @@ mod failover;
 mod interfaces;
 mod others;
 mod privilege;
+mod probe_ways;
 mod refuse;
 mod reload;
 mod restart;

@@ -14,3 +14,9 @@ pod!(Vip VipKey);
 
 // SAFETY: as above.
 unsafe impl aya::Pod for crate::tunnel::Local {}
+// SAFETY: as above.
+unsafe impl aya::Pod for crate::tunnel::probe::Probe {}
+// SAFETY: as above.
+unsafe impl aya::Pod for crate::tunnel::probe::AnswerKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for crate::tunnel::probe::Answer {}

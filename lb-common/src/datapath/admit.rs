@@ -51,6 +51,9 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
         scratch.opening.served = 1;
     }
     let repeated = scratch.retries != 0;
+    if settings.flags.has(SettingsFlags::TRACE) {
+        scratch.note.application = scratch.opening.application.id;
+    }
     let opening = &scratch.opening;
     let application = &opening.application;
     if let Err(reason) = access::check(tables, settings, application, source) {
@@ -65,8 +68,10 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
             return Step::Go(Stage::Reply);
         }
     }
-    if ttl <= 1 {
-        return drop(DropReason::TtlExpired);
+    // Where packets may leave as they came, that is seen when the origin is known.
+    if ttl <= 1 && !application.flags.has(ApplicationFlags::DIRECT) {
+        scratch.reply = Reply::TimeExceeded;
+        return Step::Go(Stage::Reply);
     }
     // A SYN that is repeated because an origin did not answer has been charged.
     if opens && !repeated {

@@ -7,7 +7,7 @@ use super::scratch::{Errand, Note, Opening, Scratch, Subject};
 use super::send::forward;
 use super::tables::{Memory, Tables};
 use super::transport::{self, Segment};
-use super::verdict::{DropReason, Pass};
+use super::verdict::{DropReason, Pass, Reply};
 use super::{Arrival, Stage, Step, drop, pass};
 use crate::abi::{Application, ApplicationKey, OriginId, Parity, Protocol, Settings, SettingsFlags, VipKey};
 use crate::packet::Packet;
@@ -201,7 +201,10 @@ fn hit<F: Family, P: Packet, T: Tables>(
         origin.hop,
         false,
     );
-    if let Step::Go(_) = step {
+    if let Step::Go(stage) = step {
+        if stage == Stage::Reply {
+            scratch.reply = Reply::TimeExceeded;
+        }
         F::draft(scratch).client = *flow;
     }
     step

@@ -87,7 +87,7 @@ impl Room {
         if overhead != 0
             && let Some(learned) = tables.path_mtu(core.origin)
             && learned.mtu != 0
-            && now.wrapping_sub(learned.seen) <= settings.second.wrapping_mul(PATH_MTU_SECONDS)
+            && is_fresh(now.wrapping_sub(learned.seen), settings)
         {
             path = smaller(exit, learned.mtu.saturating_sub(overhead));
         }
@@ -128,6 +128,13 @@ pub fn of_connection(to_origin: Room, to_client: Room, forwarding: Forwarding) -
         smaller(to_origin.path, to_client.path)
     };
     if most < MIN_OPEN { MIN_OPEN } else { most }
+}
+
+/// Whether what is so many jiffies old is still believed.
+#[inline(always)]
+fn is_fresh(age: u32, settings: &Settings) -> bool {
+    // Another CPU's clock may be a jiffy ahead.
+    age <= settings.second.wrapping_mul(PATH_MTU_SECONDS) || age > u32::MAX / 2
 }
 
 /// An MTU; 0 stands for none that is known.

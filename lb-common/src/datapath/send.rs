@@ -8,7 +8,7 @@ use super::scratch::{Scratch, WrapKind, Wrapping};
 use super::tables::{Sample, Tables};
 use super::track::TcpFlags;
 use super::transport;
-use super::verdict::{DropReason, Verdict};
+use super::verdict::{DropReason, Reply, Verdict};
 use super::{Stage, Step, drop, exit};
 use crate::abi::{FlowCore, FlowSide, HopId, Mac, Tag};
 use crate::packet::Packet;
@@ -60,11 +60,15 @@ fn by_draft<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
         fits,
     );
     scratch.wrap = wrap;
+    if step == Step::Go(Stage::Reply) {
+        scratch.reply = Reply::TimeExceeded;
+    }
     step
 }
 
 /// Rewrites a packet by its flow's entry, whose origin is behind `hop`, and sends it on; when its head changes or it may be
-/// too long, by way of [`Stage::Wrap`]. `fits`: it is known not to be too long.
+/// too long, by way of [`Stage::Wrap`]; when its TTL has expired, to [`Stage::Reply`], which is to be told so. `fits`: it is
+/// known not to be too long.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -83,7 +87,7 @@ pub(super) fn forward<F: Family, P: Packet, T: Tables>(
     let core = F::core(flow);
     let direct = core.forwarding.is_direct();
     if network.ttl <= 1 && !direct {
-        return drop(DropReason::TtlExpired);
+        return Step::Go(Stage::Reply);
     }
     let Some(way) = way(tables, core, hop) else {
         return drop(DropReason::NoNextHop);

@@ -3,6 +3,7 @@
 
 mod fragments;
 mod messages;
+mod rules;
 
 use super::Frame;
 use super::build::{CLIENT_MAC, Checksum, NODE_MAC, PacketBuilder, extension};
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Fixture> {
         world.strange_errors();
         world.fragments();
         world.strange_fragments();
+        world.rules();
         all.append(&mut world.fixtures);
     }
     all

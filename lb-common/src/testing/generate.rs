@@ -18,11 +18,11 @@ pub struct Generator {
     pub max_payload: usize,
 }
 
-/// A packet that was forwarded: how it arrived, and how it left.
+/// A packet that was forwarded: how it arrived, and how it left, if its answer comes back that way.
 #[derive(Clone, Copy)]
 struct Talk {
     arrived: (SocketAddr, SocketAddr),
-    left: (SocketAddr, SocketAddr),
+    left: Option<(SocketAddr, SocketAddr)>,
     tcp: bool,
 }
 
@@ -72,10 +72,14 @@ impl Generator {
         let (Some((arrived, _)), Some((left, _))) = (check::dissect(arrived), check::dissect(left)) else {
             return;
         };
+        let ends = |seen: &check::Seen| (seen.source, seen.destination);
+        let translated = left.protocol == arrived.protocol
+            && ends(&left) != ends(&arrived)
+            && left.destination.port() != super::modes::GUE_PORT;
         let talk = Talk {
-            arrived: (arrived.source, arrived.destination),
-            left: (left.source, left.destination),
-            tcp: left.protocol == 6,
+            arrived: ends(&arrived),
+            left: translated.then(|| ends(&left)),
+            tcp: arrived.protocol == 6,
         };
         if self.seen.len() < MEMORY {
             self.seen.push(talk);
@@ -128,7 +132,8 @@ impl Generator {
             _ => vip,
         };
         let usual = [
-            80, 80, 53, 53, 81, 443, 443, 82, 83, 84, 84, 85, 86, 87, 6000, 6001, 6050, 6200,
+            80, 80, 53, 53, 81, 443, 443, 82, 83, 84, 84, 85, 86, 87, 90, 91, 92, 93, 94, 6000, 6001, 6050,
+            6200,
         ];
         let port = match self.random.below(30) {
             0 => self.random.word() as u16,
@@ -170,12 +175,9 @@ impl Generator {
         }
         let index = self.random.below(self.seen.len());
         let talk = self.seen[index];
-        let answer = self.random.once_in(2);
-        let (source, destination) = if answer {
-            (talk.left.1, talk.left.0)
-        } else {
-            talk.arrived
-        };
+        let left = talk.left.filter(|_| self.random.once_in(2));
+        let answer = left.is_some();
+        let (source, destination) = left.map_or(talk.arrived, |(source, destination)| (destination, source));
         let builder = if talk.tcp {
             let flags = if answer {
                 self.random

@@ -16,6 +16,8 @@ pub struct MemoryTables {
     pub settings: Settings,
     /// Rows that every array has. As in the kernel, a row below it that was never written holds zeros.
     pub array_rows: u32,
+    /// Entries that each table of established flows holds; 0: any number.
+    pub max_established: usize,
     pub applications: BTreeMap<ApplicationKey, Application>,
     pub timeouts: BTreeMap<u32, Timeouts>,
     pub vips: BTreeMap<VipKey, Vip>,
@@ -61,12 +63,16 @@ pub fn add(row: &mut Traffic, sample: Sample) {
 
 fn insert<K: Ord + Copy, V: Copy>(
     map: &RefCell<BTreeMap<K, V>>,
+    most: usize,
     key: &K,
     value: &V,
 ) -> Result<(), InsertError> {
     let mut map = map.borrow_mut();
     if map.contains_key(key) {
         return Err(InsertError::Exists);
+    }
+    if map.len() >= most {
+        return Err(InsertError::Full);
     }
     map.insert(*key, *value);
     Ok(())
@@ -120,6 +126,14 @@ impl MemoryTables {
             fragment_count,
             ..core::mem::take(self)
         };
+    }
+
+    /// How many entries each table of a memory holds.
+    fn room(&self, memory: Memory) -> usize {
+        match memory {
+            Memory::Established if self.max_established != 0 => self.max_established,
+            Memory::Established | Memory::Tentative => usize::MAX,
+        }
     }
 
     /// The IPv4 flows of one memory.
@@ -288,7 +302,7 @@ impl Tables for MemoryTables {
     }
 
     fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
-        insert(self.memory4(memory), key, flow)
+        insert(self.memory4(memory), self.room(memory), key, flow)
     }
 
     fn remove4(&self, memory: Memory, key: &FlowKey4) -> bool {
@@ -304,7 +318,7 @@ impl Tables for MemoryTables {
     }
 
     fn insert6(&self, memory: Memory, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
-        insert(self.memory6(memory), key, flow)
+        insert(self.memory6(memory), self.room(memory), key, flow)
     }
 
     fn remove6(&self, memory: Memory, key: &FlowKey6) -> bool {

@@ -19,12 +19,14 @@ pub const HOME: Country = Country(u32::from_be_bytes(*b"\0\0ZZ"));
 
 /// A limit that no test outlasts: one flow, and none for days.
 pub const ONE_FLOW: Rate = Rate(1 << 62);
+/// Five flows at once in the second of scenarios, which no test outlasts either.
+pub const FIVE_FLOWS: Rate = Rate(24_000 << 32);
 /// A limit that is never reached.
 pub const ANY_FLOWS: Rate = Rate(1);
 
 /// Origins with at most so many established flows; the first one of each family has them already.
-pub const FULL: [&str; 2] = ["10.0.0.61:80", "[2001:db8:a::61]:80"];
-pub const ROOMY: [&str; 2] = ["10.0.0.62:80", "[2001:db8:a::62]:80"];
+pub const FULL: [&str; 2] = ["10.0.7.61:80", "[2001:db8:7::61]:80"];
+pub const ROOMY: [&str; 2] = ["10.0.7.62:80", "[2001:db8:7::62]:80"];
 pub const MAX_FLOWS: u32 = 2;
 
 /// Adds the applications from [`app::RANGE`] on; their pools are `pools` with the fallback pool `fallback`.
@@ -90,7 +92,7 @@ fn rule(application: &mut Application) {
             application.flags = ApplicationFlags(ApplicationFlags::COUNTRIES);
         }
         app::ONE_FLOW => (application.rate, application.source_rate) = (ONE_FLOW, ANY_FLOWS),
-        app::ONE_FLOW_EACH => (application.rate, application.source_rate) = (ANY_FLOWS, ONE_FLOW),
+        app::ONE_FLOW_EACH => (application.rate, application.source_rate) = (FIVE_FLOWS, ONE_FLOW),
         app::AFFINE => (application.affinity_ttl, application.affinity_epoch) = (TIMEOUTS.tcp, 1),
         _ => {}
     }

@@ -32,7 +32,7 @@ pub const ONE_ARMED: HopId = HopId(2);
 pub const SILENT: HopId = HopId(3);
 
 /// Rows of every array.
-pub const ARRAY_ROWS: u32 = 2048;
+pub const ARRAY_ROWS: u32 = 4096;
 /// Slots of one pool's table.
 const TABLE: u32 = 32;
 
@@ -52,6 +52,13 @@ pub mod app {
     /// An origin without a source address of ours.
     pub const UNSOURCED: u32 = 8;
     pub const ALL: u32 = 8;
+    /// Origins that are reached in other ways, TCP and UDP alike; see [`crate::testing::modes`].
+    pub const DNAT: u32 = 10;
+    pub const DSR_L2: u32 = 11;
+    pub const DSR_IPIP: u32 = 12;
+    pub const DSR_GUE: u32 = 13;
+    /// One of each.
+    pub const MIXED: u32 = 14;
     /// Ranges of ports: tcp/6000-6099 and udp/6000-6001 to origin ports from 7000 on, tcp/6200-6200.
     pub const RANGE: u32 = 20;
     pub const OTHER_RANGE: u32 = 21;
@@ -115,7 +122,8 @@ impl Scenario {
             flags: SettingsFlags(0),
             // Odd, so that a mistake with the parity shows.
             generation: 3,
-            second: 250,
+            // Far from what a test takes, so that no clock's tick matters.
+            second: 120_000,
             smallest_mtu: 1500,
             ..Settings::default()
         };
@@ -201,6 +209,7 @@ impl Scenario {
                 _ => {}
             }
         }
+        super::modes::add(&mut this);
         super::rules::add(&mut this, &[eu, us], sorry);
         this.announce();
         this
@@ -314,7 +323,9 @@ impl Scenario {
                         OriginState::DOWN => last_resort,
                         _ => false,
                     };
-                    origin.address.v4().is_some() == v4 && takes
+                    // Packets that leave as they came may be of either family.
+                    let family = origin.forwarding.is_direct() || origin.address.v4().is_some() == v4;
+                    family && takes
                 })
                 .flat_map(|&(id, weight)| std::iter::repeat_n(id.0, weight))
                 .collect();

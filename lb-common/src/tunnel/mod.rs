@@ -1,5 +1,6 @@
-//! Tunnels as their far end sees them: what an origin does with packets that a node encapsulated (`dsr_ipip` and
-//! `dsr_gue`), [`decapsulate`], and with the connections that such packets open, [`clamp`].
+//! Tunnels, but for what the packet path does: at their far end, where an origin takes out what a node encapsulated
+//! (`dsr_ipip` and `dsr_gue`), [`decapsulate`], and sees to the size of what comes, [`clamp`]; and at the near end, how
+//! monitors' packets get into them, [`probe`].
 //!
 //! The rules of [`crate::datapath`] for code that the verifier reads hold here too.
 
@@ -7,6 +8,7 @@ mod clamp;
 mod decapsulate;
 mod header;
 mod locals;
+pub mod probe;
 
 pub use clamp::{Clamp, clamp};
 pub use decapsulate::{Outcome, decapsulate, process};

@@ -8,7 +8,7 @@ use lb_common::testing::scenario::app;
 
 const ONE: &str = "203.0.113.10:85";
 /// Jiffies in a second of scenarios.
-const SECOND: u32 = 250;
+const SECOND: u32 = 120_000;
 
 fn limited(outcome: &Outcome) -> bool {
     if outcome.verdict == Verdict::Drop(DropReason::RateLimited) {

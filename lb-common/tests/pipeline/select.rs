@@ -159,3 +159,52 @@ fn a_wrong_kind_of_source_address_is_none() {
         Verdict::Drop(DropReason::NoSourceAddress)
     );
 }
+
+/// Repeats a SYN that nobody has answered, after a second.
+fn repeat(node: &mut Node, client: &str, to: &str) -> std::net::SocketAddr {
+    node.pass_time(node.0.scenario.tables.settings.second);
+    node.tcp(client, to, SYN).origin()
+}
+
+#[test]
+fn an_origin_that_does_not_answer_is_avoided_within_its_pool() {
+    let mut node = Node::new();
+    for number in 0..50 {
+        let first = node.tcp(&client(number), WEB, SYN).origin();
+        let second = repeat(&mut node, &client(number), WEB);
+        assert_ne!(second, first);
+        assert_ne!(second, at("10.0.1.11:80"), "another pool's");
+        assert_eq!(repeat(&mut node, &client(number), WEB), first);
+    }
+}
+
+#[test]
+fn the_only_origin_of_a_pool_is_tried_again() {
+    let mut node = Node::new();
+    node.set_state("10.0.0.12:1", OriginState::DOWN);
+    let first = node.tcp(&client(1), WEB, SYN).origin();
+    assert_eq!(repeat(&mut node, &client(1), WEB), first);
+}
+
+#[test]
+fn a_client_that_is_bound_to_a_silent_origin_is_bound_anew() {
+    let mut node = Node::new();
+    let affine = "203.0.113.10:86";
+    let first = node.tcp("198.51.100.7:1000", affine, SYN).origin();
+    let second = repeat(&mut node, "198.51.100.7:1000", affine);
+    assert_ne!(second, first);
+    assert_eq!(node.tcp("198.51.100.7:2000", affine, SYN).origin(), second);
+}
+
+/// One flow, however often its client has to ask for it.
+#[test]
+fn an_avoided_origin_costs_no_second_flow_of_the_rate() {
+    let mut node = Node::new();
+    let to = "203.0.113.10:85";
+    let first = node.tcp(&client(1), to, SYN).origin();
+    assert_ne!(repeat(&mut node, &client(1), to), first);
+    assert_eq!(
+        node.tcp(&client(2), to, SYN).verdict,
+        Verdict::Drop(DropReason::RateLimited)
+    );
+}

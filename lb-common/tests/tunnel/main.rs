@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod clamp;
+mod probe;
 
 use lb_common::packet::Packet;
 use lb_common::testing::Frame;

@@ -4,6 +4,7 @@
 
 use crate::health::{FailureReason, GroupHealth, OriginHealth};
 use crate::model::{Forwarding, Weight};
+use crate::time::Timestamp;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::OriginId;
@@ -75,4 +76,6 @@ pub struct OriginView {
     /// Round-trip time of the last successful attempt.
     pub rtt: Option<Duration>,
     pub draining: bool,
+    /// When its flows are reset, or were: of an origin that drains.
+    pub drain_deadline: Option<Timestamp>,
 }

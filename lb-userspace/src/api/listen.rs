@@ -35,7 +35,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Server {
     unix: UnixListener,
-    _file: SocketFile,
+    file: SocketFile,
     tcp: Vec<(TcpListener, Guard)>,
 }
 
@@ -57,11 +57,7 @@ impl Server {
             };
             tcp.push((bind_tcp(address)?, guard));
         }
-        Ok(Self {
-            unix,
-            _file: file,
-            tcp,
-        })
+        Ok(Self { unix, file, tcp })
     }
 
     /// Whether [`Self::bind`] would go well once nobody else has the addresses.
@@ -88,26 +84,24 @@ impl Server {
             .collect()
     }
 
-    /// Serves until `stop` is cancelled, then lets running requests end.
-    pub async fn serve(self, handle: Handle, stop: CancellationToken) {
-        let tasks = TaskTracker::new();
-        let trusted = guarded(handle.clone(), Guard::Trusted);
-        tasks.spawn(accept(
-            Listener::Unix(self.unix),
-            trusted,
-            stop.clone(),
-            tasks.clone(),
-        ));
-        for (listener, guard) in self.tcp {
+    /// Serves until `stop` is cancelled, then lets running requests end. Cancels `closed` once another process may have the
+    /// addresses.
+    pub async fn serve(self, handle: Handle, stop: CancellationToken, closed: CancellationToken) {
+        let (listeners, tasks) = (TaskTracker::new(), TaskTracker::new());
+        let unix = (Listener::Unix(self.unix), Guard::Trusted);
+        let tcp = self
+            .tcp
+            .into_iter()
+            .map(|(listener, guard)| (Listener::Tcp(listener), guard));
+        for (listener, guard) in std::iter::once(unix).chain(tcp) {
             let router = guarded(handle.clone(), guard);
-            tasks.spawn(accept(
-                Listener::Tcp(listener),
-                router,
-                stop.clone(),
-                tasks.clone(),
-            ));
+            listeners.spawn(accept(listener, router, stop.clone(), tasks.clone()));
         }
         stop.cancelled().await;
+        listeners.close();
+        listeners.wait().await;
+        drop(self.file);
+        closed.cancel();
         tasks.close();
         let _ = tokio::time::timeout(DRAIN, tasks.wait()).await;
     }
@@ -138,9 +132,11 @@ enum Listener {
 async fn accept(listener: Listener, router: Router, stop: CancellationToken, tasks: TaskTracker) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            return;
+        let slot = tokio::select! {
+            () = stop.cancelled() => return,
+            slot = Arc::clone(&slots).acquire_owned() => slot,
         };
+        let Ok(slot) = slot else { return };
         let serve = |stream: Box<dyn Stream>| {
             let (router, stop) = (router.clone(), stop.clone());
             tasks.spawn(async move {

@@ -4,8 +4,8 @@ use super::*;
 use crate::cli::{Exit, Failure};
 use crate::client::{Client, Query, Target};
 use crate::wire::{
-    Drops, ErrorCode, ErrorDetail, Event, Events, Explain, FlowFilter, Flows, Flushed, InterfaceStatus,
-    Ordered, Problem, Reloaded, Status,
+    Drops, ErrorCode, ErrorDetail, Event, Events, Explain, FlowFilter, Flows, Flushed, HandedOver,
+    InterfaceStatus, Ordered, Problem, Reloaded, Status,
 };
 use hyper::{Method, StatusCode};
 use lb_core::model::Api;
@@ -24,6 +24,7 @@ struct Served {
     directory: TempDir,
     tcp: Vec<std::net::SocketAddr>,
     stop: CancellationToken,
+    closed: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -76,11 +77,13 @@ fn serve(daemon: Daemon, listen: &[&str], token: Option<&str>) -> Served {
     tokio::spawn(fake(daemon, inbox));
     let stop = CancellationToken::new();
     let tcp = server.tcp_addresses();
-    let task = tokio::spawn(server.serve(Handle { view, requests }, stop.clone()));
+    let closed = CancellationToken::new();
+    let task = tokio::spawn(server.serve(Handle { view, requests }, stop.clone(), closed.clone()));
     Served {
         directory,
         tcp,
         stop,
+        closed,
         task,
     }
 }
@@ -138,8 +141,6 @@ fn answer(daemon: Daemon, request: Request) {
                 Err(ErrorDetail::new(ErrorCode::ConfigurationInvalid, "1 error").with_problems(vec![problem]))
             }
         })),
-        // Whoever asks learns that the daemon did not answer.
-        Request::HandOver { reply } => drop(reply),
         Request::Explain { query, reply } => drop(reply.send(Ok(Explain {
             verdict: format!("{} {} {}", query.protocol, query.client, query.vip),
             ..Explain::default()
@@ -165,6 +166,7 @@ fn answer(daemon: Daemon, request: Request) {
                 verdicts: Ordered::default(),
             })));
         }
+        Request::HandOver { reply } => drop(reply.send(Ok(HandedOver { pid: 7 }))),
         Request::Events { since, reply } => {
             let report = lb_core::engine::Report::Configured { generation: 4 };
             let event = Event::new(since + 1, SystemTime::UNIX_EPOCH, &report);
@@ -414,6 +416,40 @@ async fn tcp_requires_the_token_where_one_is_configured() {
     assert!(client.call(Method::GET, &status()).await.is_ok());
     // The socket's mode is enough.
     assert!(served.client().call(Method::GET, &status()).await.is_ok());
+    // A daemon is told to leave by its own machine only.
+    let hand_over = || Query::new("/api/v1/handover");
+    assert_eq!(
+        refused(&client, Method::POST, hand_over()).await.0,
+        Exit::NotFound
+    );
+    let answer: HandedOver = served.client().fetch(Method::POST, &hand_over()).await.unwrap();
+    assert_eq!(answer.pid, 7);
+}
+
+/// Who takes over binds the addresses as soon as they are free, while requests are still being answered.
+#[tokio::test]
+async fn the_addresses_are_free_before_the_last_request_is_answered() {
+    let served = serve(Daemon::Ready, &["127.0.0.1:0"], None);
+    let address = served.tcp[0].to_string();
+    // A request whose head never ends.
+    let mut hanging = tokio::net::UnixStream::connect(served.socket()).await.unwrap();
+    hanging.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+    // It has arrived when a later one is answered.
+    assert!(
+        served
+            .client()
+            .call(Method::GET, &Query::new("/healthz"))
+            .await
+            .is_ok()
+    );
+    served.stop.cancel();
+    served.closed.cancelled().await;
+    assert!(!served.socket().exists());
+    let again = Server::bind(&api(served.directory.path(), &[&address], None)).unwrap();
+    assert_eq!(again.tcp_addresses()[0].to_string(), address);
+    let socket = served.socket();
+    served.task.await.unwrap();
+    assert!(socket.exists(), "the new socket stays");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! `[pools.NAME]` and `[pools.NAME.origins.NAME]`.
 
 use super::reader::{Located, Place, Sink, Table, Value};
-use super::{address, check_name, enabled, node};
-use lb_core::model::{Forwarding, Origin, OriginSteering, Pool, Weight};
+use super::{address, check_name, enabled, node, seconds};
+use lb_core::model::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// A pool with the places that later checks point at.
@@ -49,8 +49,23 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
             .and_then(|value| value.integer(0..=u32::MAX))
             .unwrap_or(1),
         origin_steering: steering(&table),
+        on_unhealthy: table
+            .get("on_unhealthy")
+            .and_then(|value| value.word(&[("keep", OnUnhealthy::Keep), ("reset", OnUnhealthy::Reset)]))
+            .unwrap_or_default(),
+        drain_timeout: table
+            .get("drain_timeout")
+            .and_then(|value| seconds(&value, 0.0..=604_800.0))
+            .unwrap_or(Pool::DRAIN_TIMEOUT),
         origins,
     };
+    if pool.on_unhealthy == OnUnhealthy::Reset
+        && pool.monitor.is_none()
+        && let Some(value) = table.get("on_unhealthy")
+    {
+        let message = "has no effect: without a `monitor` no origin is unhealthy";
+        table.sink.warning(&value.place, message, None);
+    }
     if let Some(value) = minimum {
         let enabled = pool.origins.iter().filter(|origin| origin.enabled).count();
         if pool.minimum_origins as usize > enabled && !pool.origins.is_empty() {
@@ -68,16 +83,6 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
             None,
         );
     }
-    if let Some(value) = table.get("on_unhealthy")
-        && value.word(&[("keep", true), ("reset", false)]) == Some(false)
-    {
-        let help = "\"keep\" leaves established TCP flows alone".to_owned();
-        value.error("\"reset\" is not supported in this version", help);
-    }
-    table.unsupported(
-        "drain_timeout",
-        "flows of a removed origin go on until they close or time out",
-    );
     table.unsupported("monitor_group", "give the pool one `monitor`");
     table.unsupported("load_shedding", "lower the weights of the pool's origins instead");
     table.unsupported("health_sources", "each node probes for itself");

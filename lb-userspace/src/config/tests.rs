@@ -1,7 +1,7 @@
 //! Files that are right, and files that are wrong in many ways: every mistake is found, at its place.
 
 use super::*;
-use lb_core::model::{Destination, Forwarding, MonitorKind, SteeringPolicy, Weight};
+use lb_core::model::{Destination, Forwarding, MonitorKind, OnUnhealthy, Pool, SteeringPolicy, Weight};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -157,6 +157,25 @@ fn an_origin_is_forwarded_to_as_its_pool_says_unless_it_says_otherwise() {
             gue(6080)
         ]
     );
+}
+
+#[test]
+fn pools_say_what_becomes_of_flows() {
+    let text = "
+        [pools.a]
+        drain_timeout = 2.5
+        on_unhealthy = 'reset'
+        origins = { a = { address = '10.0.0.1' } }
+        [pools.b]
+        origins = { a = { address = '10.0.0.1' } }
+    ";
+    let pools = parse_text(text).unwrap().config.pools;
+    let flows = |pool: &Pool| (pool.on_unhealthy, pool.drain_timeout);
+    assert_eq!(
+        flows(&pools[0]),
+        (OnUnhealthy::Reset, Duration::from_millis(2500))
+    );
+    assert_eq!(flows(&pools[1]), (OnUnhealthy::Keep, Duration::from_secs(300)));
 }
 
 #[test]

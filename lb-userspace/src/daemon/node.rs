@@ -18,7 +18,7 @@ use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
-use lb_core::engine::{Command, Engine, Environment, Event, Path, ProbeRequest, Report, TargetId};
+use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, TargetId};
 use lb_core::health::Observation;
 use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
@@ -43,7 +43,7 @@ const SWEEP_SHARE: u32 = 20;
 const REPAIR: Duration = Duration::from_secs(30);
 /// How long the start waits for neighbours to answer.
 const FIRST_PATHS: Duration = Duration::from_secs(1);
-/// How long a sweep that is going on may take when another process takes over.
+/// How long what is going on may take when another process takes over.
 const HANDOVER: Duration = Duration::from_secs(5);
 /// Events that are remembered for the API.
 const MAX_EVENTS: usize = 10_000;
@@ -87,6 +87,8 @@ pub struct Node {
     requests: mpsc::Receiver<Request>,
     pub(super) file: Option<FileWatch>,
     stop: CancellationToken,
+    /// Cancelled once another process may have the API's addresses.
+    closed: CancellationToken,
     server: tokio::task::JoinHandle<()>,
     lock: Option<Lock>,
     /// Another process takes over: it leaves everything to that.
@@ -141,10 +143,10 @@ impl Node {
         };
         let store = open_store(&config);
         let environment = Environment {
-            health: store.as_ref().map_or_else(Vec::new, |store| {
+            kept: store.as_ref().map_or_else(Kept::default, |store| {
                 store.load().unwrap_or_else(|error| {
                     warn!(error = %format!("{error:#}"), "health from before cannot be restored");
-                    Vec::new()
+                    Kept::default()
                 })
             }),
             ..environment(&datapath)?
@@ -157,17 +159,12 @@ impl Node {
         let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
         let (view, views) = watch::channel(Arc::new(View::default()));
         let (sender, requests) = mpsc::channel(64);
-        let stop = CancellationToken::new();
-        let server = tokio::spawn({
-            let (handle, stop) = (
-                Handle {
-                    view: views,
-                    requests: sender,
-                },
-                stop.clone(),
-            );
-            async move { server.serve(handle, stop).await }
-        });
+        let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
+        let handle = Handle {
+            view: views,
+            requests: sender,
+        };
+        let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
         let (observations, observed) = mpsc::unbounded_channel();
         let explainer = Explainer::new(&datapath)?;
         let flows = Arc::new(Mutex::new(datapath.flow_tables()?));
@@ -206,6 +203,7 @@ impl Node {
             requests,
             file: file.ok(),
             stop,
+            closed,
             server,
             lock: Some(lock),
             handed_over: false,
@@ -307,6 +305,7 @@ impl Node {
             // What a sweep removes is counted by one process at a time.
             let _ = timeout(HANDOVER, self.swept.recv()).await;
         }
+        let _ = timeout(HANDOVER, self.closed.cancelled()).await;
         self.saver = None;
         self.lock = None;
         info!("handed over: another lb goes on");
@@ -447,7 +446,11 @@ impl Node {
             .map(|origin| origin.id)
             .collect();
         let draining = image.iter().filter_map(|step| match step {
-            TableOp::Origin { id, record } if record.state == OriginState::DRAINING => Some(*id),
+            TableOp::Origin { id, record }
+                if matches!(record.state, OriginState::DRAINING | OriginState::ENDED) =>
+            {
+                Some(*id)
+            }
             _ => None,
         });
         let draining = draining.filter(|id| !shown.contains(id)).collect();

@@ -8,7 +8,7 @@ use crate::net::doctor::{self, Status};
 use crate::net::interface::{self, Interface};
 use anyhow::{Context, Result};
 use lb_common::abi::{HashKey, SettingsFlags};
-use lb_core::engine::{Engine, Environment};
+use lb_core::engine::{Engine, Environment, Kept};
 use lb_core::image::Capacity;
 use lb_core::model::{Application, Config};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -156,7 +156,7 @@ pub fn environment(datapath: &Datapath, flags: SettingsFlags) -> Result<Environm
         flags,
         capacity: datapath.sizes.capacity,
         adopted,
-        health: Vec::new(),
+        kept: Kept::default(),
         assume_healthy: false,
         seed: hash_key.k0 ^ u64::from(std::process::id()),
     })

@@ -9,4 +9,5 @@ pub mod object;
 pub mod pins;
 pub mod reader;
 pub mod sys;
+pub mod ways;
 pub mod writer;

@@ -37,7 +37,7 @@ pub(super) async fn attempt(
     probe: &Probe,
     https: bool,
     tls: &tls::Client,
-    attempt: &mut Attempt,
+    attempt: &mut Attempt<'_>,
 ) -> Observation {
     let origin = SocketAddr::new(request.address, request.port);
     let host = probe
@@ -79,7 +79,7 @@ async fn exchange(
     message: Request<Empty<Bytes>>,
     probe: &Probe,
     tls: &tls::Client,
-    attempt: &mut Attempt,
+    attempt: &mut Attempt<'_>,
 ) -> Result<Exchange, FailureReason> {
     let stream = tcp::connect(target.connect, attempt).await?;
     if !target.tls {
@@ -128,7 +128,7 @@ async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     message: Request<Empty<Bytes>>,
     probe: &Probe,
-    attempt: &mut Attempt,
+    attempt: &mut Attempt<'_>,
 ) -> Result<Exchange, FailureReason> {
     let what = format!("{} {}", message.method(), message.uri());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))

@@ -12,12 +12,16 @@ mod tcp;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod way;
+
+pub use way::{LocalPorts, Way};
 
 use anyhow::Context as _;
 use lb_core::engine::ProbeRequest;
 use lb_core::health::{FailureReason, Observation};
 use lb_core::model::MonitorKind;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -31,6 +35,7 @@ pub struct Probes {
     tls: tls::Clients,
     random: &'static dyn rustls::crypto::SecureRandom,
     permits: Arc<Semaphore>,
+    ports: LocalPorts,
 }
 
 /// One step of an attempt, for `lb monitor test`.
@@ -56,6 +61,7 @@ impl Probes {
             tls: tls::Clients::new(roots).context("prepare TLS for HTTPS monitors")?,
             random: rustls::crypto::ring::default_provider().secure_random,
             permits: Arc::new(Semaphore::new(concurrent_attempts(open_files_limit()))),
+            ports: LocalPorts::default(),
         })
     }
 
@@ -75,12 +81,16 @@ impl Probes {
 /// # Errors
 /// Why the attempt failed.
 pub async fn attempt(request: &ProbeRequest, context: &Probes) -> Observation {
-    attempt_with_steps(request, context).await.0
+    attempt_by(request, None, context).await.0
 }
 
-/// Like [`attempt`], and tells what was done.
-pub async fn attempt_with_steps(request: &ProbeRequest, context: &Probes) -> (Observation, Vec<Step>) {
-    let mut attempt = Attempt::start(request.monitor.timeout);
+/// Like [`attempt`], by a way of its own if there is one, and tells what was done.
+pub async fn attempt_by(
+    request: &ProbeRequest,
+    way: Option<&Way>,
+    context: &Probes,
+) -> (Observation, Vec<Step>) {
+    let mut attempt = Attempt::start(request, way, context);
     let observation = match &request.monitor.kind {
         MonitorKind::Tcp => tcp::attempt(request, &mut attempt).await,
         MonitorKind::Http(probe) => {
@@ -100,20 +110,30 @@ pub async fn attempt_with_steps(request: &ProbeRequest, context: &Probes) -> (Ob
 }
 
 /// The clock of one attempt and what it has done so far.
-struct Attempt {
+struct Attempt<'a> {
     started: Instant,
     deadline: Instant,
     steps: Vec<Step>,
+    /// The origin, and the way to it when it is not the usual one.
+    way: Option<(IpAddr, &'a Way)>,
+    ports: &'a LocalPorts,
 }
 
-impl Attempt {
-    fn start(timeout: Duration) -> Self {
+impl<'a> Attempt<'a> {
+    fn start(request: &ProbeRequest, way: Option<&'a Way>, context: &'a Probes) -> Self {
         let started = Instant::now();
         Self {
             started,
-            deadline: started + timeout,
+            deadline: started + request.monitor.timeout,
             steps: Vec::new(),
+            way: way.map(|way| (request.address, way)),
+            ports: &context.ports,
         }
+    }
+
+    /// The way to this address: what is behind a redirect to somebody else is reached as usual.
+    fn way(&self, to: IpAddr) -> Option<&'a Way> {
+        self.way.and_then(|(origin, way)| (origin == to).then_some(way))
     }
 
     /// Runs one step until the deadline of the attempt.
@@ -174,7 +194,7 @@ mod tests {
     async fn an_attempt_may_run_in_a_task_of_its_own_and_tells_its_steps() {
         let probes = Arc::new(Probes::new().unwrap());
         let request = testing::request(MonitorKind::Tcp, testing::closed_port());
-        let task = tokio::spawn(async move { attempt_with_steps(&request, &probes).await });
+        let task = tokio::spawn(async move { attempt_by(&request, None, &probes).await });
         let (observation, steps) = task.await.unwrap();
         assert_eq!(observation, Err(FailureReason::ConnectionFailed));
         assert!(

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-pub(super) async fn attempt(request: &ProbeRequest, attempt: &mut Attempt) -> Observation {
+pub(super) async fn attempt(request: &ProbeRequest, attempt: &mut Attempt<'_>) -> Observation {
     let stream = connect(SocketAddr::new(request.address, request.port), attempt).await?;
     let established = attempt.elapsed();
     close(stream).await;
@@ -15,11 +15,14 @@ pub(super) async fn attempt(request: &ProbeRequest, attempt: &mut Attempt) -> Ob
 }
 
 /// Connects within the time of the attempt.
-pub(super) async fn connect(to: SocketAddr, attempt: &mut Attempt) -> Result<TcpStream, FailureReason> {
+pub(super) async fn connect(to: SocketAddr, attempt: &mut Attempt<'_>) -> Result<TcpStream, FailureReason> {
+    let (way, ports) = (attempt.way(to.ip()), attempt.ports);
     let connect = async {
-        TcpStream::connect(to)
-            .await
-            .map_err(|error| socket_failure(&error))
+        let connected = match way {
+            Some(way) => way.connect(to.port(), ports).await,
+            None => TcpStream::connect(to).await,
+        };
+        connected.map_err(|error| socket_failure(&error))
     };
     attempt
         .step(format!("connect {to}"), FailureReason::TcpTimeout, connect)

@@ -3,10 +3,12 @@
 use super::{API_VERSION, Ordered};
 use lb_common::abi::Traffic;
 use lb_core::health::{GroupHealth, OriginHealth};
+use lb_core::time::Timestamp;
 use lb_core::view::{ApplicationView, LoadBalancerView, OriginView, PoolView, View};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// What the kernel maps count, by the ids of the [`View`].
 #[derive(Clone, Debug, Default)]
@@ -140,6 +142,9 @@ pub struct OriginStatus {
     /// Of the last successful probe.
     pub rtt_ms: Option<f64>,
     pub draining: bool,
+    /// Until the flows of an origin that drains are reset; 0: they are.
+    #[serde(default)]
+    pub drain_seconds_left: Option<u64>,
     /// Why packets cannot reach it although it may be healthy.
     pub path_problem: Option<String>,
 }
@@ -148,6 +153,7 @@ impl Status {
     /// Joins the snapshot with the counters. `node.name` and `node.generation` are taken from the snapshot.
     #[must_use]
     pub fn new(view: &View, counters: &Counters, node: NodeStatus, interfaces: Vec<InterfaceStatus>) -> Self {
+        let now = Timestamp(Duration::from_secs(node.uptime_seconds));
         let named = |&(name, count): &(&'static str, u64)| (name.to_owned(), count);
         Self {
             api_version: API_VERSION,
@@ -164,7 +170,7 @@ impl Status {
                 .map(|view| application(view, counters))
                 .collect(),
             load_balancers: view.load_balancers.iter().map(load_balancer).collect(),
-            pools: view.pools.iter().map(|view| pool(view, counters)).collect(),
+            pools: view.pools.iter().map(|view| pool(view, counters, now)).collect(),
             drops: Ordered(counters.drops.iter().map(named).collect()),
         }
     }
@@ -206,17 +212,21 @@ fn load_balancer(view: &LoadBalancerView) -> LoadBalancerStatus {
     }
 }
 
-fn pool(view: &PoolView, counters: &Counters) -> PoolStatus {
+fn pool(view: &PoolView, counters: &Counters, now: Timestamp) -> PoolStatus {
     PoolStatus {
         name: view.name.clone(),
         health: group_health(view.health).to_owned(),
         healthy_origins: view.healthy_origins,
         minimum_origins: view.minimum_origins,
-        origins: view.origins.iter().map(|view| origin(view, counters)).collect(),
+        origins: view
+            .origins
+            .iter()
+            .map(|view| origin(view, counters, now))
+            .collect(),
     }
 }
 
-fn origin(view: &OriginView, counters: &Counters) -> OriginStatus {
+fn origin(view: &OriginView, counters: &Counters, now: Timestamp) -> OriginStatus {
     let traffic = counters.origins.get(&view.id.0).copied().unwrap_or_default();
     OriginStatus {
         name: view.name.clone(),
@@ -234,6 +244,10 @@ fn origin(view: &OriginView, counters: &Counters) -> OriginStatus {
         // Microseconds are what a monitor can tell.
         rtt_ms: view.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
         draining: view.draining,
+        drain_seconds_left: view.drain_deadline.map(|deadline| {
+            let left = deadline.since(now);
+            left.as_secs() + u64::from(left.subsec_nanos() > 0)
+        }),
         path_problem: view.path_problem.clone(),
     }
 }
@@ -263,7 +277,6 @@ mod tests {
     use lb_common::abi::OriginId;
     use lb_core::health::FailureReason;
     use lb_core::model::{Forwarding, Weight};
-    use std::time::Duration;
 
     #[test]
     fn a_status_has_the_keys_of_the_contract_in_their_order() {
@@ -304,7 +317,8 @@ mod tests {
                     weight: Weight::ONE,
                     share: 1.0,
                     rtt: Some(Duration::from_micros(1234)),
-                    draining: false,
+                    draining: true,
+                    drain_deadline: Some(Timestamp(Duration::from_millis(2500))),
                 }],
             }],
         };
@@ -342,7 +356,7 @@ mod tests {
                 r#""pools":[{"name":"sorry","health":"healthy","healthy_origins":1,"minimum_origins":1,"#,
                 r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
                 r#""failure_reason":"TCP Timeout","weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
-                r#""bytes_total":500,"rtt_ms":1.234,"draining":false,"path_problem":null}]}],"#,
+                r#""bytes_total":500,"rtt_ms":1.234,"draining":true,"drain_seconds_left":3,"path_problem":null}]}],"#,
                 r#""drops":{"no_origin":4,"malformed":0},"unattached":[]}"#
             )
         );

@@ -8,13 +8,13 @@ use super::{Command, Report, Setup, State, TargetId};
 use crate::health::OriginHealth;
 use crate::image::{Capacity, TableOp};
 use crate::maglev::{Member, table_size};
-use crate::model::{Config, Destination, FlowTimeouts, LoadBalancer, SteeringPolicy, Transport};
+use crate::model::{Config, Destination, FlowTimeouts, LoadBalancer, OnUnhealthy, SteeringPolicy, Transport};
 use crate::steering::{Candidates, Family, OriginFacts, PoolFacts, candidates, pool_standing};
 use crate::time::Timestamp;
 use core::time::Duration;
 use lb_common::abi::{
-    ApplicationFlags, ApplicationKey, Forwarding, Ip, OriginId, OriginState, Parity, PoolFlags, PoolId, Port,
-    Protocol, Settings, SettingsFlags, Steering, Timeouts,
+    ApplicationFlags, ApplicationKey, Forwarding, Ip, OriginFlags, OriginId, OriginState, Parity, PoolFlags,
+    PoolId, Port, Protocol, Settings, SettingsFlags, Steering, Timeouts,
 };
 use lb_common::datapath::select::MAX_POOLS;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,7 @@ impl State {
         let former: BTreeMap<String, bool> = self.usability();
         self.stale_pools.clear();
         self.rebuilt = Some(now);
-        let mut plan = Plan::new(&config, &mut self.numbers)?;
+        let mut plan = Plan::new(&config, &mut self.numbers, &self.drains.open())?;
         if !setup.assume_healthy {
             let records = &self.records;
             let adopts = first && setup.adopted;
@@ -50,21 +50,23 @@ impl State {
                 now,
             );
         }
-        self.plan = plan;
+        let former_plan = core::mem::replace(&mut self.plan, plan);
         self.facts = (0..self.plan.pools.len())
             .map(|pool| self.pool_facts(setup, pool))
             .collect();
+        self.update_drains(&former_plan, now);
         self.standings = self.facts.iter().map(pool_standing).collect();
         self.designs = (0..self.plan.pools.len())
             .map(|pool| self.pool_design(pool))
             .collect();
         self.config = Some(Arc::clone(&config));
 
-        let mut shared = Vec::new();
-        self.update_records(&config, &mut shared);
+        let (mut shared, mut late) = (Vec::new(), Vec::new());
+        self.update_records(&config, &mut shared, &mut late);
         self.update_timeouts(setup, &config, &mut shared);
-        let ops = self.advance(setup, &config, true, shared)?;
-        commands.extend(ops.map(Command::Apply));
+        let mut ops = self.advance(setup, &config, true, shared)?.unwrap_or_default();
+        ops.append(&mut late);
+        commands.push(Command::Apply(ops));
         self.watch(commands);
         commands.push(Command::Report(Report::Configured {
             generation: self.generations.live(),
@@ -104,9 +106,9 @@ impl State {
             } else {
                 OriginHealth::Unhealthy
             };
-            let state = self.origin_state(pool, origin);
-            self.records
-                .set_state(self.plan.pools[pool].origins[origin].id, state, ops);
+            let (state, flags) = (self.origin_state(pool, origin), self.origin_flags(pool, origin));
+            let id = self.plan.pools[pool].origins[origin].id;
+            self.records.set_health(id, state, flags, ops);
             self.stale_pools.insert(pool);
         }
     }
@@ -140,8 +142,15 @@ impl State {
         self.flushed = Some(now);
     }
 
-    /// Brings the records that all generations share in line with the plan, health and paths.
-    pub(super) fn update_records(&mut self, config: &Config, ops: &mut Vec<TableOp>) {
+    /// Brings the records that all generations share in line with the plan, health and paths. What ends an origin's
+    /// service goes to `late`, for after the generation that no longer names it: the one before names it still, and may
+    /// have nobody else.
+    pub(super) fn update_records(
+        &mut self,
+        config: &Config,
+        ops: &mut Vec<TableOp>,
+        late: &mut Vec<TableOp>,
+    ) {
         let mut wanted = Vec::new();
         for (pool_index, pool) in self.plan.pools.iter().enumerate() {
             for (origin_index, origin) in pool.origins.iter().enumerate() {
@@ -151,18 +160,57 @@ impl State {
                     address: origin.address,
                     port: origin.port,
                     state: self.origin_state(pool_index, origin_index),
+                    flags: self.origin_flags(pool_index, origin_index),
                     forwarding: origin.forwarding,
                 });
             }
         }
-        let retired: Vec<OriginId> = self.numbers.origins.retired().map(OriginId).collect();
+        let retired = self.numbers.origins.retired().map(OriginId);
+        let retired: Vec<_> = retired.map(|id| (id, self.drains.state(id))).collect();
         self.records.update(
             &wanted,
             &retired,
             &self.paths,
             &config.datapath.snat_addresses,
             ops,
+            late,
         );
+    }
+
+    /// Lets those origins drain that are disabled, or gone and not known to be without flows.
+    fn update_drains(&mut self, former: &Plan, now: Timestamp) {
+        let times: BTreeMap<OriginId, Duration> = former
+            .origins()
+            .map(|(pool, origin)| (origin.id, pool.drain_timeout))
+            .collect();
+        let mut draining = Vec::new();
+        for (pool, facts) in self.plan.pools.iter().zip(&self.facts) {
+            for (origin, facts) in pool.origins.iter().zip(&facts.origins) {
+                if facts.health == OriginHealth::Disabled {
+                    draining.push((origin.id, origin.identity, Some(pool.drain_timeout)));
+                }
+            }
+        }
+        for id in self.numbers.origins.retired().map(OriginId) {
+            if let Some(identity) = self.records.identity(id) {
+                draining.push((id, identity, times.get(&id).copied()));
+            }
+        }
+        let records = &self.records;
+        let ended = |id, identity| records.state_of(id, identity) == Some(OriginState::ENDED);
+        self.drains.reconcile(draining.into_iter(), ended, now);
+    }
+
+    /// The flags that an origin's record is to have.
+    fn origin_flags(&self, pool: usize, origin: usize) -> OriginFlags {
+        let reset = self.plan.pools[pool].on_unhealthy == OnUnhealthy::Reset;
+        // An origin that no probe has answered for yet is not known to be dead.
+        let known = self.facts[pool].origins[origin].health != OriginHealth::Unknown;
+        OriginFlags(if reset && known {
+            OriginFlags::RESET_WHEN_DOWN
+        } else {
+            0
+        })
     }
 
     /// Brings the idle times of the applications' flows in line with the configuration. Those of an application that is

@@ -110,6 +110,11 @@ impl<K: Ord + Clone> Ids<K> {
     /// The number of `key`, new if it has none. `None`: all numbers belong to living things. The flag says whether the
     /// number stood for something else before.
     pub fn assign(&mut self, key: &K) -> Option<(u32, Reuse)> {
+        self.assign_if(key, |_| true)
+    }
+
+    /// As [`Self::assign`], but a retired number is given to another thing only if it is `free`.
+    pub fn assign_if(&mut self, key: &K, free: impl Fn(u32) -> bool) -> Option<(u32, Reuse)> {
         if let Some(&id) = self.live.get(key) {
             return Some((id, Reuse::No));
         }
@@ -122,7 +127,8 @@ impl<K: Ord + Clone> Ids<K> {
         } else if let Some(id) = self.unused() {
             (id, Reuse::No)
         } else {
-            (self.retired.pop_front()?.1, Reuse::Yes)
+            let oldest = self.retired.iter().position(|(_, id)| free(*id))?;
+            (self.retired.remove(oldest)?.1, Reuse::Yes)
         };
         self.taken.insert(id);
         self.live.insert(key.clone(), id);

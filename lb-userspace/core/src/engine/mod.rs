@@ -7,7 +7,9 @@
 //! ```
 
 mod compile;
+mod drains;
 mod ids;
+mod message;
 mod plan;
 mod probes;
 mod records;
@@ -16,14 +18,20 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use self::message::{
+    Adopted, Command, DrainRecord, Environment, Event, HealthRecord, Kept, Path, ProbeRequest, Report,
+    TargetId,
+};
+
+use self::drains::Drains;
 use self::ids::Ids;
 use self::plan::{Numbers, Plan};
 use self::probes::Probes;
 use self::records::{Paths, Records};
 use self::tables::{Generations, PoolDesign};
-use crate::health::{FailureReason, Observation, OriginHealth};
+use crate::health::OriginHealth;
 use crate::image::{Capacity, TableOp};
-use crate::model::{Config, Monitor};
+use crate::model::Config;
 use crate::monitor::Progress;
 use crate::steering::{PoolFacts, PoolStanding};
 use crate::time::Timestamp;
@@ -31,157 +39,10 @@ use crate::view::View;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
-    Application, ApplicationKey, HashKey, Hop, HopId, Ip, Mac, Origin, OriginId, OriginState, PortRange,
-    Settings, SettingsFlags, Table, Timeouts,
+    ApplicationKey, HashKey, OriginId, OriginState, PortRange, Settings, SettingsFlags, Timeouts,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Everything that can happen to the engine.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A whole validated configuration replaces the running one.
-    Configure(Arc<Config>),
-    /// An attempt that [`Command::Probe`] asked for has ended.
-    Observed {
-        target: TargetId,
-        attempt: u64,
-        observation: Observation,
-    },
-    /// How the addresses of [`Command::WatchPaths`] are reached now. Addresses that are missing are unreachable.
-    Paths(BTreeMap<IpAddr, Path>),
-    /// Time has passed; due probes are started.
-    Tick,
-    /// No flow means these origins any more: those that are not in the configuration are forgotten, and their numbers
-    /// are free. Without this event they drain for ever, which costs a row each.
-    Drained(Vec<OriginId>),
-    /// The program is to run with other flags than [`Environment::flags`]: interfaces have come or gone.
-    Flags(SettingsFlags),
-}
-
-/// Everything the engine can ask for.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// Bring the maps to a new state: steps in order.
-    Apply(Vec<TableOp>),
-    /// Make one attempt, and report it as [`Event::Observed`] with the same numbers.
-    Probe(ProbeRequest),
-    /// Keep [`Event::Paths`] coming for exactly these addresses.
-    WatchPaths(Vec<IpAddr>),
-    /// The snapshot has changed.
-    Publish(Arc<View>),
-    /// Health that a next start may restore has changed.
-    Persist(Vec<HealthRecord>),
-    /// Tell the operator.
-    Report(Report),
-}
-
-/// Which origin under which monitor. Never reused within one run of the daemon.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct TargetId(pub u64);
-
-/// One attempt to make.
-#[derive(Clone, Debug)]
-pub struct ProbeRequest {
-    pub target: TargetId,
-    /// Number of the attempt; an answer with an old number is ignored.
-    pub attempt: u64,
-    pub monitor: Arc<Monitor>,
-    pub address: IpAddr,
-    /// 0 for `icmp_ping`.
-    pub port: u16,
-}
-
-/// How a destination is reached.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Path {
-    /// By the neighbour `next_hop` (the gateway or the destination itself) on interface `ifindex`.
-    Via {
-        ifindex: u32,
-        next_hop: IpAddr,
-        /// `None`: not resolved (yet).
-        neighbour: Option<Mac>,
-        interface_mac: Mac,
-        mtu: u16,
-        /// Addresses of the interface in the destination's family, the preferred one first.
-        sources: Vec<IpAddr>,
-    },
-    /// It cannot be reached through the datapath; says why, for the operator.
-    Unusable(String),
-}
-
-/// Health of one origin that outlives the daemon.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HealthRecord {
-    pub pool: String,
-    pub origin: String,
-    pub address: IpAddr,
-    pub monitor: String,
-    pub healthy: bool,
-    pub failure_reason: Option<FailureReason>,
-    /// How long before the record was made the last run ended.
-    pub age: Duration,
-}
-
-/// Something worth a line in the log and in the events.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Report {
-    OriginHealth {
-        pool: String,
-        origin: String,
-        healthy: bool,
-        reason: Option<FailureReason>,
-    },
-    PoolHealth {
-        pool: String,
-        usable: bool,
-        healthy_origins: u32,
-        minimum_origins: u32,
-    },
-    /// New flows of the load balancer go to the fallback pool (or no longer do).
-    Fallback { load_balancer: String, active: bool },
-    /// A configuration came into force.
-    Configured { generation: u32 },
-    /// A configuration could not be brought into the maps and the old one stays; says why and what to do.
-    Refused(String),
-}
-
-/// What the engine must know of the machine and the maps, once.
-#[derive(Clone, Debug)]
-pub struct Environment {
-    /// Jiffies per second.
-    pub hz: u32,
-    pub hash_key: HashKey,
-    pub snat_ports: PortRange,
-    pub flags: SettingsFlags,
-    pub capacity: Capacity,
-    /// What stands in pinned maps that were taken over; `None` when the maps are new.
-    pub adopted: Option<Adopted>,
-    /// Health known from before, with its age now; too old records are ignored by the engine.
-    pub health: Vec<HealthRecord>,
-    /// Without monitors (`lb attach`): every enabled origin counts as up.
-    pub assume_healthy: bool,
-    /// Seed of the jitter of probes.
-    pub seed: u64,
-}
-
-/// Contents of maps that a former daemon filled.
-#[derive(Clone, Debug, Default)]
-pub struct Adopted {
-    pub generation: u32,
-    /// All rows that are not empty.
-    pub origins: Vec<(OriginId, Origin)>,
-    /// All records of the live generation.
-    pub applications: Vec<(ApplicationKey, Application)>,
-    /// Runs of slots that the live generation uses.
-    pub tables: Vec<Table>,
-    /// Keys of the generation that is not live: a daemon that died may have left any of them.
-    pub stale_applications: Vec<ApplicationKey>,
-    /// All rows that are not empty. Hops that are not given here are left alone until no origin names them.
-    pub hops: Vec<(HopId, Hop)>,
-    /// The whole table of source addresses, or nothing: then new rows are used.
-    pub snat_addresses: Vec<Ip>,
-}
 
 /// The engine.
 pub struct Engine {
@@ -208,6 +69,7 @@ struct State {
     numbers: Numbers,
     plan: Plan,
     probes: Probes,
+    drains: Drains,
     records: Records,
     generations: Generations,
     /// What was written last.
@@ -252,7 +114,7 @@ impl Engine {
             flags,
             capacity,
             adopted,
-            health,
+            kept,
             assume_healthy,
             seed,
         } = environment;
@@ -264,7 +126,8 @@ impl Engine {
                 applications: Ids::new(0, capacity.application_rows),
             },
             plan: Plan::default(),
-            probes: Probes::new(health, seed, now),
+            probes: Probes::new(kept.health, seed, now),
+            drains: Drains::new(kept.drains, now),
             records: Records::new(&capacity, adopted.as_ref()),
             generations: Generations::new(capacity),
             settings: Settings::default(),
@@ -322,6 +185,7 @@ impl Engine {
                     steps.push(step);
                 }
                 self.state.proceed(&steps, &mut ops, &mut commands);
+                self.state.end_drains(now, &mut ops);
             }
             Event::Drained(origins) => self.state.forget(&self.setup, &origins, &mut commands),
             Event::Flags(flags) => self.set_flags(flags, &mut ops),
@@ -343,6 +207,7 @@ impl Engine {
         let state = &self.state;
         [
             state.probes.deadline(),
+            state.drains.deadline(),
             state.rebuild_deadline(),
             state.flush_deadline(),
         ]
@@ -385,34 +250,7 @@ impl Engine {
             commands.clear();
             commands.push(Command::Report(Report::Refused(refusal.to_string())));
         }
-        for command in commands {
-            if let Command::Apply(ops) = command {
-                retire_last(ops);
-            }
-        }
     }
-}
-
-/// Moves the writes that end an origin's service behind the generation that no longer names it: the generation before
-/// names it still, and may have nobody else.
-fn retire_last(ops: &mut Vec<TableOp>) {
-    let generation = |op: &TableOp| match op {
-        TableOp::Settings(settings) => Some(settings.generation),
-        _ => None,
-    };
-    let Some(newest) = ops.iter().rev().find_map(generation) else {
-        return;
-    };
-    let Some(flip) = ops.iter().position(|op| generation(op) == Some(newest)) else {
-        return;
-    };
-    let after = ops.split_off(flip + 1);
-    let ends =
-        |op: &TableOp| matches!(op, TableOp::Origin { record, .. } if record.state == OriginState::DRAINING);
-    let (retiring, mut others): (Vec<_>, Vec<_>) = std::mem::take(ops).into_iter().partition(ends);
-    ops.append(&mut others);
-    ops.extend(retiring);
-    ops.extend(after);
 }
 
 impl State {
@@ -487,7 +325,9 @@ impl State {
         }
         self.paths = Some(paths);
         let mut ops = Vec::new();
-        self.update_records(&config, &mut ops);
+        let mut late = Vec::new();
+        self.update_records(&config, &mut ops, &mut late);
+        ops.append(&mut late);
         if !ops.is_empty() {
             commands.push(Command::Apply(ops));
         }
@@ -500,6 +340,7 @@ impl State {
         for id in origins {
             if self.numbers.origins.forget(id.0) {
                 self.records.clear(*id, &mut ops);
+                self.drains.forget(*id);
             }
         }
         if ops.len() > 1 {
@@ -557,7 +398,18 @@ impl State {
                 age,
             })
         });
-        commands.push(Command::Persist(records.collect()));
+        commands.push(Command::Persist(Kept {
+            health: records.collect(),
+            drains: self.drains.records(now),
+        }));
+    }
+
+    /// Ends the drains that are due: their origins' flows are reset from now on.
+    fn end_drains(&mut self, now: Timestamp, ops: &mut Vec<TableOp>) {
+        for id in self.drains.expire(now) {
+            self.records.set_state(id, OriginState::ENDED, ops);
+            self.view_is_due = true;
+        }
     }
 
     /// Sends what can wait, if it has waited long enough.
@@ -578,7 +430,7 @@ impl State {
         match self.facts[pool].origins[origin].health {
             OriginHealth::Healthy => OriginState::UP,
             OriginHealth::Unhealthy | OriginHealth::Unknown => OriginState::DOWN,
-            OriginHealth::Disabled => OriginState::DRAINING,
+            OriginHealth::Disabled => self.drains.state(self.plan.pools[pool].origins[origin].id),
         }
     }
 }

@@ -4,9 +4,11 @@ use super::TargetId;
 use super::ids::{Ids, identity};
 use super::tables::Full;
 use crate::model::{
-    Application, Config, Destination, Forwarding, Monitor, MonitorKind, OriginSteering, Weight,
+    Application, Config, Destination, Forwarding, Monitor, MonitorKind, OnUnhealthy, OriginSteering, Pool,
+    Weight,
 };
 use core::net::IpAddr;
+use core::time::Duration;
 use lb_common::abi::{OriginId, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,6 +39,8 @@ pub struct PlannedPool {
     pub monitor: Option<Arc<Monitor>>,
     pub minimum_origins: u32,
     pub by_client: bool,
+    pub on_unhealthy: OnUnhealthy,
+    pub drain_timeout: Duration,
     /// Whether some load balancer names it as its fallback pool.
     pub last_resort: bool,
     /// Whether some of its origins answer clients directly.
@@ -118,8 +122,9 @@ impl From<Full> for Refusal {
 }
 
 impl Plan {
-    /// Resolves a configuration. Numbers of things that are gone are retired.
-    pub fn new(config: &Config, numbers: &mut Numbers) -> Result<Self, Refusal> {
+    /// Resolves a configuration. Numbers of things that are gone are retired; those of origins in `draining` are not
+    /// given to others.
+    pub fn new(config: &Config, numbers: &mut Numbers, draining: &BTreeSet<u32>) -> Result<Self, Refusal> {
         let mut plan = Self::default();
         plan.add_declared_pools(config);
         let balancers: BTreeMap<&str, usize> = (0..)
@@ -142,7 +147,7 @@ impl Plan {
             };
             plan.applications.push(PlannedApplication { id: 0, route });
         }
-        plan.number(config, numbers)?;
+        plan.number(config, numbers, draining)?;
         Ok(plan)
     }
 
@@ -207,6 +212,8 @@ impl Plan {
                     OriginSteering::Random => false,
                     OriginSteering::Hash => true,
                 },
+                on_unhealthy: pool.on_unhealthy,
+                drain_timeout: pool.drain_timeout,
                 last_resort: fallbacks.contains(pool.name.as_str()),
                 direct: pool.origins.iter().any(|origin| origin.forwarding.is_direct()),
             };
@@ -258,6 +265,8 @@ impl Plan {
             monitor: None,
             minimum_origins: 1,
             by_client: false,
+            on_unhealthy: OnUnhealthy::Keep,
+            drain_timeout: Pool::DRAIN_TIMEOUT,
             last_resort: false,
             direct: false,
             origins,
@@ -265,7 +274,12 @@ impl Plan {
         Ok(index)
     }
 
-    fn number(&mut self, config: &Config, numbers: &mut Numbers) -> Result<(), Full> {
+    fn number(
+        &mut self,
+        config: &Config,
+        numbers: &mut Numbers,
+        draining: &BTreeSet<u32>,
+    ) -> Result<(), Full> {
         let full = |what, needed: usize, ids: u32| Full {
             what,
             needed: needed as u64,
@@ -275,10 +289,12 @@ impl Plan {
         let mut identities: BTreeSet<u64> = self.origins().map(|(_, origin)| origin.identity).collect();
         for pool in &mut self.pools {
             for origin in &mut pool.origins {
-                let Some((id, _)) = numbers.origins.assign(&origin.identity) else {
+                let free = |id| !draining.contains(&id);
+                let Some((id, _)) = numbers.origins.assign_if(&origin.identity, free) else {
                     identities.extend(numbers.origins.living());
-                    let what = "origins (of the old and the new configuration together)";
-                    return Err(full(what, identities.len(), numbers.origins.count()));
+                    let what = "origins (those of the former configuration and those that drain included)";
+                    let needed = identities.len() + numbers.origins.retired().count();
+                    return Err(full(what, needed, numbers.origins.count()));
                 };
                 origin.id = OriginId(id);
             }

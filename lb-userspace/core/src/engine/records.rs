@@ -9,7 +9,7 @@ use crate::image::{Capacity, TableOp};
 use crate::model;
 use crate::steering::Family;
 use core::net::IpAddr;
-use lb_common::abi::{Forwarding, Hop, HopId, Ip, Mac, Origin, OriginId, OriginState, Port};
+use lb_common::abi::{Forwarding, Hop, HopId, Ip, Mac, Origin, OriginFlags, OriginId, OriginState, Port};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How the watched addresses are reached; `None`: nobody has said so yet.
@@ -23,6 +23,7 @@ pub struct Wanted {
     pub address: IpAddr,
     pub port: Option<u16>,
     pub state: OriginState,
+    pub flags: OriginFlags,
     pub forwarding: model::Forwarding,
 }
 
@@ -81,6 +82,11 @@ impl Records {
             .map(|record| record.state)
     }
 
+    /// The identity that the origin's record has.
+    pub fn identity(&self, id: OriginId) -> Option<u64> {
+        self.origins.get(&id).map(|record| record.identity)
+    }
+
     /// The address that the origin's record has.
     pub fn address(&self, id: OriginId) -> Option<IpAddr> {
         self.origins.get(&id).map(|record| record.address.into())
@@ -88,22 +94,37 @@ impl Records {
 
     /// Changes nothing but an origin's state.
     pub fn set_state(&mut self, id: OriginId, state: OriginState, ops: &mut Vec<TableOp>) {
+        if let Some(flags) = self.origins.get(&id).map(|record| record.flags) {
+            self.set_health(id, state, flags, ops);
+        }
+    }
+
+    /// Changes nothing but what follows from an origin's health.
+    pub fn set_health(
+        &mut self,
+        id: OriginId,
+        state: OriginState,
+        flags: OriginFlags,
+        ops: &mut Vec<TableOp>,
+    ) {
         if let Some(record) = self.origins.get_mut(&id)
-            && record.state != state
+            && (record.state, record.flags) != (state, flags)
         {
-            record.state = state;
+            (record.state, record.flags) = (state, flags);
             ops.push(TableOp::Origin { id, record: *record });
         }
     }
 
-    /// Brings the records of `wanted` origins, and of `retired` ones, in line with how they are reached.
+    /// Brings the records of `wanted` origins, and of `retired` ones, in line with how they are reached. A change of state
+    /// that ends an origin's service goes to `late`.
     pub fn update(
         &mut self,
         wanted: &[Wanted],
-        retired: &[OriginId],
+        retired: &[(OriginId, OriginState)],
         paths: &Paths,
         snat: &[IpAddr],
         ops: &mut Vec<TableOp>,
+        late: &mut Vec<TableOp>,
     ) {
         let pass = Pass {
             wanted,
@@ -111,10 +132,15 @@ impl Records {
             paths,
             snat,
         };
-        if self.pass(&pass, ops) == Room::Short {
+        let mut ending = BTreeMap::new();
+        if self.pass(&pass, ops, &mut ending) == Room::Short {
             // The first pass has let go of rows that nobody names any more.
-            let _ = self.pass(&pass, ops);
+            let _ = self.pass(&pass, ops, &mut ending);
         }
+        late.extend(ending.into_keys().filter_map(|id| {
+            let record = *self.origins.get(&id)?;
+            Some(TableOp::Origin { id, record })
+        }));
     }
 
     /// Empties the record of an origin that no flow means any more.
@@ -151,7 +177,7 @@ impl Records {
         }));
     }
 
-    fn pass(&mut self, pass: &Pass<'_>, ops: &mut Vec<TableOp>) -> Room {
+    fn pass(&mut self, pass: &Pass<'_>, ops: &mut Vec<TableOp>, ending: &mut Ending) -> Room {
         let mut room = Room::Enough;
         self.problems.clear();
         for origin in pass.wanted {
@@ -176,13 +202,14 @@ impl Records {
                 hop: reach.hop,
                 port: origin.port.map_or(Port::default(), Port::new),
                 state: origin.state,
+                flags: origin.flags,
                 forwarding: mode,
                 gue_port,
                 ..Origin::default()
             };
-            self.write(origin.id, record, ops);
+            self.write(origin.id, record, ops, ending);
         }
-        for id in pass.retired {
+        for (id, state) in pass.retired {
             let Some(known) = self.origins.get(id).copied() else {
                 continue;
             };
@@ -192,10 +219,11 @@ impl Records {
                 *id,
                 Origin {
                     hop: reach.hop,
-                    state: OriginState::DRAINING,
+                    state: *state,
                     ..known
                 },
                 ops,
+                ending,
             );
         }
         // While the paths are not known, adopted records keep hops of which only the number is known.
@@ -206,9 +234,20 @@ impl Records {
         room
     }
 
-    fn write(&mut self, id: OriginId, record: Origin, ops: &mut Vec<TableOp>) {
-        if self.origins.get(&id) != Some(&record) {
-            self.origins.insert(id, record);
+    /// Writes a record, but not yet that it ends the origin's service.
+    fn write(&mut self, id: OriginId, record: Origin, ops: &mut Vec<TableOp>, ending: &mut Ending) {
+        let former = self.origins.insert(id, record).unwrap_or_default();
+        let ends = former.identity == record.identity && serves(former.state) && !serves(record.state);
+        if ends {
+            ending.insert(id, former.state);
+        }
+        let held = ending.get(&id);
+        let in_state = |record: Origin| Origin {
+            state: held.copied().unwrap_or(record.state),
+            ..record
+        };
+        let (former, record) = (in_state(former), in_state(record));
+        if former != record {
             ops.push(TableOp::Origin { id, record });
         }
     }
@@ -305,10 +344,18 @@ impl Records {
     }
 }
 
+/// Origins whose service ends, with the state that they keep until then.
+type Ending = BTreeMap<OriginId, OriginState>;
+
+/// Whether an origin in that state gets new flows, in some role.
+fn serves(state: OriginState) -> bool {
+    matches!(state, OriginState::UP | OriginState::DOWN)
+}
+
 /// What an update goes by.
 struct Pass<'a> {
     wanted: &'a [Wanted],
-    retired: &'a [OriginId],
+    retired: &'a [(OriginId, OriginState)],
     paths: &'a Paths,
     snat: &'a [IpAddr],
 }

@@ -201,6 +201,7 @@ impl State {
             share,
             rtt: target.and_then(|target| target.rtt()),
             draining: !(pool.enabled && origin.enabled),
+            drain_deadline: self.drains.deadline_of(origin.id),
         }
     }
 }

@@ -13,7 +13,7 @@ pub use application::{Application, Destination, DirectOrigin, Transport};
 pub use load_balancer::{LoadBalancer, SteeringPolicy};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe};
 pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit};
-pub use pool::{Forwarding, Origin, OriginSteering, Pool, Weight, WeightError};
+pub use pool::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight, WeightError};
 
 /// A whole configuration.
 #[derive(Clone, PartialEq, Debug)]

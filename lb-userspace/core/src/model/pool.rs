@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::net::IpAddr;
+use core::time::Duration;
 
 /// `[pools.NAME]`: origins that serve the same thing.
 #[derive(Clone, PartialEq, Debug)]
@@ -14,8 +15,26 @@ pub struct Pool {
     /// Fewer healthy origins than this and the pool is critical; default 1.
     pub minimum_origins: u32,
     pub origin_steering: OriginSteering,
+    pub on_unhealthy: OnUnhealthy,
+    /// How long flows of a disabled or removed origin may go on; default [`Pool::DRAIN_TIMEOUT`].
+    pub drain_timeout: Duration,
     /// In the order of the file.
     pub origins: Vec<Origin>,
+}
+
+impl Pool {
+    /// `drain_timeout` of pools that do not say.
+    pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+}
+
+/// `on_unhealthy`: what becomes of the TCP flows of an origin that its monitor finds unhealthy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnUnhealthy {
+    /// They go on: a probe can be wrong, a reset cannot be taken back.
+    #[default]
+    Keep,
+    /// They are reset.
+    Reset,
 }
 
 /// `origin_steering.policy`.

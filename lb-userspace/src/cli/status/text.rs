@@ -271,7 +271,11 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
 
 /// Everything that keeps traffic away.
 fn reason(origin: &OriginStatus) -> String {
-    let draining = origin.draining.then(|| "draining".to_owned());
+    let draining = origin.draining.then(|| match origin.drain_seconds_left {
+        Some(0) => "drained".to_owned(),
+        Some(seconds) => format!("draining, {seconds} s left"),
+        None => "draining".to_owned(),
+    });
     let reasons: Vec<String> = draining
         .into_iter()
         .chain(origin.failure_reason.clone())

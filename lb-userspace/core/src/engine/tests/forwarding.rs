@@ -1,7 +1,7 @@
 //! How packets reach origins: what each mode asks of records, tables and settings.
 
 use super::world::*;
-use crate::engine::{Event, Path};
+use crate::engine::{Event, Kept, Path};
 use crate::model::*;
 use core::net::IpAddr;
 use lb_common::abi::{
@@ -117,7 +117,7 @@ fn another_forwarding_is_another_origin_and_the_old_one_drains() {
     world.handle(Event::Drained(vec![old]));
     assert!(!dnat(&world));
     // A restart finds the same numbers.
-    let mut next = world.restart(Vec::new());
+    let mut next = world.restart(Kept::default());
     next.configure(both_families(&[(A, Forwarding::Nat)]));
     assert_eq!(next.origin(A).id, world.origin(A).id);
 }

@@ -54,8 +54,14 @@ impl Maps {
         match op {
             TableOp::Origin { id, record } => {
                 assert!(id.0 > 0 && id.0 < capacity().origins);
-                let before = self.origins.get(id).map_or(0, |before| before.identity);
+                let former = self.origins.get(id).copied().unwrap_or_default();
+                let before = former.identity;
                 if before != 0 && before != record.identity {
+                    // Unless it is emptied, because no flow means it.
+                    assert!(
+                        record.identity == 0 || former.state != OriginState::DRAINING,
+                        "{former:?} drains"
+                    );
                     for generation in self.readable.iter().filter(|generation| **generation != 0) {
                         assert!(
                             !self.named_origins(*generation).contains(id),

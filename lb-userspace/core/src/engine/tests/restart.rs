@@ -1,7 +1,7 @@
 //! What is taken over: from a former daemon, from a former monitor; and what becomes of origins no longer wanted.
 
 use super::world::*;
-use crate::engine::{Environment, Event};
+use crate::engine::{Environment, Event, Kept};
 use crate::health::OriginHealth;
 use crate::image::TableOp;
 use core::time::Duration;
@@ -19,8 +19,8 @@ fn a_restart_never_empties_a_pool() {
     before.kill(C);
     let saved = before.saved.clone();
     let generation = before.maps.settings.generation;
-    for health in [saved, Vec::new()] {
-        let mut world = before.restart(health);
+    for kept in [saved, Kept::default()] {
+        let mut world = before.restart(kept);
         world.silent = true;
         world.routed = false;
         world.configure(web(vec![pool("first", &[A, B, C])], None));
@@ -49,10 +49,10 @@ fn health_that_is_too_old_is_not_restored() {
     let mut before = World::settled(web(vec![pool("first", &[A])], None));
     before.run(5);
     for (age, health) in [(14, OriginHealth::Healthy), (15, OriginHealth::Unknown)] {
-        let mut records = before.saved.clone();
-        records[0].age = Duration::from_secs(age);
+        let mut kept = before.saved.clone();
+        kept.health[0].age = Duration::from_secs(age);
         let mut world = World::new(Environment {
-            health: records,
+            kept,
             ..environment()
         });
         world.silent = true;
@@ -67,7 +67,7 @@ fn a_restored_origin_is_flipped_by_the_usual_count() {
     config.monitors[0].consecutive_down = 2;
     let before = World::settled(config.clone());
     let mut world = World::new(Environment {
-        health: before.saved.clone(),
+        kept: before.saved.clone(),
         ..environment()
     });
     world.dead.insert(ip(A));
@@ -82,7 +82,7 @@ fn a_restored_origin_is_flipped_by_the_usual_count() {
 fn an_adopted_row_that_nobody_claims_drains() {
     let before = World::settled(web(vec![pool("first", &[A, B])], None));
     let gone = before.origin(B).id;
-    let mut world = before.restart(Vec::new());
+    let mut world = before.restart(Kept::default());
     world.configure(web(vec![pool("first", &[A, C])], None));
     world.run(1);
     assert_eq!(world.maps.origins[&gone].state, OriginState::DRAINING);
@@ -105,7 +105,7 @@ fn counters_keep_their_rows_over_a_restart() {
             .map(|application| (application.name.clone(), application.id))
             .collect()
     };
-    let mut world = before.restart(Vec::new());
+    let mut world = before.restart(Kept::default());
     config.applications.reverse();
     world.configure(config);
     assert_eq!(ids(&world), ids(&before));

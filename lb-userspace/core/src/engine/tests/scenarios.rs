@@ -1,7 +1,7 @@
 //! What operators count on, one sentence each.
 
 use super::world::*;
-use crate::engine::{Environment, Event, Path, Report};
+use crate::engine::{Environment, Event, Kept, Path, Report};
 use crate::health::{FailureReason, GroupHealth, OriginHealth};
 use crate::image::{Capacity, TableOp};
 use crate::model::*;
@@ -449,7 +449,7 @@ fn attached_without_monitors_every_enabled_origin_counts_as_up() {
     assert_eq!(world.serving(VIP), [A]);
     assert_eq!(world.saves, 0, "it must not forget what a daemon has found out");
     // The daemon that comes later holds that until it knows better.
-    let mut daemon = world.restart(Vec::new());
+    let mut daemon = world.restart(Kept::default());
     daemon.silent = true;
     daemon.configure(config);
     assert_eq!(daemon.serving(VIP), [A]);

@@ -1,15 +1,14 @@
 //! A machine for tests: maps that check every write, a network that answers probes, and the packet path's selection.
 
 use super::maps::Maps;
-use crate::engine::{
-    Command, Engine, Environment, Event, HealthRecord, Path, ProbeRequest, Report, TargetId,
-};
+use crate::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, TargetId};
 use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::maglev::mix;
 use crate::model::{
     Api, Application, AttachMode, Config, Datapath, Destination, FlowTimeouts, Forwarding, LoadBalancer,
-    Monitor, MonitorKind, Node, OnExit, Origin, OriginSteering, Pool, SteeringPolicy, Transport, Weight,
+    Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin, OriginSteering, Pool, SteeringPolicy, Transport,
+    Weight,
 };
 use crate::time::Timestamp;
 use crate::view::{OriginView, PoolView, View};
@@ -47,7 +46,7 @@ pub fn environment() -> Environment {
         flags: SettingsFlags(0),
         capacity: capacity(),
         adopted: None,
-        health: Vec::new(),
+        kept: Kept::default(),
         assume_healthy: false,
         seed: 42,
     }
@@ -106,6 +105,8 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
         monitor: Some("check".into()),
         minimum_origins: 1,
         origin_steering: OriginSteering::Random,
+        on_unhealthy: OnUnhealthy::Keep,
+        drain_timeout: Duration::from_secs(300),
         origins: origins
             .iter()
             .map(|address| Origin {
@@ -177,7 +178,7 @@ pub struct World {
     pub applied: Vec<Vec<TableOp>>,
     pub reports: Vec<Report>,
     pub views: Vec<Arc<View>>,
-    pub saved: Vec<HealthRecord>,
+    pub saved: Kept,
     pub saves: usize,
     pub environment: Environment,
     pub watched: Vec<IpAddr>,
@@ -202,7 +203,7 @@ impl World {
             applied: Vec::new(),
             reports: Vec::new(),
             views: Vec::new(),
-            saved: Vec::new(),
+            saved: Kept::default(),
             saves: 0,
             watched: Vec::new(),
         }
@@ -216,12 +217,12 @@ impl World {
         world
     }
 
-    /// The daemon dies and another one takes over the maps, with these health records.
-    pub fn restart(&self, health: Vec<HealthRecord>) -> Self {
+    /// The daemon dies and another one takes over the maps, with this knowledge.
+    pub fn restart(&self, kept: Kept) -> Self {
         let mut world = Self::with_maps(
             Environment {
                 adopted: Some(self.maps.adopted()),
-                health,
+                kept,
                 ..self.environment.clone()
             },
             self.maps.clone(),

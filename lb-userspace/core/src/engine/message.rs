@@ -1,0 +1,178 @@
+//! What goes into the engine and what comes out of it.
+
+use crate::health::{FailureReason, Observation};
+use crate::image::{Capacity, TableOp};
+use crate::model::{Config, Monitor};
+use crate::view::View;
+use core::net::IpAddr;
+use core::time::Duration;
+use lb_common::abi::{
+    Application, ApplicationKey, HashKey, Hop, HopId, Ip, Mac, Origin, OriginId, PortRange, SettingsFlags,
+    Table,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Everything that can happen to the engine.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A whole validated configuration replaces the running one.
+    Configure(Arc<Config>),
+    /// An attempt that [`Command::Probe`] asked for has ended.
+    Observed {
+        target: TargetId,
+        attempt: u64,
+        observation: Observation,
+    },
+    /// How the addresses of [`Command::WatchPaths`] are reached now. Addresses that are missing are unreachable.
+    Paths(BTreeMap<IpAddr, Path>),
+    /// Time has passed; due probes are started.
+    Tick,
+    /// No flow means these origins any more: those that are not in the configuration are forgotten, and their numbers
+    /// are free. Without this event they drain for ever, which costs a row each.
+    Drained(Vec<OriginId>),
+    /// The program is to run with other flags than [`Environment::flags`]: interfaces have come or gone.
+    Flags(SettingsFlags),
+}
+
+/// Everything the engine can ask for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Bring the maps to a new state: steps in order.
+    Apply(Vec<TableOp>),
+    /// Make one attempt, and report it as [`Event::Observed`] with the same numbers.
+    Probe(ProbeRequest),
+    /// Keep [`Event::Paths`] coming for exactly these addresses.
+    WatchPaths(Vec<IpAddr>),
+    /// The snapshot has changed.
+    Publish(Arc<View>),
+    /// What a next start may go on with has changed.
+    Persist(Kept),
+    /// Tell the operator.
+    Report(Report),
+}
+
+/// Which origin under which monitor. Never reused within one run of the daemon.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TargetId(pub u64);
+
+/// One attempt to make.
+#[derive(Clone, Debug)]
+pub struct ProbeRequest {
+    pub target: TargetId,
+    /// Number of the attempt; an answer with an old number is ignored.
+    pub attempt: u64,
+    pub monitor: Arc<Monitor>,
+    pub address: IpAddr,
+    /// 0 for `icmp_ping`.
+    pub port: u16,
+}
+
+/// How a destination is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Path {
+    /// By the neighbour `next_hop` (the gateway or the destination itself) on interface `ifindex`.
+    Via {
+        ifindex: u32,
+        next_hop: IpAddr,
+        /// `None`: not resolved (yet).
+        neighbour: Option<Mac>,
+        interface_mac: Mac,
+        mtu: u16,
+        /// Addresses of the interface in the destination's family, the preferred one first.
+        sources: Vec<IpAddr>,
+    },
+    /// It cannot be reached through the datapath; says why, for the operator.
+    Unusable(String),
+}
+
+/// Health of one origin that outlives the daemon.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HealthRecord {
+    pub pool: String,
+    pub origin: String,
+    pub address: IpAddr,
+    pub monitor: String,
+    pub healthy: bool,
+    pub failure_reason: Option<FailureReason>,
+    /// How long before the record was made the last run ended.
+    pub age: Duration,
+}
+
+/// A drain that outlives the daemon.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DrainRecord {
+    /// Of the origin's record.
+    pub identity: u64,
+    /// How long it has drained.
+    pub age: Duration,
+    /// How long it may.
+    pub timeout: Duration,
+}
+
+/// What outlives the daemon.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Kept {
+    pub health: Vec<HealthRecord>,
+    pub drains: Vec<DrainRecord>,
+}
+
+/// Something worth a line in the log and in the events.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Report {
+    OriginHealth {
+        pool: String,
+        origin: String,
+        healthy: bool,
+        reason: Option<FailureReason>,
+    },
+    PoolHealth {
+        pool: String,
+        usable: bool,
+        healthy_origins: u32,
+        minimum_origins: u32,
+    },
+    /// New flows of the load balancer go to the fallback pool (or no longer do).
+    Fallback { load_balancer: String, active: bool },
+    /// A configuration came into force.
+    Configured { generation: u32 },
+    /// A configuration could not be brought into the maps and the old one stays; says why and what to do.
+    Refused(String),
+}
+
+/// What the engine must know of the machine and the maps, once.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// Jiffies per second.
+    pub hz: u32,
+    pub hash_key: HashKey,
+    pub snat_ports: PortRange,
+    pub flags: SettingsFlags,
+    pub capacity: Capacity,
+    /// What stands in pinned maps that were taken over; `None` when the maps are new.
+    pub adopted: Option<Adopted>,
+    /// Known from before, with its age now; health that is too old is ignored by the engine.
+    pub kept: Kept,
+    /// Without monitors (`lb attach`): every enabled origin counts as up.
+    pub assume_healthy: bool,
+    /// Seed of the jitter of probes.
+    pub seed: u64,
+}
+
+/// Contents of maps that a former daemon filled.
+#[derive(Clone, Debug, Default)]
+pub struct Adopted {
+    pub generation: u32,
+    /// All rows that are not empty.
+    pub origins: Vec<(OriginId, Origin)>,
+    /// All records of the live generation.
+    pub applications: Vec<(ApplicationKey, Application)>,
+    /// Runs of slots that the live generation uses.
+    pub tables: Vec<Table>,
+    /// Keys of the generation that is not live: a daemon that died may have left any of them.
+    pub stale_applications: Vec<ApplicationKey>,
+    /// All rows that are not empty. Hops that are not given here are left alone until no origin names them.
+    pub hops: Vec<(HopId, Hop)>,
+    /// The whole table of source addresses, or nothing: then new rows are used.
+    pub snat_addresses: Vec<Ip>,
+}
