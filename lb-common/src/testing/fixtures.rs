@@ -2,6 +2,7 @@
 //! kernel program are both held to.
 
 mod fragments;
+mod heads;
 mod messages;
 mod rules;
 
@@ -66,12 +67,13 @@ pub fn all() -> Vec<Fixture> {
         world.refusals();
         world.passes();
         world.checksums();
+        world.rules();
+        world.heads();
         world.pings();
         world.errors();
         world.strange_errors();
         world.fragments();
         world.strange_fragments();
-        world.rules();
         all.append(&mut world.fixtures);
     }
     all
@@ -337,33 +339,8 @@ impl World {
             ("nobody serves a long datagram", &[], 1200),
         ] {
             let datagram = self.udp(81).tags(tags).payload(&vec![0x5a; length]);
-            let step = self.unreachable(&datagram, tags);
+            let step = self.answered(&datagram, Reply::UnreachableNoOrigin, tags);
             self.add(name, vec![step]);
-        }
-    }
-
-    /// The port unreachable that answers `packet`: it quotes the packet as it came, up to 512 bytes.
-    fn unreachable(&self, packet: &PacketBuilder, tags: &[u16]) -> Step {
-        let frame = packet.frame();
-        let ip = &frame.0[packet.network()..];
-        let quote = &ip[..ip.len().min(512)];
-        let (protocol, kind, code) = if self.v6 { (58, 1, 4) } else { (1, 3, 3) };
-        let mut icmp = [&[kind, code, 0, 0, 0, 0, 0, 0], quote].concat();
-        let pseudo = super::build::pseudo_header(self.vip, self.client.ip(), protocol, icmp.len());
-        let pseudo = if self.v6 { &pseudo[..] } else { &[] };
-        let checksum = !super::build::sum(&[pseudo, &icmp]);
-        icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
-        let left = PacketBuilder::raw(self.vip, self.client.ip(), protocol)
-            .payload(&icmp)
-            .link(NODE_MAC, CLIENT_MAC)
-            .tags(tags)
-            .own();
-        Step {
-            ifindex: CLIENT_SIDE,
-            frame,
-            verdict: Verdict::Reply(Reply::UnreachableNoOrigin, Exit::Transmit),
-            left: Some(left.frame()),
-            moved: format!("reply {} 1", Reply::UnreachableNoOrigin.name()),
         }
     }
 
@@ -371,12 +348,12 @@ impl World {
         let syn = self.tcp(80, SYN);
         self.add(
             "an expiring SYN",
-            vec![drop(&syn.clone().ttl(1), DropReason::TtlExpired)],
+            vec![self.answered(&syn.clone().ttl(1), Reply::TimeExceeded, &[])],
         );
         let steps = vec![
             self.forward(app::WEB, origin::A, &syn, true),
-            drop(&self.tcp(80, ACK).ttl(1), DropReason::TtlExpired),
-            drop(&self.tcp(80, ACK).ttl(0), DropReason::TtlExpired),
+            self.answered(&self.tcp(80, ACK).ttl(1), Reply::TimeExceeded, &[]),
+            self.answered(&self.tcp(80, ACK).ttl(0), Reply::TimeExceeded, &[]),
         ];
         self.add("expiring segments of a connection", steps);
         let rst = self.tcp(80, RST | ACK);

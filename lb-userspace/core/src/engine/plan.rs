@@ -2,7 +2,7 @@
 
 use super::TargetId;
 use super::ids::{Ids, identity};
-use super::tables::Full;
+use super::layout::Full;
 use crate::model::{
     Application, Config, Destination, Forwarding, Monitor, MonitorKind, OnUnhealthy, OriginSteering, Pool,
     Weight,
@@ -359,7 +359,7 @@ fn served_ports(config: &Config) -> BTreeMap<&str, u16> {
         for pool in balancer.default_pools.iter().chain(&balancer.fallback_pool) {
             ports
                 .entry(pool.as_str())
-                .or_insert(application.origin_port.unwrap_or(application.port));
+                .or_insert(application.port_at_origins());
         }
     }
     ports

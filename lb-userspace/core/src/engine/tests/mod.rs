@@ -2,6 +2,7 @@
 
 mod drains;
 mod forwarding;
+mod listeners;
 mod maps;
 mod restart;
 mod scenarios;
