@@ -4,6 +4,7 @@
 mod fragments;
 mod heads;
 mod messages;
+mod paths;
 mod rules;
 
 use super::Frame;
@@ -21,6 +22,7 @@ pub struct Fixture {
 }
 
 /// One packet, and all that must come of it.
+#[derive(Clone)]
 pub struct Step {
     pub ifindex: u32,
     pub frame: Frame,
@@ -72,6 +74,7 @@ pub fn all() -> Vec<Fixture> {
         world.pings();
         world.errors();
         world.strange_errors();
+        world.paths();
         world.fragments();
         world.strange_fragments();
         all.append(&mut world.fixtures);
