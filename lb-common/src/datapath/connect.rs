@@ -19,6 +19,8 @@ use crate::packet::Packet;
 const MAX_PORTS: u32 = 32;
 /// From this port on, ports of connections that have closed are taken as well: the origin may still remember those.
 const LAST_PORTS: u32 = 16;
+/// Ports that are tried at a time: then the stage starts anew, so that the verifier walks no more of them.
+const PORTS_AT_ONCE: u32 = 16;
 
 /// Opens the flow of the scratch's subject to the origin that was chosen: its entries are remembered afterwards.
 #[inline(always)]
@@ -77,7 +79,9 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage
             protocol: draft.subject.arriving.protocol,
         };
         if origin.forwarding == Forwarding::NAT {
-            find_port::<F, T>(tables, settings, scratch)?;
+            if !find_port::<F, T>(tables, settings, scratch)? {
+                return Ok(Stage::Connect);
+            }
         } else {
             keep_port::<F, T>(tables, F::draft(scratch), core.seen)?;
         }
@@ -138,15 +142,15 @@ fn directly<F: Family, T: Tables>(
     }
 }
 
-/// Finds a source port whose answers belong to no other flow.
+/// Finds a source port whose answers belong to no other flow; false when it should be tried once more.
 #[inline(always)]
 fn find_port<F: Family, T: Tables>(
     tables: &T,
     settings: &Settings,
     scratch: &mut Scratch,
-) -> Result<(), DropReason> {
+) -> Result<bool, DropReason> {
     let range = settings.snat_ports;
-    if range.count == 0 {
+    if range.count == 0 || scratch.attempts >= MAX_PORTS {
         return Err(DropReason::PortsExhausted);
     }
     let hash = scratch.hashes.flow;
@@ -154,7 +158,7 @@ fn find_port<F: Family, T: Tables>(
     let first = scratch.attempts;
     let draft = F::draft(scratch);
     let mut attempt = 0;
-    while attempt < MAX_PORTS {
+    while attempt < PORTS_AT_ONCE {
         let nth = first.wrapping_add(attempt);
         attempt += 1;
         let offset = hash::scale(hash::probe(hash, nth), u32::from(range.count));
@@ -163,10 +167,11 @@ fn find_port<F: Family, T: Tables>(
         if draft.holder != Holder::Flow {
             clear::<F, T>(tables, draft);
             scratch.attempts = nth.wrapping_add(1);
-            return Ok(());
+            return Ok(true);
         }
     }
-    Err(DropReason::PortsExhausted)
+    scratch.attempts = first.wrapping_add(PORTS_AT_ONCE);
+    Ok(false)
 }
 
 /// Sees to it that the answers to the client's own port belong to no other flow.
