@@ -21,6 +21,7 @@ use lb_common::abi::{Flow4, FlowKey4, FlowSide, Origin, OriginState};
 use lb_common::datapath::{Exit, Memory, Tables, Verdict};
 use lb_common::testing::check::see;
 use lb_common::testing::modes::GUE_PORT;
+use lb_common::testing::outer::outer;
 use lb_common::testing::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, TIMEOUTS, at};
 use lb_common::testing::{Frame, Host, PacketBuilder, Scenario};
 use std::cell::RefCell;
@@ -186,22 +187,16 @@ fn redirect(ifindex: u32) -> Verdict {
 }
 
 /// The frame that a tunnel carries, as from a link of its own; `None` when there is no tunnel.
-fn inner(Frame(frame): &Frame) -> Option<Frame> {
-    let (outer, after) = match frame.get(12..14)? {
-        [0x08, 0x00] => (*frame.get(23)?, 34),
-        [0x86, 0xdd] => (*frame.get(20)?, 54),
-        _ => return None,
-    };
-    let at = match outer {
-        4 | 41 => after,
-        17 if frame.get(after + 2..after + 4)? == GUE_PORT.to_be_bytes() => after + 8,
-        _ => return None,
-    };
-    let ether_type: [u8; 2] = match frame.get(at)? >> 4 {
+fn inner(frame: &Frame) -> Option<Frame> {
+    let outer = outer(frame)?;
+    if outer.udp.is_some_and(|udp| udp.destination != GUE_PORT) {
+        return None;
+    }
+    let ether_type: [u8; 2] = match outer.inner.first()? >> 4 {
         4 => [0x08, 0x00],
         _ => [0x86, 0xdd],
     };
-    Some(Frame([&[0; 12], &ether_type[..], frame.get(at..)?].concat()))
+    Some(Frame([&[0; 12], &ether_type[..], &outer.inner].concat()))
 }
 
 /// Client number `index`: all different.
