@@ -1,6 +1,7 @@
 //! Addresses of this machine: hearing of their changes, and lending some to the loopback interface.
 
 use super::netlink::{Netlink, notifications, subscribe};
+use super::routing::own_address;
 use super::sys;
 use anyhow::Context as _;
 use netlink_packet_route::address::{
@@ -10,6 +11,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::sys::Socket;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use tokio::io::unix::AsyncFd;
@@ -63,6 +65,22 @@ impl AddressWatch {
             }
         }
     }
+}
+
+/// All addresses that the interfaces of this network namespace have.
+///
+/// # Errors
+/// When netlink fails.
+pub fn own() -> anyhow::Result<BTreeSet<IpAddr>> {
+    let mut netlink = Netlink::open().context("open a netlink socket")?;
+    let entries = netlink
+        .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
+        .context("list the addresses of network interfaces")?;
+    let addresses = entries.iter().filter_map(|entry| match entry {
+        RouteNetlinkMessage::NewAddress(address) => own_address(address),
+        _ => None,
+    });
+    Ok(addresses.collect())
 }
 
 /// Adds an address to the loopback interface, for this host alone; false: it is there already.
