@@ -12,6 +12,7 @@ use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
 use crate::datapath::kernel::Datapath;
 use crate::datapath::pins::Pins;
+use crate::net::addresses::AddressWatch;
 use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
 use crate::probe::{self, Probes};
@@ -83,6 +84,7 @@ pub struct Node {
     pub(super) paths: PathWatcher,
     pub(super) interfaces: Interfaces,
     links: LinkWatch,
+    addresses: AddressWatch,
     /// What the interfaces need of the packet path.
     pub(super) flags: SettingsFlags,
     pub(super) path_changes: mpsc::Receiver<BTreeMap<IpAddr, Path>>,
@@ -113,6 +115,7 @@ impl Node {
         }
         // Before the interfaces are looked at, so that no change is missed.
         let links = LinkWatch::new()?;
+        let addresses = AddressWatch::start()?;
         let interfaces = Interfaces::find(&config)?;
         setup::check_machine(&config, &interfaces.names()).await?;
         interfaces.warn_of_unattached(None);
@@ -201,6 +204,7 @@ impl Node {
             paths,
             interfaces,
             links,
+            addresses,
             flags,
             path_changes,
             requests,
@@ -211,6 +215,9 @@ impl Node {
             lock: Some(lock),
             handed_over: false,
         };
+        node.follow_addresses();
+        let mtus = node.interfaces.mtus();
+        node.tell(Event::Interfaces(mtus));
         let config = node.config.clone();
         node.tell(Event::Configure(config));
         if let Some(refusal) = node.refusal.take() {
@@ -258,6 +265,7 @@ impl Node {
                     self.tell(Event::Observed { target, attempt, observation });
                 }
                 () = self.links.changed() => self.follow_interfaces(),
+                Ok(()) = self.addresses.changed() => self.follow_addresses(),
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
                 () = sleep_until(deadline) => self.tell(Event::Tick),
                 Some(request) = self.requests.recv() => self.answer(request).await,

@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, ProgramArray};
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Parity, Pool, PoolId, Settings, Steering,
-    Table, Vip, VipKey, maps,
+    Application, ApplicationKey, Hop, HopId, Interface, Ip, Origin, OriginId, Parity, Pool, PoolId, Settings,
+    Steering, Table, Vip, VipKey, maps,
 };
 use lb_common::datapath::Stage;
 use lb_core::engine::Adopted;
@@ -345,6 +345,7 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
         .filter(|&(_, size)| size > 0)
         .map(|(base, size)| Table { base, size });
     let origins: Array<_, Origin> = open_map(pins, maps::ORIGINS)?.try_into()?;
+    let interfaces: HashMap<_, u32, Interface> = open_map(pins, maps::INTERFACES)?.try_into()?;
     let hops: Array<_, Hop> = open_map(pins, maps::HOPS)?.try_into()?;
     let snat_addresses: Array<_, Ip> = open_map(pins, maps::SNAT_ADDRESSES)?.try_into()?;
     Ok(Some(Adopted {
@@ -362,6 +363,7 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
             .into_iter()
             .map(|(id, row)| (HopId(id), row))
             .collect(),
+        interfaces: interfaces.iter().collect::<Result<_, _>>()?,
         snat_addresses: snat_addresses.iter().collect::<Result<_, _>>()?,
     }))
 }

@@ -62,6 +62,8 @@ pub struct ListenerDesign {
     pub fallback: PoolId,
     pub origin_port: Port,
     pub flags: ApplicationFlags,
+    /// Whether echo requests to the address are answered on its behalf.
+    pub echo: bool,
 }
 
 /// An address as the next generation shall hold it.
@@ -71,6 +73,7 @@ pub struct VipDesign {
     /// Ranges of ports, in ascending order and disjoint.
     pub tcp: Vec<PortSpan>,
     pub udp: Vec<PortSpan>,
+    pub echo: bool,
 }
 
 /// A whole generation.
