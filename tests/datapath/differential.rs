@@ -4,6 +4,7 @@ use lb_common::abi::{ApplicationKey, FlowCore, OriginId, OriginState, Parity, Se
 use lb_common::datapath::Verdict;
 use lb_common::testing::check::hex;
 use lb_common::testing::generate::Generator;
+use lb_common::testing::rules::{FULL, MAX_FLOWS, ONE_FLOW};
 use lb_common::testing::scenario::{Host, ONE_ARMED, Scenario, TWO_ARMED};
 use lb_common::testing::{Frame, MemoryTables, Random};
 use lb_tests::gate;
@@ -59,10 +60,11 @@ impl Pair {
     /// Changes something in both, as userspace or time would.
     fn disturb(&mut self, random: &mut Random) {
         let kernel = self.kernel.snapshot().unwrap();
+        let full = FULL.map(|origin| self.host.scenario.origin_at(origin));
         let host = &mut self.host.scenario.tables;
         // The two stamp entries a tick apart; from here on they agree.
         host.adopt(&kernel);
-        match random.below(8) {
+        match random.below(11) {
             0 | 1 => {
                 let id = OriginId(1 + random.below(host.origins.len()) as u32);
                 let state = OriginState(random.pick(&[0, 1, 1, 1, 2, 3]));
@@ -86,6 +88,11 @@ impl Pair {
                         age(&mut flow.core, by, random);
                     }
                 }
+                for bound in host.affinity.borrow_mut().values_mut() {
+                    if random.once_in(2) {
+                        bound.seen = bound.seen.wrapping_sub(by);
+                    }
+                }
             }
             5 => {
                 // As eviction and sweeping do.
@@ -99,6 +106,31 @@ impl Pair {
             6 => {
                 // Ports run out, and come back.
                 host.settings.snat_ports.count = random.pick(&[2, 8, 4096]);
+            }
+            7 => {
+                // Some may open flows again: one more, or as many as ever.
+                let mut rates = host.rates.borrow_mut();
+                let mut sources = host.source_rates.borrow_mut();
+                for due in rates.values_mut().chain(sources.values_mut()) {
+                    if random.once_in(2) {
+                        let by = random.pick(&[ONE_FLOW.0, u64::from(29_003_u32) << 32]);
+                        *due = due.wrapping_sub(by);
+                    }
+                }
+            }
+            8 => {
+                // Origins become full, and have room again.
+                for id in full {
+                    host.loads.borrow_mut().entry(id.0).or_default().established =
+                        random.pick(&[0, MAX_FLOWS]);
+                }
+            }
+            9 => {
+                // Flows are being taken over, or have been; clients lose what bound them.
+                host.settings.flags.0 ^= SettingsFlags::MIGRATING;
+                for application in host.applications.values_mut() {
+                    application.affinity_epoch += u32::from(random.once_in(4));
+                }
             }
             _ => {
                 // The tables of the live generation come to stand in the other copy.
@@ -134,6 +166,7 @@ impl Pair {
             counts.filter(|(_, count)| *count != 0).collect()
         };
         assert_eq!(established(host), established(&kernel), "{}", context());
+        self.compare_rules(&kernel, context);
         for (host, kernel) in [
             (&host.flows4, &kernel.flows4),
             (&host.tentative4, &kernel.tentative4),
@@ -146,6 +179,38 @@ impl Pair {
         ] {
             self.agree(&host.borrow(), &kernel.borrow(), |flow| &mut flow.core, context);
         }
+    }
+
+    /// Compares what is remembered of clients and of rates.
+    fn compare_rules(&self, kernel: &MemoryTables, context: &dyn Fn() -> String) {
+        let host = &self.host.scenario.tables;
+        let apart = |a: u32, b: u32| a.wrapping_sub(b).min(b.wrapping_sub(a)) <= self.slack;
+        let (mine, theirs) = (host.affinity.borrow(), kernel.affinity.borrow());
+        assert!(
+            mine.keys().eq(theirs.keys())
+                && mine
+                    .values()
+                    .zip(theirs.values())
+                    .all(|(a, b)| { (a.origin, a.epoch) == (b.origin, b.epoch) && apart(a.seen, b.seen) }),
+            "{}\nhost   {mine:?}\nkernel {theirs:?}",
+            context()
+        );
+        // Words that differ by no more than the clocks do; a row that was never written holds zero.
+        let near = |a: u64, b: u64| a == b || apart((a >> 32) as u32, (b >> 32) as u32);
+        let (mine, theirs) = (host.source_rates.borrow(), kernel.source_rates.borrow());
+        assert!(
+            mine.keys().eq(theirs.keys()) && mine.values().zip(theirs.values()).all(|(a, b)| near(*a, *b)),
+            "{}\nhost   {mine:?}\nkernel {theirs:?}",
+            context()
+        );
+        let (mine, theirs) = (host.rates.borrow(), kernel.rates.borrow());
+        let written = mine.iter().filter(|(_, due)| **due != 0);
+        assert!(
+            written.clone().map(|(row, _)| row).eq(theirs.keys())
+                && written.zip(theirs.values()).all(|((_, a), b)| near(*a, *b)),
+            "{}\nhost   {mine:?}\nkernel {theirs:?}",
+            context()
+        );
     }
 
     fn agree<K: Ord + std::fmt::Debug, V: PartialEq + Copy + std::fmt::Debug>(
@@ -182,6 +247,7 @@ impl Pair {
 fn age(core: &mut FlowCore, by: u32, random: &mut Random) {
     if random.once_in(2) {
         core.seen = core.seen.wrapping_sub(by);
+        core.opened = core.opened.wrapping_sub(by);
     }
 }
 
@@ -190,7 +256,9 @@ fn age(core: &mut FlowCore, by: u32, random: &mut Random) {
 struct Course {
     packets: usize,
     max_payload: usize,
+    /// Flags that are set, and that are not.
     flags: u32,
+    without: u32,
     /// Once in how many packets something changes underneath: a state, a hop, the clock, an entry.
     disturb: usize,
 }
@@ -203,7 +271,8 @@ fn run(course: Course) {
         for round in 0..course.packets.div_ceil(ROUND) as u64 {
             let seed = first.wrapping_add(round);
             let mut scenario = Scenario::standard();
-            scenario.tables.settings.flags = SettingsFlags(course.flags);
+            let flags = &mut scenario.tables.settings.flags.0;
+            *flags = (*flags | course.flags) & !course.without;
             pair.reset(scenario);
             let mut generator = Generator::new(seed);
             generator.max_payload = course.max_payload;
@@ -234,7 +303,20 @@ fn host_and_kernel_agree_on_any_packet() {
         packets: gate::number("LB_TEST_PACKETS", 100_000),
         max_payload: 64,
         flags: 0,
+        without: 0,
         disturb: 0,
+    });
+}
+
+#[test]
+fn they_agree_when_no_application_has_a_range() {
+    needs_root!();
+    run(Course {
+        packets: gate::number("LB_TEST_PACKETS", 100_000) / 5,
+        max_payload: 64,
+        flags: 0,
+        without: SettingsFlags::RANGES | SettingsFlags::COUNTRIES | SettingsFlags::DNAT,
+        disturb: 100,
     });
 }
 
@@ -245,6 +327,7 @@ fn they_agree_when_tables_change_underneath() {
         packets: gate::number("LB_TEST_PACKETS", 100_000),
         max_payload: 64,
         flags: 0,
+        without: 0,
         disturb: 50,
     });
 }
@@ -261,6 +344,7 @@ fn they_agree_when_checksums_are_partial_and_frames_never_turn_around() {
             packets: gate::number("LB_TEST_PACKETS", 100_000) / 5,
             max_payload,
             flags,
+            without: 0,
             disturb: 100,
         });
     }
@@ -274,6 +358,7 @@ fn they_agree_on_frames_of_several_buffers() {
             packets: gate::number("LB_TEST_PACKETS", 100_000) / 10,
             max_payload: 14_000,
             flags,
+            without: 0,
             disturb: 100,
         });
     }

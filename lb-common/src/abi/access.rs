@@ -42,6 +42,21 @@ pub struct Country(pub u32);
 
 impl Country {
     pub const UNKNOWN: Self = Self(0);
+
+    /// The country with these letters (ISO 3166-1 alpha-2).
+    #[must_use]
+    pub const fn new([first, second]: [u8; 2]) -> Self {
+        Self((first as u32) << 8 | second as u32)
+    }
+
+    /// Its letters; `None` when it is not known.
+    #[must_use]
+    pub const fn letters(self) -> Option<[char; 2]> {
+        match self {
+            Self::UNKNOWN => None,
+            Self(word) => Some([(word >> 8) as u8 as char, word as u8 as char]),
+        }
+    }
 }
 
 /// A country of an access list. [`Country`] 0 holds the rule for every country that is not listed.

@@ -40,6 +40,7 @@ pub struct PacketBuilder {
     destination: SocketAddr,
     ttl: u8,
     class: u8,
+    label: u32,
     dont_fragment: bool,
     identification: u16,
     options: Vec<u8>,
@@ -74,6 +75,7 @@ impl PacketBuilder {
             destination,
             ttl: 64,
             class: 0,
+            label: 0,
             dont_fragment: false,
             identification: 0x1234,
             options: Vec::new(),
@@ -161,6 +163,12 @@ impl PacketBuilder {
         Self { class, ..self }
     }
 
+    /// Flow label of an IPv6 packet.
+    #[must_use]
+    pub fn label(self, label: u32) -> Self {
+        Self { label, ..self }
+    }
+
     /// An IPv4 packet that is not to be fragmented; IPv6 packets never are.
     #[must_use]
     pub fn dont_fragment(self) -> Self {
@@ -235,6 +243,12 @@ impl PacketBuilder {
     #[must_use]
     pub fn padding(self, padding: usize) -> Self {
         Self { padding, ..self }
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn source(&self) -> SocketAddr {
+        self.source
     }
 
     /// Where it goes.
@@ -315,7 +329,8 @@ impl PacketBuilder {
                     chain = [&[next][..], &rest, &chain].concat();
                     next = number;
                 }
-                bytes.extend([0x60 | self.class >> 4, self.class << 4, 0, 0]);
+                let first = 6 << 28 | u32::from(self.class) << 20 | self.label;
+                bytes.extend(first.to_be_bytes());
                 bytes.extend(((chain.len() + segment.len()) as u16).to_be_bytes());
                 bytes.extend([next, self.ttl]);
                 bytes.extend(source.octets());

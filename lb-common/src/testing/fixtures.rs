@@ -1,13 +1,16 @@
 //! What must become of certain packets, to the byte and to the counter: rows that the pipeline in memory and the
 //! kernel program are both held to.
 
+mod fragments;
+mod heads;
+mod messages;
 mod rules;
 
 use super::Frame;
 use super::build::{CLIENT_MAC, Checksum, NODE_MAC, PacketBuilder, extension};
 use super::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, Scenario, VIPS, app, at};
 use crate::abi::{OriginState, SettingsFlags};
-use crate::datapath::{DropReason, Exit, Pass, Reply, Verdict};
+use crate::datapath::{DropReason, Exit, Hold, Pass, Reply, Verdict};
 use std::net::{IpAddr, SocketAddr};
 
 /// Packets that are sent one after the other to one scenario.
@@ -65,6 +68,12 @@ pub fn all() -> Vec<Fixture> {
         world.passes();
         world.checksums();
         world.rules();
+        world.heads();
+        world.pings();
+        world.errors();
+        world.strange_errors();
+        world.fragments();
+        world.strange_fragments();
         all.append(&mut world.fixtures);
     }
     all
@@ -330,33 +339,8 @@ impl World {
             ("nobody serves a long datagram", &[], 1200),
         ] {
             let datagram = self.udp(81).tags(tags).payload(&vec![0x5a; length]);
-            let step = self.unreachable(&datagram, tags);
+            let step = self.answered(&datagram, Reply::UnreachableNoOrigin, tags);
             self.add(name, vec![step]);
-        }
-    }
-
-    /// The port unreachable that answers `packet`: it quotes the packet as it came, up to 512 bytes.
-    fn unreachable(&self, packet: &PacketBuilder, tags: &[u16]) -> Step {
-        let frame = packet.frame();
-        let ip = &frame.0[packet.network()..];
-        let quote = &ip[..ip.len().min(512)];
-        let (protocol, kind, code) = if self.v6 { (58, 1, 4) } else { (1, 3, 3) };
-        let mut icmp = [&[kind, code, 0, 0, 0, 0, 0, 0], quote].concat();
-        let pseudo = super::build::pseudo_header(self.vip, self.client.ip(), protocol, icmp.len());
-        let pseudo = if self.v6 { &pseudo[..] } else { &[] };
-        let checksum = !super::build::sum(&[pseudo, &icmp]);
-        icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
-        let left = PacketBuilder::raw(self.vip, self.client.ip(), protocol)
-            .payload(&icmp)
-            .link(NODE_MAC, CLIENT_MAC)
-            .tags(tags)
-            .own();
-        Step {
-            ifindex: CLIENT_SIDE,
-            frame,
-            verdict: Verdict::Reply(Reply::UnreachableNoOrigin, Exit::Transmit),
-            left: Some(left.frame()),
-            moved: format!("reply {} 1", Reply::UnreachableNoOrigin.name()),
         }
     }
 
@@ -364,22 +348,19 @@ impl World {
         let syn = self.tcp(80, SYN);
         self.add(
             "an expiring SYN",
-            vec![drop(&syn.clone().ttl(1), DropReason::TtlExpired)],
+            vec![self.answered(&syn.clone().ttl(1), Reply::TimeExceeded, &[])],
         );
         let steps = vec![
             self.forward(app::WEB, origin::A, &syn, true),
-            drop(&self.tcp(80, ACK).ttl(1), DropReason::TtlExpired),
-            drop(&self.tcp(80, ACK).ttl(0), DropReason::TtlExpired),
-            drop(&self.tcp(80, ACK).fragment(0, true), DropReason::Fragment),
+            self.answered(&self.tcp(80, ACK).ttl(1), Reply::TimeExceeded, &[]),
+            self.answered(&self.tcp(80, ACK).ttl(0), Reply::TimeExceeded, &[]),
         ];
-        self.add("expiring and fragmented segments of a connection", steps);
+        self.add("expiring segments of a connection", steps);
         let rst = self.tcp(80, RST | ACK);
         self.add(
             "a reset of no connection",
             vec![drop(&rst, DropReason::UnknownFlow)],
         );
-        let first = syn.clone().fragment(0, true);
-        self.add("a first fragment", vec![drop(&first, DropReason::Fragment)]);
         let cut = self.udp(53);
         let mut frame = cut.frame();
         let at = cut.transport();
@@ -437,11 +418,8 @@ impl World {
         );
         let step = pass(&self.udp(80), Pass::NotOurs);
         self.add("an application of the other protocol", vec![step]);
-        let ping = PacketBuilder::raw(self.client.ip(), self.vip, if self.v6 { 58 } else { 1 });
-        let ping = ping.payload(&[8, 0, 0, 0, 1, 2, 3, 4]);
-        self.add("a ping", vec![pass(&ping, Pass::OtherProtocol)]);
-        let later = syn.clone().fragment(64, false);
-        self.add("a later fragment", vec![pass(&later, Pass::Fragment)]);
+        let sctp = PacketBuilder::raw(self.client.ip(), self.vip, 132).payload(&[0; 12]);
+        self.add("SCTP", vec![pass(&sctp, Pass::OtherProtocol)]);
         let group = syn.clone().link(CLIENT_MAC, [0x33, 0x33, 0, 0, 0, 1]);
         self.add("a multicast frame", vec![pass(&group, Pass::NotIp)]);
         let mut frame = syn.frame();

@@ -132,8 +132,8 @@ impl Generator {
             _ => vip,
         };
         let usual = [
-            80, 80, 53, 53, 81, 443, 443, 82, 83, 84, 84, 85, 86, 87, 90, 91, 92, 93, 94, 6000, 6001, 6050,
-            6200,
+            80, 80, 53, 53, 81, 443, 443, 82, 83, 84, 84, 85, 86, 87, 90, 91, 92, 93, 94, 95, 6000, 6001,
+            6050, 6200,
         ];
         let port = match self.random.below(30) {
             0 => self.random.word() as u16,
@@ -202,14 +202,26 @@ impl Generator {
 
     /// Adds what a packet may carry.
     fn dress(&mut self, mut builder: PacketBuilder, v6: bool) -> PacketBuilder {
-        let length = self.random.below(self.max_payload + 1);
+        let most = if self.random.once_in(12) {
+            // Around what interfaces and paths carry.
+            self.max_payload.max(1_600)
+        } else {
+            self.max_payload
+        };
+        let length = self.random.below(most + 1);
         let payload = self.random.bytes(length);
         builder = builder.payload(&payload);
         let (first, second) = (self.random.word() as u32, self.random.word() as u32);
         builder = builder.numbers(first, second);
         if self.random.once_in(3) {
             let words = self.random.below(11);
-            let options = self.random.bytes(words * 4);
+            let mut options = self.random.bytes(words * 4);
+            if self.random.once_in(2) && words > 1 {
+                // An MSS, at an even place or at an odd one.
+                let at = self.random.below(2);
+                options[0] = 1;
+                options[at..at + 2].copy_from_slice(&[2, 4]);
+            }
             builder = builder.tcp_options(&options);
         }
         if self.random.once_in(4) {

@@ -1,6 +1,6 @@
-//! Applications of a [`Scenario`] whose origins are reached in other ways than by `nat`, and one that mixes them all.
+//! Applications of a [`Scenario`] whose origins are reached in other ways than by `nat`, and some that mix them all.
 
-use super::scenario::{ONE_ARMED, Scenario, TWO_ARMED, VIPS, app, at};
+use super::scenario::{NARROW, ONE_ARMED, Scenario, TAGGED, TWO_ARMED, VIPS, app, at};
 use crate::abi::{ApplicationFlags, Forwarding, HopId, OriginId, PoolId, Port, Protocol, SettingsFlags};
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ pub fn port(application: u32) -> u16 {
     80 + application as u16
 }
 
-/// Adds the applications from [`app::DNAT`] to [`app::MIXED`].
+/// Adds the applications from [`app::DNAT`] to [`app::NARROW`].
 pub(super) fn add(scenario: &mut Scenario) {
     let mut origins = |forwarding, hop, addresses: [&str; 2]| {
         addresses.map(|address| (origin(scenario, address, forwarding, hop), 1))
@@ -44,12 +44,34 @@ pub(super) fn add(scenario: &mut Scenario) {
         ["10.0.6.11:8080", "[2001:db8:a::61]:8080"],
     );
     let all = [dnat, l2, ipip, gue, nat].concat();
+    let narrow = [
+        (
+            Forwarding::NAT,
+            NARROW,
+            ["10.0.6.12:8080", "[2001:db8:a::62]:8080"],
+        ),
+        (
+            Forwarding::DNAT,
+            TAGGED,
+            ["10.0.2.12:8080", "[2001:db8:d::12]:8080"],
+        ),
+        (Forwarding::DSR_L2, NARROW, ["10.0.3.12:0", "[2001:db8:e::12]:0"]),
+        (
+            Forwarding::DSR_IPIP,
+            NARROW,
+            ["10.0.4.12:0", "[2001:db8:f::13]:0"],
+        ),
+        (Forwarding::DSR_GUE, TAGGED, ["10.0.5.12:0", "[2001:db8:f::14]:0"]),
+    ]
+    .map(|(forwarding, hop, addresses)| origins(forwarding, hop, addresses))
+    .concat();
     for (id, members) in [
         (app::DNAT, &dnat[..]),
         (app::DSR_L2, &l2[..]),
         (app::DSR_IPIP, &ipip[..]),
         (app::DSR_GUE, &gue[..]),
         (app::MIXED, &all[..]),
+        (app::NARROW, &narrow[..]),
     ] {
         let pool = scenario.pool(members);
         for vip in VIPS {
@@ -61,7 +83,7 @@ pub(super) fn add(scenario: &mut Scenario) {
         }
     }
     for application in scenario.tables.applications.values_mut() {
-        if (app::DSR_L2..=app::MIXED).contains(&application.id) {
+        if (app::DSR_L2..=app::NARROW).contains(&application.id) {
             application.flags = ApplicationFlags(ApplicationFlags::DIRECT);
         }
     }

@@ -14,8 +14,8 @@ pub const FEW: AccessList = AccessList(1);
 /// Denies a country, and lets one client of it in.
 pub const ABROAD: AccessList = AccessList(2);
 /// The country that is denied, and that of most clients.
-pub const DENIED: Country = Country(u32::from_be_bytes(*b"\0\0AA"));
-pub const HOME: Country = Country(u32::from_be_bytes(*b"\0\0ZZ"));
+pub const DENIED: Country = Country::new(*b"AA");
+pub const HOME: Country = Country::new(*b"ZZ");
 
 /// A limit that no test outlasts: one flow, and none for days.
 pub const ONE_FLOW: Rate = Rate(1 << 62);

@@ -4,7 +4,7 @@ use super::{Frame, MemoryTables};
 use crate::abi::{
     Application, ApplicationKey, Hop, HopId, Interface, Ip, Origin, OriginId, OriginState, Parity, Pool,
     PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings, SettingsFlags, Slot, Steering, Table,
-    Timeouts, Vip, VipKey,
+    Tag, Timeouts, Vip, VipKey,
 };
 use crate::datapath::{Arrival, Scratch, Verdict, process};
 use std::net::SocketAddr;
@@ -30,6 +30,12 @@ pub const TWO_ARMED: HopId = HopId(1);
 pub const ONE_ARMED: HopId = HopId(2);
 /// A hop whose neighbour does not answer.
 pub const SILENT: HopId = HopId(3);
+/// Behind [`ORIGIN_SIDE`], in a VLAN of a VLAN; and these.
+pub const TAGGED: HopId = HopId(4);
+pub const TAGS: [u16; 2] = [0x0123, 0x2456];
+/// Behind [`ORIGIN_SIDE`], in a VLAN whose packets are short.
+pub const NARROW: HopId = HopId(5);
+const NARROW_MTU: u16 = 1300;
 
 /// Rows of every array.
 pub const ARRAY_ROWS: u32 = 4096;
@@ -59,6 +65,8 @@ pub mod app {
     pub const DSR_GUE: u32 = 13;
     /// One of each.
     pub const MIXED: u32 = 14;
+    /// One of each, in VLANs and behind narrow paths.
+    pub const NARROW: u32 = 15;
     /// Ranges of ports: tcp/6000-6099 and udp/6000-6001 to origin ports from 7000 on, tcp/6200-6200.
     pub const RANGE: u32 = 20;
     pub const OTHER_RANGE: u32 = 21;
@@ -124,7 +132,7 @@ impl Scenario {
             generation: 3,
             // Far from what a test takes, so that no clock's tick matters.
             second: 120_000,
-            smallest_mtu: 1500,
+            smallest_mtu: NARROW_MTU.into(),
             ..Settings::default()
         };
         for ifindex in [CLIENT_SIDE, ORIGIN_SIDE] {
@@ -152,6 +160,21 @@ impl Scenario {
         tables
             .hops
             .insert(SILENT, hop(ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, 0));
+        let tag = |[a, b]: [u8; 2], number: u16| {
+            let [c, d] = number.to_be_bytes();
+            Tag(u32::from_ne_bytes([a, b, c, d]))
+        };
+        let tagged = Hop {
+            tags: [tag([0x88, 0xa8], TAGS[0]), tag([0x81, 0x00], TAGS[1])],
+            ..hop(ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, 1)
+        };
+        tables.hops.insert(TAGGED, tagged);
+        let narrow = Hop {
+            tags: [tag([0x81, 0x00], TAGS[0]), Tag::NONE],
+            mtu: NARROW_MTU,
+            ..tagged
+        };
+        tables.hops.insert(NARROW, narrow);
         let addresses = ["192.0.2.10", "192.0.2.11", "2001:db8:2::10", "2001:db8:2::11"];
         for (index, address) in addresses.into_iter().enumerate() {
             let address: std::net::IpAddr = address.parse().expect("an address");

@@ -1,7 +1,8 @@
 //! What the kernel maps should hold, and the ordered steps that bring them there.
 
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Pool, PoolRow, Settings, Slot, Timeouts,
+    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Pool, PoolRow, PortSpan, Settings, Slot,
+    Timeouts, Vip, VipKey,
 };
 
 /// One step of the datapath writer. Steps are executed in order; together they keep the rule that a packet meets one
@@ -27,6 +28,12 @@ pub enum TableOp {
     },
     /// Removes a record of the generation that is not live.
     RemoveApplication { key: ApplicationKey },
+    /// Writes a run of port ranges that the live generation does not use.
+    Spans { base: u32, spans: Vec<PortSpan> },
+    /// Writes an address' record of the generation that is not live.
+    Vip { key: VipKey, record: Vip },
+    /// Removes a record of the generation that is not live.
+    RemoveVip { key: VipKey },
     /// Writes the settings. A new `generation` in them makes everything written before visible at once.
     Settings(Settings),
     /// Waits until no packet is still being handled that started before this step (an RCU grace period).

@@ -3,8 +3,8 @@
 use super::node::{Node, lock};
 use super::reload::ReloadError;
 use crate::api::{Reply, Request};
-use crate::datapath::explain::Question;
 use crate::datapath::flows::Flow;
+use crate::datapath::question::Question;
 use crate::wire::{
     Counters, Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, FlowRow, Flows,
     Flushed, HandedOver, NodeStatus, Ordered, Problem, Reloaded, Status,

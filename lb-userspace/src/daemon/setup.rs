@@ -145,8 +145,8 @@ pub fn flags(interfaces: &[Interface]) -> SettingsFlags {
 /// When they cannot be read.
 pub fn environment(datapath: &Datapath, flags: SettingsFlags) -> Result<Environment> {
     let adopted = datapath.adopted()?;
-    let hash_key = match adopted {
-        Some(_) => datapath.settings()?.hash_key,
+    let hash_key = match &adopted {
+        Some(adopted) => adopted.settings.hash_key,
         None => new_hash_key()?,
     };
     Ok(Environment {

@@ -3,6 +3,7 @@
 
 use super::clock::Clock;
 use super::kernel::Datapath;
+use super::question::Question;
 use crate::wire::{Explain, ExplainStep};
 use anyhow::Result;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -10,23 +11,14 @@ use aya::maps::{Array, HashMap, MapData};
 use lb_common::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
     Flow6, FlowCore, FlowKey4, FlowKey6, Forwarding, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip,
-    Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolRow, Port, PortSpan, Protocol,
-    Settings, Slot, SourceKey, Timeouts, Vip, VipKey, maps,
+    Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolRow, Port, PortSpan, Settings, Slot,
+    SourceKey, Timeouts, Vip, VipKey, maps,
 };
 use lb_common::datapath::{self, Arrival, InsertError, Memory, Sample, Scratch, Tables, Verdict};
-use lb_common::testing::Frame;
 use lb_core::view::{OriginView, PoolView, View};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-
-/// A flow's first packet, as far as an operator names it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Question {
-    pub protocol: Protocol,
-    pub client: SocketAddr,
-    pub vip: SocketAddr,
-}
 
 /// Handles to the maps for reading single rows.
 pub struct Explainer {
@@ -101,7 +93,7 @@ impl Explainer {
             flows4: RefCell::default(),
             flows6: RefCell::default(),
         };
-        let mut frame = first_packet(question);
+        let mut frame = question.first_packet();
         let arrival = Arrival {
             ifindex: 0,
             now: clock.now(),
@@ -109,47 +101,6 @@ impl Explainer {
         let verdict = datapath::process(&mut frame, &recorder, &mut Scratch::default(), arrival);
         recorder.conclude(verdict, question)
     }
-}
-
-/// The frame of a SYN or an empty datagram. Checksums are not looked at.
-fn first_packet(
-    Question {
-        protocol,
-        client,
-        vip,
-    }: Question,
-) -> Frame {
-    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-    let transport_len: u16 = if protocol == Protocol::TCP { 20 } else { 8 };
-    match (client.ip(), vip.ip()) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            bytes.extend([0x08, 0x00, 0x45, 0x00]);
-            bytes.extend((transport_len + 20).to_be_bytes());
-            bytes.extend([0, 0, 0x40, 0, 64, protocol.0, 0, 0]);
-            bytes.extend(source.octets());
-            bytes.extend(destination.octets());
-        }
-        (source, destination) => {
-            bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-            bytes.extend(transport_len.to_be_bytes());
-            bytes.extend([protocol.0, 64]);
-            for address in [source, destination] {
-                let octets = match address {
-                    IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-                    IpAddr::V6(v6) => v6.octets(),
-                };
-                bytes.extend(octets);
-            }
-        }
-    }
-    bytes.extend(client.port().to_be_bytes());
-    bytes.extend(vip.port().to_be_bytes());
-    if protocol == Protocol::TCP {
-        bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
-    } else {
-        bytes.extend([0, 8, 0, 0]);
-    }
-    Frame(bytes)
 }
 
 /// The live maps as tables that write down what they are asked.
@@ -169,6 +120,29 @@ impl Recorder<'_> {
             step: step.to_owned(),
             detail: detail.into(),
         });
+    }
+
+    /// The same once: asking again says nothing new.
+    fn note_once(&self, step: &str, detail: String) {
+        let known = |noted: &ExplainStep| noted.step == step && noted.detail == detail;
+        let known = self.steps.borrow().iter().any(known);
+        if !known {
+            self.note(step, detail);
+        }
+    }
+
+    /// Visits the word of a rate, and notes whether it was charged. What `visit` notes itself was asked after this rate.
+    fn charge<R>(&self, whose: &str, mut due: u64, visit: impl FnOnce(&mut u64) -> R) -> R {
+        let (before, noted) = (due, self.steps.borrow().len());
+        let result = visit(&mut due);
+        let within = due != before || self.steps.borrow().len() > noted;
+        let words = if within { "within" } else { "beyond" };
+        let step = ExplainStep {
+            step: "rate".to_owned(),
+            detail: format!("new flows of {whose} are {words} the limit"),
+        };
+        self.steps.borrow_mut().insert(noted, step);
+        result
     }
 
     fn application_name(&self, id: u32) -> Option<String> {
@@ -314,6 +288,14 @@ fn forwarding(forwarding: Forwarding) -> &'static str {
     }
 }
 
+fn says(rule: Option<AccessRule>) -> &'static str {
+    match rule {
+        Some(AccessRule::ALLOW) => "allows",
+        Some(AccessRule::DENY) => "denies",
+        _ => "says nothing about",
+    }
+}
+
 fn mac(mac: Mac) -> String {
     let bytes: [u8; 6] = mac.into();
     bytes.map(|byte| format!("{byte:02x}")).join(":")
@@ -354,7 +336,15 @@ impl Tables for Recorder<'_> {
     }
 
     fn vip(&self, key: &VipKey) -> Option<Vip> {
-        self.maps.vips.get(key, 0).ok()
+        let vip = self.maps.vips.get(key, 0).ok()?;
+        if vip.tcp.count + vip.udp.count > 0 {
+            let detail = format!(
+                "{} has applications on ranges of ports",
+                IpAddr::from(key.address)
+            );
+            self.note_once("ranges", detail);
+        }
+        Some(vip)
     }
 
     fn span(&self, index: u32) -> Option<PortSpan> {
@@ -362,15 +352,35 @@ impl Tables for Recorder<'_> {
     }
 
     fn access(&self, key: &AccessKey) -> Option<AccessRule> {
-        self.maps.access.get(&Key::new(160, *key), 0).ok()
+        let rule = self.maps.access.get(&Key::new(160, *key), 0).ok();
+        let whose = if u32::from_be(key.list) == self.settings.access.0 {
+            "all applications"
+        } else {
+            "the application"
+        };
+        let address = IpAddr::from(key.address);
+        self.note("access", format!("the list of {whose} {} {address}", says(rule)));
+        rule
     }
 
     fn country_rule(&self, key: &CountryKey) -> Option<AccessRule> {
-        self.maps.country_rules.get(key, 0).ok()
+        let rule = self.maps.country_rules.get(key, 0).ok();
+        let which = match key.country.letters() {
+            Some([first, second]) => format!("{first}{second}"),
+            None => "other countries".to_owned(),
+        };
+        self.note("access", format!("the list {} {which}", says(rule)));
+        rule
     }
 
     fn country(&self, address: Ip) -> Option<Country> {
-        self.maps.countries.get(&Key::new(128, address), 0).ok()
+        let country = self.maps.countries.get(&Key::new(128, address), 0).ok();
+        let place = match country.and_then(Country::letters) {
+            Some([first, second]) => format!("is in {first}{second}"),
+            None => "is in no country that is known".to_owned(),
+        };
+        self.note("country", format!("{} {place}", IpAddr::from(address)));
+        country
     }
 
     fn interface(&self, ifindex: u32) -> Option<Interface> {
@@ -402,15 +412,7 @@ impl Tables for Recorder<'_> {
             IpAddr::from(origin.address),
             forwarding(origin.forwarding)
         );
-        // Looking at the same origin again says nothing new.
-        if !self
-            .steps
-            .borrow()
-            .iter()
-            .any(|step| step.step == "origin" && step.detail == detail)
-        {
-            self.note("origin", detail);
-        }
+        self.note_once("origin", detail);
         Some(origin)
     }
 
@@ -420,14 +422,7 @@ impl Tables for Recorder<'_> {
             0 => "not resolved: the neighbour does not answer".to_owned(),
             _ => format!("{} through interface {}", mac(hop.neighbour), hop.ifindex),
         };
-        if !self
-            .steps
-            .borrow()
-            .iter()
-            .any(|step| step.step == "next hop" && step.detail == detail)
-        {
-            self.note("next hop", detail);
-        }
+        self.note_once("next hop", detail);
         Some(hop)
     }
 
@@ -482,15 +477,13 @@ impl Tables for Recorder<'_> {
     }
 
     fn rate<R>(&self, application: u32, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
-        self.maps
-            .rates
-            .get(&application, 0)
-            .ok()
-            .map(|mut due| visit(&mut due))
+        let due = self.maps.rates.get(&application, 0).ok()?;
+        Some(self.charge("the application", due, visit))
     }
 
     fn source_rate<R>(&self, key: &SourceKey, fresh: u64, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
-        Some(visit(&mut self.maps.source_rates.get(key, 0).unwrap_or(fresh)))
+        let due = self.maps.source_rates.get(key, 0).unwrap_or(fresh);
+        Some(self.charge("the source", due, visit))
     }
 
     fn reply_rate<R>(&self, visit: impl FnOnce(&mut u64) -> R) -> Option<R> {
@@ -498,14 +491,35 @@ impl Tables for Recorder<'_> {
     }
 
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-        self.maps.affinity.get(key, 0).ok()
+        let bound = self.maps.affinity.get(key, 0).ok();
+        let client = IpAddr::from(key.client);
+        self.note(
+            "affinity",
+            match &bound {
+                Some(bound) => format!("{client} was given {} last", self.origin_name(bound.origin)),
+                None => format!("{client} is not known"),
+            },
+        );
+        bound
     }
 
-    fn bind(&self, _key: &AffinityKey, _affinity: &Affinity) {}
+    fn bind(&self, key: &AffinityKey, affinity: &Affinity) {
+        let origin = self.origin_name(affinity.origin);
+        let detail = format!("{} would be bound to {origin}", IpAddr::from(key.client));
+        self.note("affinity", detail);
+    }
 
     fn established(&self, origin: OriginId) -> u32 {
         let count = |map: &Array<MapData, Load>| map.get(&origin.0, 0).map_or(0, |load| load.established);
-        count(&self.maps.loads).wrapping_sub(count(&self.maps.swept))
+        let flows = count(&self.maps.loads).wrapping_sub(count(&self.maps.swept));
+        let cap = self
+            .maps
+            .origins
+            .get(&origin.0, 0)
+            .map_or(0, |origin| origin.max_flows);
+        let detail = format!("{} has {flows} of at most {cap} flows", self.origin_name(origin));
+        self.note_once("flows", detail);
+        flows
     }
 
     fn establish(&self, _origin: OriginId) {}

@@ -13,7 +13,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, ProgramArray};
 use lb_common::abi::{
     Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Parity, Pool, PoolId, Settings, Steering,
-    Table, maps,
+    Table, Vip, VipKey, maps,
 };
 use lb_common::datapath::Stage;
 use lb_core::engine::Adopted;
@@ -322,6 +322,9 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
             stale_applications.push(key);
         }
     }
+    let all: HashMap<_, VipKey, Vip> = open_map(pins, maps::VIPS)?.try_into()?;
+    let all: Vec<(VipKey, Vip)> = all.iter().collect::<Result<_, _>>()?;
+    let (vips, stale_vips): (Vec<_>, Vec<_>) = all.into_iter().partition(|(key, _)| key.parity == live);
     let pools: Array<_, Pool> = open_map(pins, maps::POOLS)?.try_into()?;
     let mut tables = BTreeSet::new();
     for id in 0..pools.len() / 2 {
@@ -345,7 +348,7 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
     let hops: Array<_, Hop> = open_map(pins, maps::HOPS)?.try_into()?;
     let snat_addresses: Array<_, Ip> = open_map(pins, maps::SNAT_ADDRESSES)?.try_into()?;
     Ok(Some(Adopted {
-        generation: settings.generation,
+        settings,
         origins: rows(&origins)?
             .into_iter()
             .map(|(id, row)| (OriginId(id), row))
@@ -353,6 +356,8 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
         applications,
         tables: tables.collect(),
         stale_applications,
+        vips,
+        stale_vips: stale_vips.into_iter().map(|(key, _)| key).collect(),
         hops: rows(&hops)?
             .into_iter()
             .map(|(id, row)| (HopId(id), row))

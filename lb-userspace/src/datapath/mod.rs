@@ -7,6 +7,7 @@ pub mod flows;
 pub mod kernel;
 pub mod object;
 pub mod pins;
+pub mod question;
 pub mod reader;
 pub mod sys;
 pub mod ways;

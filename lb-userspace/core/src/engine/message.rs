@@ -7,8 +7,8 @@ use crate::view::View;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
-    Application, ApplicationKey, HashKey, Hop, HopId, Ip, Mac, Origin, OriginId, PortRange, SettingsFlags,
-    Table,
+    Application, ApplicationKey, HashKey, Hop, HopId, Ip, Mac, Origin, OriginId, PortRange, Settings,
+    SettingsFlags, Table, Vip, VipKey,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -185,7 +185,8 @@ pub struct Environment {
 /// Contents of maps that a former daemon filled.
 #[derive(Clone, Debug, Default)]
 pub struct Adopted {
-    pub generation: u32,
+    /// Of the live generation.
+    pub settings: Settings,
     /// All rows that are not empty.
     pub origins: Vec<(OriginId, Origin)>,
     /// All records of the live generation.
@@ -194,6 +195,10 @@ pub struct Adopted {
     pub tables: Vec<Table>,
     /// Keys of the generation that is not live: a daemon that died may have left any of them.
     pub stale_applications: Vec<ApplicationKey>,
+    /// All records of the live generation.
+    pub vips: Vec<(VipKey, Vip)>,
+    /// As `stale_applications`.
+    pub stale_vips: Vec<VipKey>,
     /// All rows that are not empty. Hops that are not given here are left alone until no origin names them.
     pub hops: Vec<(HopId, Hop)>,
     /// The whole table of source addresses, or nothing: then new rows are used.

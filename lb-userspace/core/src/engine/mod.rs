@@ -6,9 +6,12 @@
 //! Paths ─────────────────────────────────────────────▶ records (shared by generations) ─┘
 //! ```
 
+mod capacity;
 mod compile;
+mod design;
 mod drains;
 mod ids;
+mod layout;
 mod message;
 mod plan;
 mod probes;
@@ -26,10 +29,11 @@ pub use self::message::{
 
 use self::drains::Drains;
 use self::ids::Ids;
+use self::layout::PoolDesign;
 use self::plan::{Numbers, Plan};
 use self::probes::Probes;
 use self::records::{Paths, Records};
-use self::tables::{Generations, PoolDesign};
+use self::tables::Generations;
 use crate::health::OriginHealth;
 use crate::image::{Capacity, TableOp};
 use crate::model::Config;
@@ -75,6 +79,8 @@ struct State {
     generations: Generations,
     /// What was written last.
     settings: Settings,
+    /// Whether an application has a range of ports.
+    ranges: bool,
     /// What was written last, by application id.
     timeouts: BTreeMap<u32, Timeouts>,
     /// By pool of the plan.
@@ -132,6 +138,7 @@ impl Engine {
             records: Records::new(&capacity, adopted.as_ref()),
             generations: Generations::new(capacity),
             settings: Settings::default(),
+            ranges: false,
             timeouts: BTreeMap::new(),
             facts: Vec::new(),
             standings: Vec::new(),
@@ -240,7 +247,7 @@ impl Engine {
     /// How many map rows this configuration needs; the loader sizes new maps from it with room to grow.
     #[must_use]
     pub fn required_capacity(config: &Config) -> Capacity {
-        compile::required_capacity(config)
+        capacity::required_capacity(config)
     }
 
     fn set_flags(&mut self, flags: SettingsFlags, ops: &mut Vec<TableOp>) {
@@ -270,12 +277,8 @@ impl State {
         for (key, record) in &adopted.applications {
             self.inherited_applications.insert(*key, record.id);
         }
-        self.generations.adopt(
-            adopted.generation,
-            &adopted.tables,
-            &adopted.applications,
-            &adopted.stale_applications,
-        );
+        self.settings = adopted.settings;
+        self.generations.adopt(&adopted);
     }
 
     /// Does what follows from steps of targets.

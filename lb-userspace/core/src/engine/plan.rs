@@ -2,8 +2,8 @@
 
 use super::TargetId;
 use super::ids::{Ids, identity};
+use super::layout::Full;
 use super::served::Served;
-use super::tables::Full;
 use crate::model::{
     Application, Config, Destination, Forwarding, Monitor, OnUnhealthy, OriginSteering, Pool, Weight,
 };

@@ -52,10 +52,10 @@ impl<'a> Served<'a> {
         };
         let (named, served) = match direct {
             // Clients' packets arrive with the port that they were sent to, whatever the origin's is.
-            Some((application, _)) => (monitor.port.or(Some(application.port)), None),
+            Some((application, _)) => (monitor.port.or(Some(application.ports.first())), None),
             None => {
                 let first = applications.first();
-                let served = first.map(|application| application.origin_port.unwrap_or(application.port));
+                let served = first.map(|application| application.port_at_origins());
                 (monitor.port.or(origin.port), served)
             }
         };

@@ -9,7 +9,7 @@ mod monitor;
 mod node;
 mod pool;
 
-pub use application::{Application, Destination, DirectOrigin, Transport};
+pub use application::{Application, Destination, DirectOrigin, Ports, Transport};
 pub use load_balancer::{LoadBalancer, SteeringPolicy};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe};
 pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit};

@@ -89,9 +89,9 @@ fn the_monitors_own_port_goes_first() {
 fn the_application_is_the_first_that_can_be_asked() {
     let mut config = served(A, Forwarding::DsrIpip, &[VIP6]);
     let mut off = application("off", "203.0.113.98", "web");
-    (off.enabled, off.port) = (false, 98);
+    (off.enabled, off.ports) = (false, Ports::single(98));
     let mut second = application("second", "203.0.113.99", "web");
-    second.port = 99;
+    second.ports = Ports::single(99);
     config.applications.extend([off, second]);
     let request = question(config.clone());
     assert_eq!((request.port, vip(&request)), (99, Some(ip("203.0.113.99"))));

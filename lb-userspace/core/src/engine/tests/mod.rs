@@ -3,6 +3,7 @@
 mod asking;
 mod drains;
 mod forwarding;
+mod listeners;
 mod maps;
 mod restart;
 mod scenarios;

@@ -7,8 +7,8 @@ use crate::image::{Capacity, TableOp};
 use crate::maglev::mix;
 use crate::model::{
     Api, Application, AttachMode, Config, Datapath, Destination, FlowTimeouts, Forwarding, LoadBalancer,
-    Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin, OriginSteering, Pool, SteeringPolicy, Transport,
-    Weight,
+    Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin, OriginSteering, Pool, Ports, SteeringPolicy,
+    Transport, Weight,
 };
 use crate::time::Timestamp;
 use crate::view::{OriginView, PoolView, View};
@@ -31,6 +31,7 @@ pub fn capacity() -> Capacity {
         snat_addresses: 16,
         slots: 400_000,
         application_rows: 16,
+        spans: 24,
         ..Capacity::default()
     }
 }
@@ -143,7 +144,7 @@ pub fn application(name: &str, address: &str, load_balancer: &str) -> Applicatio
         name: name.into(),
         enabled: true,
         transport: Transport::Tcp,
-        port: 80,
+        ports: Ports::single(80),
         addresses: vec![ip(address)],
         destination: Destination::LoadBalancer(load_balancer.into()),
         origin_port: None,
@@ -286,13 +287,16 @@ impl World {
         maps.readable.clear();
         for op in self.engine.image() {
             match op {
-                TableOp::Grace | TableOp::RemoveApplication { .. } => panic!("{op:?} repairs nothing"),
+                TableOp::Grace | TableOp::RemoveApplication { .. } | TableOp::RemoveVip { .. } => {
+                    panic!("{op:?} repairs nothing")
+                }
                 TableOp::Settings(settings) => assert_eq!(settings, self.maps.settings),
                 _ => maps.write(&op),
             }
         }
         assert!(maps.origins == self.maps.origins && maps.hops == self.maps.hops);
         assert!(maps.pools == self.maps.pools && maps.applications == self.maps.applications);
+        assert!(maps.vips == self.maps.vips && maps.spans == self.maps.spans);
         assert!(maps.slots == self.maps.slots && maps.sources == self.maps.sources);
     }
 
