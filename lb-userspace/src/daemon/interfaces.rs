@@ -156,7 +156,7 @@ impl Node {
         attachments.map(|attachment| attachment.ifindex).collect()
     }
 
-    fn set_flags(&mut self, flags: SettingsFlags) {
+    pub(super) fn set_flags(&mut self, flags: SettingsFlags) {
         if self.flags != flags {
             self.flags = flags;
             self.tell(Event::Flags(flags));
