@@ -173,7 +173,7 @@ impl Node {
         }
     }
 
-    fn set_flags(&mut self, flags: SettingsFlags) {
+    pub(super) fn set_flags(&mut self, flags: SettingsFlags) {
         if self.flags != flags {
             self.flags = flags;
             self.tell(Event::Flags(flags));

@@ -40,6 +40,11 @@ async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
         .collect();
     let (pins, _lock) = setup::claim(&config.node.name)?;
     let mut datapath = Datapath::open(pins, setup::sizes(&config))?;
+    if datapath.is_migrating() {
+        let message =
+            "maps of another layout are in use: `lb run` takes their flows over, `lb detach` ends them";
+        return Err(Failure::new(Exit::Conflict, message));
+    }
     let netns = network_namespace()?;
     let attached: Vec<u32> = datapath
         .pins()

@@ -9,7 +9,9 @@ use crate::maglev::Member;
 use crate::model::{Config, Echo, LoadBalancer, Ports, Transport};
 use crate::steering::{Candidates, Family, OriginFacts, PoolFacts, candidates};
 use core::net::IpAddr;
-use lb_common::abi::{ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering};
+use lb_common::abi::{
+    AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
+};
 use lb_common::datapath::select::MAX_POOLS;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -139,17 +141,21 @@ impl State {
         listeners
     }
 
-    /// The addresses that the listeners listen on.
+    /// The addresses that the listeners listen on, and those by which origins answer.
     pub(super) fn vips(&self, listeners: &[ListenerDesign]) -> Vec<VipDesign> {
         let mut vips: BTreeMap<Ip, VipDesign> = BTreeMap::new();
+        let design = |address, role| VipDesign {
+            address,
+            role,
+            tcp: Vec::new(),
+            udp: Vec::new(),
+            echo: false,
+        };
         for listener in listeners {
             let address = listener.address;
-            let vip = vips.entry(address).or_insert(VipDesign {
-                address,
-                tcp: Vec::new(),
-                udp: Vec::new(),
-                echo: false,
-            });
+            let vip = vips
+                .entry(address)
+                .or_insert_with(|| design(address, AddressRole::APPLICATION));
             // The kernel answers for addresses of its own.
             let is_own = || {
                 let own = self.own.as_ref();
@@ -163,6 +169,9 @@ impl State {
                 };
                 spans.push(span(listener.ports));
             }
+        }
+        for (address, role) in self.records.roles() {
+            vips.entry(address).or_insert_with(|| design(address, role));
         }
         for vip in vips.values_mut() {
             vip.tcp.sort_unstable();

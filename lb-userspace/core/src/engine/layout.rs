@@ -4,7 +4,9 @@ use crate::arena::Arena;
 use crate::maglev::{self, Member};
 use crate::model::Ports;
 use core::fmt;
-use lb_common::abi::{ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering};
+use lb_common::abi::{
+    AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -70,6 +72,7 @@ pub struct ListenerDesign {
 #[derive(Clone, Debug)]
 pub struct VipDesign {
     pub address: Ip,
+    pub role: AddressRole,
     /// Ranges of ports, in ascending order and disjoint.
     pub tcp: Vec<PortSpan>,
     pub udp: Vec<PortSpan>,

@@ -98,7 +98,7 @@ struct State {
     paths: Paths,
     /// Addresses of this node; `None`: nobody has said so yet.
     own: Option<BTreeSet<IpAddr>>,
-    /// Whether addresses of applications are behind `own`.
+    /// Whether the records of addresses are behind `own` or behind the origins' records.
     stale_vips: bool,
     interfaces: BTreeMap<u32, Interface>,
     watched: Vec<IpAddr>,
@@ -369,7 +369,9 @@ impl State {
         self.paths = Some(paths);
         let mut ops = Vec::new();
         let mut late = Vec::new();
+        let roles = self.records.roles();
         self.update_records(&config, &mut ops, &mut late);
+        self.stale_vips |= self.records.roles() != roles;
         ops.append(&mut late);
         self.follow_mtu(setup, &mut ops);
         if !ops.is_empty() {

@@ -10,7 +10,7 @@ use crate::model;
 use crate::steering::Family;
 use core::net::IpAddr;
 use lb_common::abi::{
-    Forwarding, Hop, HopId, Ip, Mac, Origin, OriginFlags, OriginId, OriginState, Port, Tag,
+    AddressRole, Forwarding, Hop, HopId, Ip, Mac, Origin, OriginFlags, OriginId, OriginState, Port, Tag,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -167,6 +167,25 @@ impl Records {
         self.origins
             .values()
             .any(|record| record.identity != 0 && record.forwarding == forwarding)
+    }
+
+    /// Addresses that answers of origins come to or from, also of origins that are gone and may still have flows.
+    pub fn roles(&self) -> BTreeMap<Ip, AddressRole> {
+        let mut roles = BTreeMap::new();
+        for record in self.origins.values().filter(|record| record.identity != 0) {
+            match record.forwarding {
+                Forwarding::NAT => {
+                    let run = record.snat_base..record.snat_base.saturating_add(record.snat_count);
+                    let addresses = run.filter_map(|index| self.sources.addresses.get(&index));
+                    roles.extend(addresses.map(|address| (*address, AddressRole::SOURCE)));
+                }
+                Forwarding::DNAT => {
+                    roles.entry(record.address).or_insert(AddressRole::ORIGIN);
+                }
+                _ => {}
+            }
+        }
+        roles
     }
 
     /// Everything that the rows should hold.

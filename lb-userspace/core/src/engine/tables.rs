@@ -235,7 +235,7 @@ impl Generations {
                 tcp: self.spans(&vip.tcp, &mut next, runs)?,
                 udp: self.spans(&vip.udp, &mut next, runs)?,
                 echo: vip.echo.into(),
-                reserved: 0,
+                role: vip.role,
             };
             next.vips.insert(key, Some(record));
         }
