@@ -81,11 +81,29 @@ fn go_on(context: &XdpContext, step: Step) -> u32 {
             Verdict::Drop(DropReason::Internal)
         }
     };
+    let verdict = match verdict {
+        Verdict::Hold(_) => hold(context, verdict),
+        _ => verdict,
+    };
     datapath::count(&BpfTables, verdict);
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Forward(exit) | Verdict::Reply(_, exit) => leave(exit),
         Verdict::Hold(_) | Verdict::Drop(_) => xdp_action::XDP_DROP,
+    }
+}
+
+/// Hands the frame to userspace, and drops it where nobody takes it.
+#[inline(always)]
+fn hold(context: &XdpContext, verdict: Verdict) -> Verdict {
+    let Some(scratch) = maps::scratch() else {
+        return Verdict::Drop(DropReason::Internal);
+    };
+    scratch.held.length = XdpPacket::new(context).whole() as u32;
+    if maps::hand_over(context, &scratch.held) {
+        verdict
+    } else {
+        Verdict::Drop(DropReason::NotHeld)
     }
 }
 

@@ -1,15 +1,18 @@
 //! Every map, and the tables made of them. Sizes here are the smallest that load: the loader sets the real ones.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray};
+use aya_ebpf::helpers::bpf_perf_event_output;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 use lb_common::abi::maps::VERDICT_ROWS;
 use lb_common::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
-    Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Load, Origin,
-    OriginId, PathMtu, Pool, PoolRow, PortSpan, Settings, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
+    Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Held, Hop, HopId, Interface, Ip, Load,
+    Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Settings, Slot, SourceKey, Timeouts, Traffic, Vip,
+    VipKey,
 };
 use lb_common::datapath::{InsertError, Memory, Sample, Scratch, Stage, Tables};
 
@@ -85,6 +88,27 @@ pub fn tail_call(context: &XdpContext, index: u32) {
     // SAFETY: the loader fills the array with programs of this object.
     let _failed = unsafe { STAGES.tail_call(context, index) };
 }
+/// Frames for userspace to hold.
+#[btf_map]
+static HELD: PerfEventArray = PerfEventArray::new();
+
+/// Hands a frame to userspace; whether somebody takes it.
+#[inline(always)]
+pub fn hand_over(context: &XdpContext, held: &Held) -> bool {
+    let frame = u64::from(held.length) << 32;
+    // SAFETY: the context is valid, and the helper checks the frame's length.
+    let error = unsafe {
+        bpf_perf_event_output(
+            context.as_ptr(),
+            (&raw const HELD).cast_mut().cast(),
+            frame | u64::from(BPF_F_CURRENT_CPU),
+            (&raw const *held).cast_mut().cast(),
+            size_of::<Held>() as u64,
+        )
+    };
+    error == 0
+}
+
 #[btf_map]
 static SUM_BUFFER: PerCpuArray<SumBuffer, 1> = PerCpuArray::new();
 

@@ -55,8 +55,9 @@ impl XdpPacket {
         length
     }
 
+    /// Length of the frame in bytes.
     #[inline(always)]
-    fn whole(&self) -> usize {
+    pub fn whole(&self) -> usize {
         // SAFETY: the context is valid.
         unsafe { bpf_xdp_get_buff_len(self.context) as usize }
     }

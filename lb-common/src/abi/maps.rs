@@ -62,6 +62,9 @@ pub const VERDICTS: &str = "VERDICTS";
 pub const APPLICATION_TRAFFIC: &str = "APP_TRAFFIC";
 /// Per-CPU [`super::Traffic`] by origin id.
 pub const ORIGIN_TRAFFIC: &str = "ORIGIN_TRAFFIC";
+/// Frames that userspace shall hold: perf event array; each event is a [`super::Held`] and the frame. Not pinned: whoever
+/// listens has loaded the program.
+pub const HELD: &str = "HELD";
 /// Per-CPU working memory of one packet; not pinned.
 pub const SCRATCH: &str = "SCRATCH";
 

@@ -144,6 +144,9 @@ reasons! {
         PartialChecksum = "partial_checksum",
         /// It is longer than its path carries, and may not be answered, or no shorter one may be asked for.
         TooBig = "too_big",
+        /// A later fragment, whose first one has not come yet, while nobody holds such frames: the daemon does not run, or has
+        /// its hands full.
+        NotHeld = "fragment_not_held",
         /// An ICMP error about a packet of no known flow.
         IcmpUnknownFlow = "icmp_unknown_flow",
         /// An ICMP "too big" about a packet in a tunnel of ours: the origin's path MTU is noted.

@@ -1,14 +1,17 @@
 //! What must become of certain packets, to the byte and to the counter: rows that the pipeline in memory and the
 //! kernel program are both held to.
 
+mod fragments;
 mod heads;
+mod messages;
+mod paths;
 mod rules;
 
 use super::Frame;
 use super::build::{CLIENT_MAC, Checksum, NODE_MAC, PacketBuilder, extension};
 use super::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, Scenario, VIPS, app, at};
 use crate::abi::{OriginState, SettingsFlags};
-use crate::datapath::{DropReason, Exit, Pass, Reply, Verdict};
+use crate::datapath::{DropReason, Exit, Hold, Pass, Reply, Verdict};
 use std::net::{IpAddr, SocketAddr};
 
 /// Packets that are sent one after the other to one scenario.
@@ -19,6 +22,7 @@ pub struct Fixture {
 }
 
 /// One packet, and all that must come of it.
+#[derive(Clone)]
 pub struct Step {
     pub ifindex: u32,
     pub frame: Frame,
@@ -63,10 +67,17 @@ pub fn all() -> Vec<Fixture> {
         world.carried_along();
         world.answers();
         world.refusals();
+        world.migration();
         world.passes();
         world.checksums();
         world.rules();
         world.heads();
+        world.pings();
+        world.errors();
+        world.strange_errors();
+        world.paths();
+        world.fragments();
+        world.strange_fragments();
         all.append(&mut world.fixtures);
     }
     all
@@ -400,6 +411,25 @@ impl World {
             });
             self.add(&format!("{address} is not answered"), steps.into());
         }
+    }
+
+    /// While flows of another layout are being taken over, nobody is told that a flow does not exist.
+    fn migration(&mut self) {
+        let mut scenario = self.scenario.clone();
+        scenario.tables.settings.flags = SettingsFlags(SettingsFlags::MIGRATING);
+        let answer = |flags| {
+            PacketBuilder::tcp(self.origin(origin::A), self.node, flags).link(ORIGIN_MAC, ORIGIN_NODE_MAC)
+        };
+        let own = PacketBuilder::tcp(self.client, (self.node.ip(), 50_000).into(), ACK);
+        let steps = vec![
+            drop(&self.tcp(80, ACK), DropReason::Migrating),
+            drop(&answer(ACK), DropReason::Migrating),
+            passed(answer(SYN).frame(), Pass::NotOurs),
+            passed(own.frame(), Pass::NotOurs),
+            passed(self.tcp(22, ACK).frame(), Pass::NotOurs),
+            self.forward(app::WEB, origin::A, &self.tcp(80, SYN), true),
+        ];
+        self.add_with("segments of no flow during a migration", scenario, steps);
     }
 
     fn passes(&mut self) {

@@ -1,9 +1,9 @@
 //! `[applications.NAME]`.
 
 use super::reader::{Located, Place, Table, Value};
-use super::{address, enabled};
-use lb_core::model::{Application, Destination, DirectOrigin, Transport};
-use std::net::{IpAddr, SocketAddr};
+use super::{address, direct, enabled, node};
+use lb_core::model::{Application, Destination, DirectOrigin, Echo, Ports, Transport};
+use std::net::IpAddr;
 
 /// An application with the places that later checks point at.
 pub(super) struct ReadApplication {
@@ -22,7 +22,7 @@ pub(super) fn application(name: &Located<String>, table: Table<'_>) -> ReadAppli
     let protocol = table
         .require("protocol", "such as \"tcp/80\" or \"udp/53\"")
         .and_then(|value| protocol(&value));
-    let (transport, port) = protocol.unwrap_or((Transport::Tcp, 1));
+    let (transport, ports) = protocol.unwrap_or((Transport::Tcp, Ports::single(1)));
     let (addresses, address_places) = addresses(&table);
     let load_balancer = table
         .get("load_balancer")
@@ -30,7 +30,7 @@ pub(super) fn application(name: &Located<String>, table: Table<'_>) -> ReadAppli
     let direct_value = table.get("origin_direct");
     let direct: Vec<(DirectOrigin, Place)> = direct_value
         .as_ref()
-        .map(|value| direct(value, protocol))
+        .map(|value| direct::origins(value, protocol))
         .unwrap_or_default();
     check_destination(&table, direct_value.as_ref());
     let (origins, direct): (Vec<_>, Vec<_>) = direct.into_iter().unzip();
@@ -38,13 +38,24 @@ pub(super) fn application(name: &Located<String>, table: Table<'_>) -> ReadAppli
         name: name.value.clone(),
         enabled: enabled(&table),
         transport,
-        port,
+        ports,
         addresses,
         destination: match &load_balancer {
             Some(balancer) => Destination::LoadBalancer(balancer.value.clone()),
             None => Destination::Direct(origins),
         },
-        origin_port: origin_port(&table),
+        origin_port: origin_port(&table, protocol.map(|(_, ports)| ports)),
+        flow_timeouts: node::flow_timeouts(&table),
+        echo: table
+            .get("echo")
+            .and_then(|value| {
+                value.word(&[
+                    ("off", Echo::Off),
+                    ("always", Echo::Always),
+                    ("healthy", Echo::Healthy),
+                ])
+            })
+            .unwrap_or_default(),
     };
     refuse_the_rest(&table);
     table.note("description");
@@ -74,14 +85,14 @@ fn check_destination(table: &Table<'_>, direct: Option<&Value<'_>>) {
     }
 }
 
-/// `tcp/80`.
-fn protocol(value: &Value<'_>) -> Option<(Transport, u16)> {
+/// `tcp/80` or `tcp/1000-2000`.
+fn protocol(value: &Value<'_>) -> Option<(Transport, Ports)> {
     let text = value.string()?;
     let wrong = |message: String, help: &str| {
         value.error(message, help.to_owned());
         None
     };
-    let example = "write the transport and the port, such as \"tcp/80\" or \"udp/53\"";
+    let example = "write the transport and the port, such as \"tcp/80\", \"udp/53\" or \"tcp/1000-2000\"";
     let Some((transport, port)) = text.split_once('/') else {
         let help = match text {
             "http" => "write \"tcp/80\"",
@@ -98,18 +109,25 @@ fn protocol(value: &Value<'_>) -> Option<(Transport, u16)> {
         "udp" => Transport::Udp,
         other => return wrong(format!("\"{other}\" is neither tcp nor udp"), example),
     };
-    if port.contains('-') {
-        return wrong(
-            format!("\"{text}\": port ranges are not supported in this version"),
-            "write one application for each port",
-        );
+    match ports(port) {
+        Ok(ports) => Some((transport, ports)),
+        Err(message) => wrong(message, example),
     }
+}
+
+/// `80` or `1000-2000`.
+pub(super) fn ports(text: &str) -> Result<Ports, String> {
     // `u16::from_str` would also take a plus sign.
-    match port.parse::<u16>() {
-        Ok(number) if number > 0 && port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Some((transport, number))
+    let port = |text: &str| match text.parse::<u16>() {
+        Ok(number) if number > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(number),
+        Ok(_) | Err(_) => Err(format!("\"{text}\" is not a port from 1 to 65535")),
+    };
+    match text.split_once('-') {
+        None => Ok(Ports::single(port(text)?)),
+        Some((first, last)) => {
+            let (first, last) = (port(first)?, port(last)?);
+            Ports::range(first, last).ok_or_else(|| format!("\"{text}\" ends before it begins"))
         }
-        Ok(_) | Err(_) => wrong(format!("\"{port}\" is not a port from 1 to 65535"), example),
     }
 }
 
@@ -136,95 +154,49 @@ fn addresses(table: &Table<'_>) -> (Vec<IpAddr>, Vec<Place>) {
     addresses.into_iter().unzip()
 }
 
-/// `origin_direct`: `tcp://10.0.0.11:8080`, with the application's transport.
-fn direct(value: &Value<'_>, protocol: Option<(Transport, u16)>) -> Vec<(DirectOrigin, Place)> {
-    let mut origins: Vec<(DirectOrigin, Place)> = Vec::new();
-    let items = value.list("[\"tcp://10.0.0.11:8080\"]");
-    if items.is_empty() && value.is_list() {
-        value.error("the list is empty", "name at least one origin".to_owned());
-    }
-    for item in items {
-        let Some(origin) = direct_origin(&item, protocol.map(|(transport, _)| transport)) else {
-            continue;
-        };
-        if origins.iter().any(|(known, _)| *known == origin) {
-            item.error(
-                format!("{}:{} is listed twice", origin.address, origin.port),
-                None,
-            );
-        }
-        origins.push((origin, item.place.clone()));
-    }
-    origins
-}
-
-fn direct_origin(item: &Value<'_>, transport: Option<Transport>) -> Option<DirectOrigin> {
-    let text = item.string()?;
-    let wrong = |message: String, help: String| {
-        item.error(message, help);
-        None
-    };
-    let scheme = transport.map_or_else(|| "tcp".to_owned(), |transport| transport.to_string());
-    let example = format!("such as \"{scheme}://10.0.0.11:8080\"");
-    let Some((given, rest)) = text.split_once("://") else {
-        return wrong(format!("\"{text}\" is not an origin"), example);
-    };
-    if !matches!(given, "tcp" | "udp") {
-        return wrong(format!("\"{given}\" is neither tcp nor udp"), example);
-    }
-    if transport.is_some() && given != scheme {
-        let help = format!("write \"{scheme}://{rest}\"");
-        return wrong(
-            format!("\"{text}\" does not have the application's protocol, {scheme}"),
-            help,
-        );
-    }
-    let Ok(socket) = rest.parse::<SocketAddr>() else {
-        let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host);
-        return match rest.parse::<IpAddr>().is_ok() || rest.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
-        {
-            true => wrong(format!("\"{text}\" has no port"), example),
-            false if address::is_host_name(host) => wrong(
-                format!("\"{text}\" names a host; host names are not supported in this version"),
-                "write its IP address".to_owned(),
-            ),
-            false => wrong(format!("\"{rest}\" is not an address with a port"), example),
-        };
-    };
-    if socket.port() == 0 {
-        return wrong(
-            format!("\"{text}\" has port 0"),
-            "use a port from 1 to 65535".to_owned(),
-        );
-    }
-    if let Some((flaw, help)) = address::flaw(socket.ip()) {
-        let message = format!("{} is {flaw} and cannot be the address of an origin", socket.ip());
-        item.error(message, help.map(str::to_owned));
-        return None;
-    }
-    Some(DirectOrigin {
-        address: socket.ip(),
-        port: socket.port(),
-    })
-}
-
-fn origin_port(table: &Table<'_>) -> Option<u16> {
+/// `origin_port`: the port, or for a range its first one, or all of them as in Cloudflare's API.
+fn origin_port(table: &Table<'_>, edge: Option<Ports>) -> Option<u16> {
     let value = table.get("origin_port")?;
-    // Cloudflare's API gives ranges as strings.
-    if let Some(text) = value.peek() {
-        match text.contains('-') {
-            true => value.error(
-                format!("\"{text}\": port ranges are not supported in this version"),
-                "write one application for each port".to_owned(),
-            ),
-            false => value.error(
-                format!("expected a whole number, found \"{text}\""),
-                "remove the quotes".to_owned(),
-            ),
+    let edge = edge.unwrap_or(Ports::single(1));
+    let Some(text) = value.peek() else {
+        let first = value.optional_port()?;
+        let last = u32::from(first) + edge.count() - 1;
+        if last > u32::from(u16::MAX) {
+            value.error(
+                format!(
+                    "from {first} on there are no {} ports, as many as `protocol` has",
+                    edge.count()
+                ),
+                format!("{} is the highest that fits", 65536 - edge.count()),
+            );
+            return None;
         }
-        return None;
+        return Some(first);
+    };
+    match ports(text) {
+        Ok(ports) if !ports.is_range() && !edge.is_range() => value.error(
+            format!("expected a whole number, found \"{text}\""),
+            "remove the quotes".to_owned(),
+        ),
+        Ok(ports) if ports.count() == edge.count() => return Some(ports.first()),
+        Ok(ports) => value.error(
+            format!(
+                "\"{text}\" has {}, and `protocol` has {}",
+                number(ports),
+                number(edge)
+            ),
+            "each port of the application has one at the origins: give as many, or the first one".to_owned(),
+        ),
+        Err(message) => value.error(message, "such as 8080, or \"3000-4000\" for a range".to_owned()),
     }
-    value.optional_port()
+    None
+}
+
+pub(super) fn number(ports: Ports) -> String {
+    match ports.count() {
+        1 => "one port".to_owned(),
+        count => format!("{count} ports"),
+    }
 }
 
 /// Cloudflare's other fields, each with the reason why it is not taken.

@@ -5,7 +5,7 @@ use super::application::ReadApplication;
 use super::load_balancer::ReadLoadBalancer;
 use super::pool::ReadPool;
 use super::reader::{Located, Place, Sink, suggestion};
-use lb_core::model::{Application, Forwarding, Monitor, MonitorKind, Transport};
+use lb_core::model::{Application, Monitor, MonitorKind, Ports, Transport};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -55,7 +55,7 @@ pub(super) fn references(
             .and_then(|name| balancers.resolve(sink, name));
         families(sink, &application.object, balancer, &pools);
     }
-    direct_ports(sink, &pools, &balancers, applications);
+    origin_ports(sink, &pools, &balancers, applications);
     listeners(sink, applications);
     loops(sink, &pools, applications);
 }
@@ -175,31 +175,15 @@ fn families(
     }
 }
 
-/// A packet that arrives at the origin as it was sent has the port that the client chose.
-fn direct_ports(
+/// Ports of origins that are not the ones that packets would get there with.
+fn origin_ports(
     sink: &Sink,
     pools: &Index<'_, ReadPool>,
     balancers: &Index<'_, ReadLoadBalancer>,
     applications: &[Declared<ReadApplication>],
 ) {
-    // One error a place is enough, however many applications lead there.
+    // One message a place is enough, however many applications lead there.
     let mut told: HashSet<usize> = HashSet::new();
-    let mut tell = |place: &Place, port: u16, forwarding: Forwarding, application: &Application| {
-        if told.insert(place.span.start) {
-            let message = format!(
-                "packets reach an origin of forwarding \"{}\" as the client has sent them: with application `{}`'s \
-                 port {}, not {port}",
-                forwarding.name(),
-                application.name,
-                application.port,
-            );
-            sink.error(
-                place,
-                message,
-                "leave the key out, and let the origin's service listen on the application's port".to_owned(),
-            );
-        }
-    };
     for declared in applications
         .iter()
         .filter(|declared| declared.object.protocol_known)
@@ -210,6 +194,7 @@ fn direct_ports(
             origin_port,
             ..
         } = &declared.object;
+        let (name, ports) = (&application.name, application.ports);
         let balancer = load_balancer
             .as_ref()
             .and_then(|name| balancers.objects.get(name.value.as_str()));
@@ -218,48 +203,96 @@ fn direct_ports(
             .flat_map(|balancer| balancer.default_pools.iter().chain(&balancer.fallback_pool));
         for pool in names.filter_map(|name| pools.objects.get(name.value.as_str())) {
             for (origin, places) in pool.pool.origins.iter().zip(&pool.origins) {
-                if !origin.forwarding.is_direct() {
-                    continue;
-                }
                 let (port, place) = match origin.port {
                     Some(port) => (Some(port), &places.port),
                     None => (application.origin_port, origin_port),
                 };
-                if let (Some(port), Some(place)) = (port, place)
-                    && port != application.port
-                {
-                    tell(place, port, origin.forwarding, application);
+                let (Some(port), Some(place)) = (port, place) else {
+                    continue;
+                };
+                let direct = origin.forwarding.is_direct();
+                if direct && Ports::single(port) != ports && told.insert(place.span.start) {
+                    // A packet that arrives as it was sent has the port that the client chose.
+                    let message = format!(
+                        "packets reach an origin of forwarding \"{}\" as the client has sent them: to port {ports} of \
+                         application `{name}`, not {port}",
+                        origin.forwarding.name(),
+                    );
+                    let help =
+                        "leave the key out, and let the origin's service listen on the application's port";
+                    sink.error(place, message, help.to_owned());
+                }
+                if !direct && ports.is_range() && origin.port.is_some() && told.insert(place.span.start) {
+                    let message =
+                        format!("has no effect for application `{name}`, which has a range of ports");
+                    let help = "its `origin_port` says which ports its origins have";
+                    sink.warning(place, message, help.to_owned());
                 }
             }
         }
     }
 }
 
-/// An address, port and protocol belongs to one enabled application.
+/// Each port of an address and protocol belongs to one enabled application.
 fn listeners(sink: &Sink, applications: &[Declared<ReadApplication>]) {
-    let mut taken: HashMap<(IpAddr, u16, Transport), &str> = HashMap::new();
-    for declared in applications {
+    /// One application on one address.
+    type Listener<'a> = (Ports, usize, &'a Application, &'a Place);
+    let mut listeners: HashMap<(IpAddr, Transport), Vec<Listener<'_>>> = HashMap::new();
+    for (order, declared) in applications.iter().enumerate() {
         let application = &declared.object.application;
         if !application.enabled || !declared.object.protocol_known {
             continue;
         }
         for (address, place) in application.addresses.iter().zip(&declared.object.addresses) {
-            let owner = *taken
-                .entry((*address, application.port, application.transport))
-                .or_insert(&application.name);
-            if owner != application.name {
-                let message = format!(
-                    "{address} with {} already belongs to application `{owner}`",
-                    application.protocol()
-                );
-                sink.error(
-                    place,
-                    message,
-                    "use another address or port, or disable one of them".to_owned(),
-                );
+            listeners
+                .entry((*address, application.transport))
+                .or_default()
+                .push((application.ports, order, application, place));
+        }
+    }
+    for ((address, _), mut listeners) in listeners {
+        listeners.sort_unstable_by_key(|(ports, order, ..)| (*ports, *order));
+        let Some((mut widest, others)) = listeners.split_first() else {
+            continue;
+        };
+        for listener in others {
+            let (ports, order, application, place) = listener;
+            if ports.first() > widest.0.last() {
+                widest = listener;
+                continue;
+            }
+            // An address that an application lists twice is reported where it is listed.
+            if application.name != widest.2.name {
+                let (one, other) = match *order > widest.1 {
+                    true => ((*application, *place), widest.2),
+                    false => ((widest.2, widest.3), *application),
+                };
+                overlap(sink, address, one, other);
+            }
+            if ports.last() > widest.0.last() {
+                widest = listener;
             }
         }
     }
+}
+
+/// `application` is the one that stands later in the file.
+fn overlap(sink: &Sink, address: IpAddr, (application, place): (&Application, &Place), other: &Application) {
+    let message = match application.ports == other.ports {
+        true => format!(
+            "{address} with {} already belongs to application `{}`",
+            application.protocol(),
+            other.name
+        ),
+        false => format!(
+            "{} of {address} overlaps {} of application `{}`",
+            application.protocol(),
+            other.protocol(),
+            other.name
+        ),
+    };
+    let help = "use another address or other ports, or disable one of them";
+    sink.error(place, message, help.to_owned());
 }
 
 /// Warns of origins whose address is a VIP: lb does not handle its own packets twice.

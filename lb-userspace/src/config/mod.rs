@@ -8,6 +8,7 @@ mod address;
 mod application;
 mod check;
 mod diagnostic;
+mod direct;
 mod load_balancer;
 mod monitor;
 mod node;

@@ -1,7 +1,9 @@
 //! Files that are right, and files that are wrong in many ways: every mistake is found, at its place.
 
 use super::*;
-use lb_core::model::{Destination, Forwarding, MonitorKind, OnUnhealthy, Pool, SteeringPolicy, Weight};
+use lb_core::model::{
+    Destination, Echo, Forwarding, MonitorKind, OnUnhealthy, Pool, SteeringPolicy, TunnelSource, Weight,
+};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -41,7 +43,7 @@ macro_rules! broken_files {
 fn every_mistake_of_a_broken_file_is_reported_at_its_place() {
     let files = broken_files!(
         "api" "applications" "columns" "datapath" "direct" "forwarding" "http" "load_balancers" "monitors" "names" "node"
-        "one_line" "origins" "pools" "refused" "syntax" "types" "unknown" "warnings"
+        "one_line" "origins" "pools" "ranges" "refused" "syntax" "types" "unknown" "warnings"
     );
     for (name, text, expected) in files {
         assert_eq!(verdict(text), expected, "{name}.toml");
@@ -157,6 +159,94 @@ fn an_origin_is_forwarded_to_as_its_pool_says_unless_it_says_otherwise() {
             gue(6080)
         ]
     );
+}
+
+#[test]
+fn applications_have_ranges_of_ports() {
+    let text = "
+        [pools.a.origins]
+        a = { address = '10.0.0.1' }
+        [load_balancers.a]
+        default_pools = ['a']
+        [applications.a]
+        protocol = 'tcp/1000-2000'
+        addresses = ['203.0.113.10', '203.0.113.11']
+        load_balancer = 'a'
+        origin_port = '3000-4000'
+        [applications.b]
+        protocol = 'tcp/2001-2002'
+        addresses = ['203.0.113.10']
+        load_balancer = 'a'
+        origin_port = 65534
+        [applications.c]
+        protocol = 'tcp/80-80'
+        addresses = ['203.0.113.10']
+        load_balancer = 'a'
+        [applications.d]
+        protocol = 'tcp/1-65535'
+        addresses = ['203.0.113.12']
+        origin_direct = ['tcp://[2001:db8::1]:1-65535']
+        [applications.e]
+        protocol = 'udp/5-6'
+        addresses = ['203.0.113.12']
+        origin_direct = ['udp://10.0.0.1:7-8', 'udp://10.0.0.2:7-8']
+    ";
+    let applications = parse_text(text).unwrap().config.applications;
+    let ports: Vec<_> = applications
+        .iter()
+        .map(|application| (application.protocol(), application.port_at_origins()))
+        .collect();
+    let expected = [
+        ("tcp/1000-2000", 3000),
+        ("tcp/2001-2002", 65534),
+        ("tcp/80", 80),
+        ("tcp/1-65535", 1),
+        ("udp/5-6", 7),
+    ];
+    assert_eq!(
+        ports,
+        expected.map(|(protocol, port)| (protocol.to_owned(), port))
+    );
+}
+
+#[test]
+fn applications_differ_from_the_node() {
+    let text = "
+        [datapath]
+        flow_timeouts = { tcp = 100, udp = 10 }
+        max_replies_per_second = 20
+        tunnel_source = ['2001:db8:ffff::/96', '10.200.0.0/16']
+        [applications.a]
+        protocol = 'tcp/80'
+        addresses = ['203.0.113.10']
+        origin_direct = ['tcp://10.0.0.1:80']
+        flow_timeouts = { udp = 0.5 }
+        echo = 'always'
+        [applications.b]
+        protocol = 'tcp/81'
+        addresses = ['203.0.113.10']
+        origin_direct = ['tcp://10.0.0.1:80']
+    ";
+    let config = parse_text(text).unwrap().config;
+    let node = &config.datapath;
+    assert_eq!(node.max_replies_per_second, 20);
+    let prefixes = [node.tunnel_source.v4, node.tunnel_source.v6].map(|prefix| prefix.unwrap().to_string());
+    assert_eq!(prefixes, ["10.200.0.0/16", "2001:db8:ffff::/96"]);
+    let times = |index: usize| config.applications[index].flow_timeouts.or(&node.flow_timeouts);
+    assert_eq!(
+        (times(0).tcp, times(0).udp),
+        (Duration::from_secs(100), Duration::from_millis(500))
+    );
+    assert_eq!(times(1).udp, Duration::from_secs(10));
+    assert_eq!(
+        [config.applications[0].echo, config.applications[1].echo],
+        [Echo::Always, Echo::Healthy]
+    );
+    let node = parse_text("[datapath]\ntunnel_source = 'node'")
+        .unwrap()
+        .config
+        .datapath;
+    assert_eq!(node.tunnel_source, TunnelSource::default());
 }
 
 #[test]

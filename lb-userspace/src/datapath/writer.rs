@@ -2,8 +2,10 @@
 
 use super::sys;
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap, Map, MapData};
-use lb_common::abi::{Application, ApplicationKey, Hop, Ip, Origin, Pool, Settings, Timeouts, maps};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use lb_common::abi::{
+    Application, ApplicationKey, Hop, Interface, Ip, Origin, Pool, Settings, Timeouts, Vip, VipKey, maps,
+};
 use lb_core::image::{TableOp, slots};
 use std::os::fd::AsFd;
 
@@ -17,10 +19,13 @@ pub struct Writer {
     hops: Array<MapData, Hop>,
     snat_addresses: Array<MapData, Ip>,
     slots: MapData,
+    spans: MapData,
+    vips: HashMap<MapData, VipKey, Vip>,
+    interfaces: HashMap<MapData, u32, Interface>,
 }
 
-/// Slots written by one system call.
-const SLOTS_PER_CALL: usize = 16_384;
+/// Rows written by one system call.
+const ROWS_PER_CALL: usize = 16_384;
 
 impl Writer {
     /// Takes the maps by name from `take`.
@@ -28,10 +33,11 @@ impl Writer {
     /// # Errors
     /// When one is missing or of another kind.
     pub fn new(mut take: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
-        let slots = match take(maps::SLOTS)? {
-            Map::Array(data) => data,
-            other => anyhow::bail!("the map {} is no array: {other:?}", maps::SLOTS),
+        let mut array = |name: &str| match take(name)? {
+            Map::Array(data) => Ok(data),
+            other => anyhow::bail!("the map {name} is no array: {other:?}"),
         };
+        let (slots, spans) = (array(maps::SLOTS)?, array(maps::SPANS)?);
         Ok(Self {
             settings: take(maps::SETTINGS)?.try_into()?,
             applications: take(maps::APPLICATIONS)?.try_into()?,
@@ -41,6 +47,9 @@ impl Writer {
             hops: take(maps::HOPS)?.try_into()?,
             snat_addresses: take(maps::SNAT_ADDRESSES)?.try_into()?,
             slots,
+            spans,
+            vips: take(maps::VIPS)?.try_into()?,
+            interfaces: take(maps::INTERFACES)?.try_into()?,
         })
     }
 
@@ -62,6 +71,16 @@ impl Writer {
                 .hops
                 .set(id.0, record, 0)
                 .with_context(|| format!("write next hop {}", id.0)),
+            TableOp::Interface {
+                index,
+                record: Some(record),
+            } => self
+                .interfaces
+                .insert(index, record, 0)
+                .with_context(|| format!("write interface {index}")),
+            TableOp::Interface { index, record: None } => {
+                gone(self.interfaces.remove(index)).with_context(|| format!("remove interface {index}"))
+            }
             TableOp::Timeouts { application, record } => self
                 .timeouts
                 .set(*application, record, 0)
@@ -70,7 +89,12 @@ impl Writer {
                 .snat_addresses
                 .set(*index, address, 0)
                 .with_context(|| format!("write source address {index}")),
-            TableOp::Slots { base, owners } => self.slots(*base, owners),
+            TableOp::Slots { base, owners } => {
+                rows(&self.slots, *base, &slots(owners)).with_context(|| format!("write slots from {base}"))
+            }
+            TableOp::Spans { base, spans } => {
+                rows(&self.spans, *base, spans).with_context(|| format!("write ranges of ports from {base}"))
+            }
             TableOp::Pool { row, record } => self
                 .pools
                 .set(row.0, record, 0)
@@ -79,26 +103,17 @@ impl Writer {
                 .applications
                 .insert(key, record, 0)
                 .context("write an application"),
-            TableOp::RemoveApplication { key } => match self.applications.remove(key) {
-                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-                Err(error) => Err(error).context("remove an application"),
-            },
+            TableOp::RemoveApplication { key } => {
+                gone(self.applications.remove(key)).context("remove an application")
+            }
+            TableOp::Vip { key, record } => self.vips.insert(key, record, 0).context("write an address"),
+            TableOp::RemoveVip { key } => gone(self.vips.remove(key)).context("remove an address"),
             TableOp::Settings(settings) => self.settings.set(0, settings, 0).context("write the settings"),
             TableOp::Grace => {
                 sys::wait_for_packets();
                 Ok(())
             }
         }
-    }
-
-    fn slots(&self, base: u32, owners: &[u32]) -> Result<()> {
-        let mut first = base;
-        for chunk in slots(owners).chunks(SLOTS_PER_CALL) {
-            sys::update_rows(self.slots.fd().as_fd(), first, chunk)
-                .with_context(|| format!("write {} slots from {first}", chunk.len()))?;
-            first = first.saturating_add(chunk.len() as u32);
-        }
-        Ok(())
     }
 
     /// Writes those of the steps whose rows hold something else, and returns how many did: what another program, or a
@@ -121,6 +136,7 @@ impl Writer {
         Ok(match step {
             TableOp::Origin { id, record } => self.origins.get(&id.0, 0)? == *record,
             TableOp::Hop { id, record } => self.hops.get(&id.0, 0)? == *record,
+            TableOp::Interface { index, record } => self.interfaces.get(index, 0).ok() == *record,
             TableOp::Timeouts { application, record } => self.timeouts.get(application, 0)? == *record,
             TableOp::SnatAddress { index, address } => self.snat_addresses.get(index, 0)? == *address,
             TableOp::Pool { row, record } => self.pools.get(&row.0, 0)? == *record,
@@ -128,9 +144,29 @@ impl Writer {
                 self.applications.get(key, 0).is_ok_and(|found| found == *record)
             }
             TableOp::RemoveApplication { key } => self.applications.get(key, 0).is_err(),
+            TableOp::Vip { key, record } => self.vips.get(key, 0).is_ok_and(|found| found == *record),
+            TableOp::RemoveVip { key } => self.vips.get(key, 0).is_err(),
             TableOp::Settings(settings) => self.settings.get(&0, 0)? == *settings,
             // Slots are many and nobody writes them but this daemon, into runs that are not live.
-            TableOp::Slots { .. } | TableOp::Grace => true,
+            TableOp::Slots { .. } | TableOp::Spans { .. } | TableOp::Grace => true,
         })
     }
+}
+
+/// What is not there need not be removed.
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        result => result,
+    }
+}
+
+/// Writes rows from `base` on.
+fn rows<V: bytemuck::Pod>(map: &MapData, base: u32, rows: &[V]) -> Result<()> {
+    let mut first = base;
+    for chunk in rows.chunks(ROWS_PER_CALL) {
+        sys::update_rows(map.fd().as_fd(), first, chunk)?;
+        first = first.saturating_add(chunk.len() as u32);
+    }
+    Ok(())
 }

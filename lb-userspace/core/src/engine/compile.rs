@@ -1,27 +1,23 @@
 //! From the configuration and health to tables: what a new configuration, a flip of health and a new path lead to.
 
-use super::ids::pool_identity;
-use super::plan::{Plan, Refusal, Route};
+use super::capacity::check_slots;
+use super::design::protocol;
+use super::layout::{Designs, Full};
+use super::plan::{Plan, Refusal};
 use super::records::Wanted;
-use super::tables::{Full, Layout, ListenerDesign, PoolDesign};
 use super::{Command, Report, Setup, State, TargetId};
 use crate::health::OriginHealth;
-use crate::image::{Capacity, TableOp};
-use crate::maglev::{Member, table_size};
-use crate::model::{Config, Destination, FlowTimeouts, LoadBalancer, OnUnhealthy, SteeringPolicy, Transport};
-use crate::steering::{Candidates, Family, OriginFacts, PoolFacts, candidates, pool_standing};
+use crate::image::TableOp;
+use crate::model::{self, Config, FlowTimeouts, OnUnhealthy, Prefix};
+use crate::steering::pool_standing;
 use crate::time::Timestamp;
 use core::time::Duration;
 use lb_common::abi::{
-    ApplicationFlags, ApplicationKey, Forwarding, Ip, OriginFlags, OriginId, OriginState, Parity, PoolFlags,
-    PoolId, Port, Protocol, Settings, SettingsFlags, Steering, Timeouts,
+    ApplicationKey, Forwarding, Ip, Ip6, OriginFlags, OriginId, OriginState, Parity, Port, Rate, Settings,
+    SettingsFlags, Timeouts, TunnelSource,
 };
-use lb_common::datapath::select::MAX_POOLS;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// The packet path tries this many pools of an ordered list.
-const ORDERED_POOLS: usize = MAX_POOLS as usize;
 
 impl State {
     /// Brings a configuration into force. When it fails, `self` is of no use any more.
@@ -37,6 +33,7 @@ impl State {
         self.inherit_applications(&config);
         let former: BTreeMap<String, bool> = self.usability();
         self.stale_pools.clear();
+        self.stale_vips = false;
         self.rebuilt = Some(now);
         let mut plan = Plan::new(&config, &mut self.numbers, &self.drains.open())?;
         if !setup.assume_healthy {
@@ -64,6 +61,11 @@ impl State {
         let (mut shared, mut late) = (Vec::new(), Vec::new());
         self.update_records(&config, &mut shared, &mut late);
         self.update_timeouts(setup, &config, &mut shared);
+        if self.smallest_mtu() < self.settings.smallest_mtu {
+            // Before the hops that are smaller.
+            self.settings.smallest_mtu = self.smallest_mtu();
+            shared.insert(0, TableOp::Settings(self.settings));
+        }
         let mut ops = self.advance(setup, &config, true, shared)?.unwrap_or_default();
         ops.append(&mut late);
         commands.push(Command::Apply(ops));
@@ -123,6 +125,7 @@ impl State {
     ) {
         let Some(config) = self.config.clone() else { return };
         self.rebuilt = Some(now);
+        self.stale_vips = false;
         for pool in core::mem::take(&mut self.stale_pools) {
             let former = self.standings[pool];
             self.standings[pool] = pool_standing(&self.facts[pool]);
@@ -167,14 +170,8 @@ impl State {
         }
         let retired = self.numbers.origins.retired().map(OriginId);
         let retired: Vec<_> = retired.map(|id| (id, self.drains.state(id))).collect();
-        self.records.update(
-            &wanted,
-            &retired,
-            &self.paths,
-            &config.datapath.snat_addresses,
-            ops,
-            late,
-        );
+        self.records
+            .update(&wanted, &retired, &self.paths, &config.datapath, ops, late);
     }
 
     /// Lets those origins drain that are disabled, or gone and not known to be without flows.
@@ -216,9 +213,10 @@ impl State {
     /// Brings the idle times of the applications' flows in line with the configuration. Those of an application that is
     /// gone stay, for the flows that it still has.
     fn update_timeouts(&mut self, setup: &Setup, config: &Config, ops: &mut Vec<TableOp>) {
-        let record = timeouts(setup.hz, &config.datapath.flow_timeouts);
-        for planned in &self.plan.applications {
+        for (planned, wanted) in self.plan.applications.iter().zip(&config.applications) {
             let application = planned.id;
+            let times = wanted.flow_timeouts.or(&config.datapath.flow_timeouts);
+            let record = timeouts(setup.hz, &times);
             if self.timeouts.insert(application, record) != Some(record) {
                 ops.push(TableOp::Timeouts { application, record });
             }
@@ -231,8 +229,21 @@ impl State {
         if self.records.forwards_by(Forwarding::DNAT) {
             flags |= SettingsFlags::DNAT;
         }
+        if self.ranges {
+            flags |= SettingsFlags::RANGES;
+        }
+        let (reply_rate, tunnel_source) = self.config.as_ref().map_or_else(Default::default, |config| {
+            let datapath = &config.datapath;
+            (
+                rate(setup.hz, datapath.max_replies_per_second),
+                tunnel_source(&datapath.tunnel_source),
+            )
+        });
         Settings {
             hash_key: setup.hash_key,
+            reply_rate,
+            tunnel_source,
+            smallest_mtu: self.smallest_mtu(),
             second: setup.hz,
             snat_ports: setup.snat_ports,
             flags: SettingsFlags(flags),
@@ -241,10 +252,16 @@ impl State {
         }
     }
 
+    /// The smallest MTU of interfaces and next hops; 0: there are none.
+    pub(super) fn smallest_mtu(&self) -> u32 {
+        let interfaces = self.interfaces.values().map(|interface| interface.mtu);
+        interfaces.chain(self.records.smallest_mtu()).min().unwrap_or(0)
+    }
+
     /// Writes the settings if they changed and there is a generation that they hold for.
     pub(super) fn update_settings(&mut self, setup: &Setup, ops: &mut Vec<TableOp>) {
         let settings = self.settings(setup);
-        if settings.generation != 0 && settings != self.settings {
+        if self.config.is_some() && settings.generation != 0 && settings != self.settings {
             self.settings = settings;
             ops.push(TableOp::Settings(settings));
         }
@@ -261,7 +278,7 @@ impl State {
                 let found = [Parity(0), Parity(1)].into_iter().find_map(|parity| {
                     inherited.get(&ApplicationKey {
                         address: Ip::from(*address),
-                        port: Port::new(application.port),
+                        port: Port::new(application.ports.first()),
                         protocol: protocol(application.transport),
                         parity,
                     })
@@ -284,6 +301,7 @@ impl State {
         shared: Vec<TableOp>,
     ) -> Result<Option<Vec<TableOp>>, Full> {
         let listeners = self.listeners(config);
+        self.ranges = listeners.iter().any(|listener| listener.ports.is_range());
         let wanted = self.settings(setup);
         // A packet of the generation before may still need what only that one asks for.
         let flags = SettingsFlags(wanted.flags.0 | self.settings.flags.0);
@@ -292,173 +310,22 @@ impl State {
             generation,
             ..wanted
         };
+        let designs = Designs {
+            pools: &self.designs,
+            vips: &self.vips(&listeners),
+            listeners: &listeners,
+        };
         let mut ops = self
             .generations
-            .advance(&self.designs, &listeners, settings, even_if_equal, shared)?;
+            .advance(&designs, settings, even_if_equal, shared)?;
         if let Some(ops) = &mut ops {
             self.settings = settings(self.generations.live());
-            self.update_settings(setup, ops);
+            if self.settings(setup) != self.settings {
+                ops.push(TableOp::Grace);
+                self.update_settings(setup, ops);
+            }
         }
         Ok(ops)
-    }
-
-    fn pool_facts(&self, setup: &Setup, index: usize) -> PoolFacts {
-        let pool = &self.plan.pools[index];
-        let origins = pool.origins.iter().map(|origin| OriginFacts {
-            family: Family::of(origin.address),
-            direct: origin.forwarding.is_direct(),
-            health: if !(pool.enabled && origin.enabled) {
-                OriginHealth::Disabled
-            } else if pool.monitor.is_none() || setup.assume_healthy {
-                OriginHealth::Healthy
-            } else {
-                let target = origin.target.and_then(|id| self.probes.get(id));
-                target.map_or(OriginHealth::Unknown, |probed| probed.target.health())
-            },
-            weight: origin.weight,
-        });
-        PoolFacts {
-            enabled: pool.enabled,
-            monitored: pool.monitor.is_some(),
-            minimum_origins: pool.minimum_origins,
-            origins: origins.collect(),
-        }
-    }
-
-    fn pool_design(&self, index: usize) -> PoolDesign {
-        let pool = &self.plan.pools[index];
-        let facts = &self.facts[index];
-        let ring = |family, takes: fn(&OriginFacts) -> bool| {
-            let members = pool
-                .origins
-                .iter()
-                .zip(&facts.origins)
-                .filter(|(_, facts)| facts.serves(family));
-            Layout::ring(
-                members
-                    .map(|(origin, facts)| Member {
-                        identity: origin.identity,
-                        owner: origin.id.0,
-                        weight: u32::from(origin.weight.hundredths()),
-                        present: takes(facts),
-                    })
-                    .collect(),
-            )
-        };
-        let last_resort = |family| {
-            if pool.last_resort {
-                ring(family, OriginFacts::is_last_resort)
-            } else {
-                None
-            }
-        };
-        PoolDesign {
-            id: pool.id,
-            flags: PoolFlags(if pool.by_client { PoolFlags::BY_CLIENT } else { 0 }),
-            // In the order of TableKind.
-            tables: [
-                ring(Family::V4, OriginFacts::is_eligible),
-                ring(Family::V6, OriginFacts::is_eligible),
-                last_resort(Family::V4),
-                last_resort(Family::V6),
-            ],
-        }
-    }
-
-    fn listeners(&self, config: &Config) -> Vec<ListenerDesign> {
-        let mut listeners = Vec::new();
-        let mut lists = BTreeMap::new();
-        for (application, planned) in config.applications.iter().zip(&self.plan.applications) {
-            let mut flags = 0;
-            if self.has_direct_origins(config, planned.route) {
-                flags |= ApplicationFlags::DIRECT;
-            }
-            let (fallback, served) = match planned.route {
-                Route::Balancer(index) => {
-                    let balancer = &config.load_balancers[index];
-                    let fallback = balancer
-                        .fallback_pool
-                        .as_deref()
-                        .and_then(|pool| self.plan.pool(pool));
-                    (
-                        fallback.map_or(PoolId::NONE, |pool| self.plan.pools[pool].id),
-                        balancer.enabled,
-                    )
-                }
-                Route::Direct(_) => (PoolId::NONE, true),
-            };
-            if !(application.enabled && served) {
-                continue;
-            }
-            for address in &application.addresses {
-                let family = Family::of(*address);
-                let (pools, steering) = match planned.route {
-                    Route::Balancer(index) => lists
-                        .entry((index, family))
-                        .or_insert_with(|| self.pool_list(&config.load_balancers[index], family))
-                        .clone(),
-                    Route::Direct(pool) => {
-                        let usable = self.standings[pool].is_usable(family);
-                        let pools = usable.then(|| self.plan.pools[pool].id.0).into_iter().collect();
-                        (Layout::list(pools), Steering::ORDERED)
-                    }
-                };
-                listeners.push(ListenerDesign {
-                    address: Ip::from(*address),
-                    port: Port::new(application.port),
-                    protocol: protocol(application.transport),
-                    application: planned.id,
-                    pools,
-                    steering,
-                    fallback,
-                    origin_port: Port::new(application.origin_port.unwrap_or(application.port)),
-                    flags: ApplicationFlags(flags),
-                });
-            }
-        }
-        listeners
-    }
-
-    /// Whether the pools of a route, usable or not, have origins that answer clients directly.
-    fn has_direct_origins(&self, config: &Config, route: Route) -> bool {
-        let has = |pool: usize| self.plan.pools[pool].direct;
-        match route {
-            Route::Direct(pool) => has(pool),
-            Route::Balancer(index) => {
-                let balancer = &config.load_balancers[index];
-                let pools = balancer.default_pools.iter().chain(&balancer.fallback_pool);
-                pools.filter_map(|name| self.plan.pool(name)).any(has)
-            }
-        }
-    }
-
-    fn pool_list(&self, balancer: &LoadBalancer, family: Family) -> (Option<Arc<Layout>>, Steering) {
-        let usable = |name: &str| {
-            self.plan
-                .pool(name)
-                .is_some_and(|index| self.standings[index].is_usable(family))
-        };
-        let owner = |name: &str| self.plan.pool(name).map(|index| self.plan.pools[index].id.0);
-        match candidates(balancer, usable) {
-            Candidates::Ordered(pools) => {
-                let owners = pools.into_iter().filter_map(owner).take(ORDERED_POOLS).collect();
-                (Layout::list(owners), Steering::ORDERED)
-            }
-            Candidates::Weighted(pools) => {
-                let member = |pool: crate::steering::WeightedPool<'_>| {
-                    Some(Member {
-                        identity: pool_identity(pool.name),
-                        owner: owner(pool.name)?,
-                        weight: u32::from(pool.weight.hundredths()),
-                        present: pool.usable,
-                    })
-                };
-                (
-                    Layout::ring(pools.into_iter().filter_map(member).collect()),
-                    Steering::WEIGHTED,
-                )
-            }
-        }
     }
 
     fn usability(&self) -> BTreeMap<String, bool> {
@@ -499,11 +366,30 @@ impl State {
     }
 }
 
-fn protocol(transport: Transport) -> Protocol {
-    match transport {
-        Transport::Tcp => Protocol::TCP,
-        Transport::Udp => Protocol::UDP,
+/// So many events a second; 0: any number.
+pub(super) fn rate(hz: u32, per_second: u32) -> Rate {
+    match per_second {
+        0 => Rate::NONE,
+        count => Rate(((u64::from(hz) << 32) / u64::from(count)).max(1)),
     }
+}
+
+fn tunnel_source(source: &model::TunnelSource) -> TunnelSource {
+    // Of a short prefix the last 32 bits: they are all that the packet path fills.
+    let mask = |prefix: Prefix| {
+        let free = u32::from(prefix.bits() - prefix.length()).min(32);
+        u32::MAX.checked_shr(32 - free).unwrap_or(0).to_be()
+    };
+    let mut record = TunnelSource::default();
+    if let Some(prefix) = source.v4
+        && let Some(address) = Ip::from(prefix.address()).v4()
+    {
+        (record.prefix4, record.mask4) = (address.0, mask(prefix));
+    }
+    if let Some(prefix) = source.v6 {
+        (record.prefix6, record.mask6) = (Ip6(Ip::from(prefix.address()).0), mask(prefix));
+    }
+    record
 }
 
 /// A time in jiffies; never 0.
@@ -518,104 +404,5 @@ fn timeouts(hz: u32, times: &FlowTimeouts) -> Timeouts {
         tcp_handshake: jiffies(hz, times.tcp_handshake),
         tcp_closing: jiffies(hz, times.tcp_closing),
         udp: jiffies(hz, times.udp),
-    }
-}
-
-/// Rows for interfaces' own source addresses: more than a machine has interfaces that lead to origins.
-const SOURCES: usize = 64;
-
-/// The rows that a configuration needs in the worst state of health.
-pub(super) fn required_capacity(config: &Config) -> Capacity {
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let twice = |number: usize| count(number).saturating_mul(2);
-    let mut origins = 1usize;
-    let mut pools = config.pools.len();
-    let mut addresses = BTreeSet::new();
-    for pool in &config.pools {
-        origins += pool.origins.len();
-        addresses.extend(pool.origins.iter().map(|origin| origin.address));
-    }
-    for application in &config.applications {
-        if let Destination::Direct(direct) = &application.destination {
-            pools += 1;
-            origins += direct.len();
-            addresses.extend(direct.iter().map(|origin| origin.address));
-        }
-    }
-    let listeners = config
-        .applications
-        .iter()
-        .map(|application| application.addresses.len())
-        .sum();
-    Capacity {
-        applications: twice(listeners),
-        pools: twice(pools),
-        // All origins may be replaced at once: the old ones drain.
-        origins: twice(origins),
-        // All origins may change their routers at once.
-        hops: twice(addresses.len() + 1),
-        snat_addresses: count(config.datapath.snat_addresses.len() + SOURCES),
-        // Two generations, and half of one because the free space is not in one piece.
-        slots: u32::try_from(slots(config) * 5 / 2).unwrap_or(u32::MAX),
-        application_rows: count(config.applications.len()),
-        spans: 1,
-        access_prefixes: 1,
-        country_rules: 1,
-        country_prefixes: 1,
-        clients: 65_536,
-    }
-}
-
-/// Slots of one generation in the worst state of health.
-fn slots(config: &Config) -> u64 {
-    let mut slots = 0;
-    let fallbacks: BTreeSet<&str> = config
-        .load_balancers
-        .iter()
-        .filter_map(|balancer| balancer.fallback_pool.as_deref())
-        .collect();
-    for pool in &config.pools {
-        let roles = if fallbacks.contains(pool.name.as_str()) {
-            2
-        } else {
-            1
-        };
-        for family in Family::ALL {
-            let members = pool
-                .origins
-                .iter()
-                .filter(|origin| origin.forwarding.is_direct() || Family::of(origin.address) == family)
-                .count();
-            slots += roles * u64::from(table_size(members));
-        }
-    }
-    for application in &config.applications {
-        if let Destination::Direct(direct) = &application.destination {
-            // The tables of each family, and a list of the one pool.
-            slots += u64::from(table_size(direct.len())) * 2 + 1;
-        }
-    }
-    for balancer in &config.load_balancers {
-        let size = match &balancer.steering_policy {
-            SteeringPolicy::Off => balancer.default_pools.len().min(ORDERED_POOLS) as u64,
-            SteeringPolicy::Random { .. } => u64::from(table_size(balancer.default_pools.len())),
-        };
-        // One list for each family.
-        slots += 2 * size;
-    }
-    slots
-}
-
-/// Refuses what would fit only as long as some origins are down.
-fn check_slots(config: &Config, capacity: &Capacity) -> Result<(), Full> {
-    let (needed, available) = (2 * slots(config), u64::from(capacity.slots));
-    if needed <= available {
-        Ok(())
-    } else {
-        Err(Full {
-            what: "slots (two generations)",
-            needed,
-            available,
-        })
     }
 }

@@ -2,15 +2,15 @@
 
 use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
-use crate::model::{Config, Monitor};
+use crate::model::{Config, Forwarding, Monitor};
 use crate::view::View;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
-    Application, ApplicationKey, HashKey, Hop, HopId, Ip, Mac, Origin, OriginId, PortRange, SettingsFlags,
-    Table,
+    Application, ApplicationKey, HashKey, Hop, HopId, Interface, Ip, Mac, Origin, OriginId, PortRange,
+    Settings, SettingsFlags, Table, Tag, Vip, VipKey,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Everything that can happen to the engine.
@@ -24,6 +24,9 @@ pub enum Event {
         attempt: u64,
         observation: Observation,
     },
+    /// Why attempts at this target do not go the way that [`ProbeRequest::via`] says, and ask the origin's own address
+    /// instead; `None`: they do again.
+    Astray { target: TargetId, why: Option<String> },
     /// How the addresses of [`Command::WatchPaths`] are reached now. Addresses that are missing are unreachable.
     Paths(BTreeMap<IpAddr, Path>),
     /// Time has passed; due probes are started.
@@ -33,6 +36,10 @@ pub enum Event {
     Drained(Vec<OriginId>),
     /// The program is to run with other flags than [`Environment::flags`]: interfaces have come or gone.
     Flags(SettingsFlags),
+    /// The program runs on exactly these interfaces, given by index with their MTU.
+    Interfaces(BTreeMap<u32, u32>),
+    /// The addresses that interfaces of this node have, also those without the program.
+    Addresses(BTreeSet<IpAddr>),
 }
 
 /// Everything the engine can ask for.
@@ -66,6 +73,26 @@ pub struct ProbeRequest {
     pub address: IpAddr,
     /// 0 for `icmp_ping`.
     pub port: u16,
+    /// The way that its packets go, where that is not the usual one.
+    pub via: Option<Via>,
+}
+
+/// The way of clients' packets to an origin that answers them directly: a monitor's go it too, and ask the VIP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Via {
+    pub vip: IpAddr,
+    pub forwarding: Forwarding,
+    /// How packets leave where the origin's own address cannot say it, being of another family than the VIP; `None`
+    /// also as long as nobody knows.
+    pub exit: Option<Exit>,
+}
+
+/// How packets to an origin leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exit {
+    pub ifindex: u32,
+    /// An address of the node, of the origin's family.
+    pub source: IpAddr,
 }
 
 /// How a destination is reached.
@@ -74,6 +101,8 @@ pub enum Path {
     /// By the neighbour `next_hop` (the gateway or the destination itself) on interface `ifindex`.
     Via {
         ifindex: u32,
+        /// Of a VLAN on that interface.
+        tags: [Tag; 2],
         next_hop: IpAddr,
         /// `None`: not resolved (yet).
         neighbour: Option<Mac>,
@@ -162,7 +191,8 @@ pub struct Environment {
 /// Contents of maps that a former daemon filled.
 #[derive(Clone, Debug, Default)]
 pub struct Adopted {
-    pub generation: u32,
+    /// Of the live generation.
+    pub settings: Settings,
     /// All rows that are not empty.
     pub origins: Vec<(OriginId, Origin)>,
     /// All records of the live generation.
@@ -171,8 +201,14 @@ pub struct Adopted {
     pub tables: Vec<Table>,
     /// Keys of the generation that is not live: a daemon that died may have left any of them.
     pub stale_applications: Vec<ApplicationKey>,
+    /// All records of the live generation.
+    pub vips: Vec<(VipKey, Vip)>,
+    /// As `stale_applications`.
+    pub stale_vips: Vec<VipKey>,
     /// All rows that are not empty. Hops that are not given here are left alone until no origin names them.
     pub hops: Vec<(HopId, Hop)>,
+    /// All records.
+    pub interfaces: Vec<(u32, Interface)>,
     /// The whole table of source addresses, or nothing: then new rows are used.
     pub snat_addresses: Vec<Ip>,
 }

@@ -4,109 +4,15 @@
 //! visible as a whole by one write of the settings. A packet that is still being handled may read the generation
 //! before the live one, so a grace period comes before its rows and slots are written over.
 
-use crate::arena::Arena;
+use super::Adopted;
+use super::layout::{Designs, Full, Layout, ListenerDesign, Runs};
 use crate::image::{Capacity, TableOp};
-use crate::maglev::{self, Member};
-use core::fmt;
 use lb_common::abi::{
-    Application, ApplicationFlags, ApplicationKey, Ip, Parity, Pool, PoolFlags, PoolId, PoolList, Port,
-    Protocol, Settings, Steering, Table,
+    Application, ApplicationKey, Parity, Pool, PoolId, PoolList, Port, PortSpan, Settings, Spans, Steering,
+    Table, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// What a run of slots is made from. Equal layouts share a run, and a layout that lives on keeps its run.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Layout {
-    /// A consistent-hash table; members in the order of their identities.
-    Ring(Vec<Member>),
-    /// These owners in this order.
-    List(Vec<u32>),
-}
-
-impl Layout {
-    /// A table of those members; `None` when none of them can get a slot.
-    pub fn ring(mut members: Vec<Member>) -> Option<Arc<Self>> {
-        members.retain(|member| member.weight > 0);
-        members.sort_unstable();
-        members
-            .iter()
-            .any(|member| member.present)
-            .then(|| Arc::new(Self::Ring(members)))
-    }
-
-    /// A list of pools; `None` when it is empty.
-    pub fn list(owners: Vec<u32>) -> Option<Arc<Self>> {
-        (!owners.is_empty()).then(|| Arc::new(Self::List(owners)))
-    }
-
-    fn build(&self) -> Vec<u32> {
-        match self {
-            Self::Ring(members) => maglev::build(members),
-            Self::List(owners) => owners.clone(),
-        }
-    }
-}
-
-/// A pool as the next generation shall hold it.
-#[derive(Clone, Debug)]
-pub struct PoolDesign {
-    pub id: PoolId,
-    pub flags: PoolFlags,
-    /// By [`lb_common::abi::TableKind`].
-    pub tables: [Option<Arc<Layout>>; 4],
-}
-
-/// One address of an application as the next generation shall hold it.
-#[derive(Clone, Debug)]
-pub struct ListenerDesign {
-    pub address: Ip,
-    pub port: Port,
-    pub protocol: Protocol,
-    pub application: u32,
-    pub pools: Option<Arc<Layout>>,
-    pub steering: Steering,
-    pub fallback: PoolId,
-    pub origin_port: Port,
-    pub flags: ApplicationFlags,
-}
-
-/// Something does not fit into the maps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Full {
-    pub what: &'static str,
-    pub needed: u64,
-    pub available: u64,
-}
-
-impl fmt::Display for Full {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            what,
-            needed,
-            available,
-        } = self;
-        write!(
-            f,
-            "{needed} {what} are needed and the maps, whose size was fixed when they were made, hold {available}: \
-             `lb detach`, then start lb with this configuration, and the maps are made anew in the right size \
-             (tracked flows are lost)"
-        )
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Run {
-    base: u32,
-    owners: Arc<Vec<u32>>,
-}
-
-impl Run {
-    fn size(&self) -> u32 {
-        // Runs come from an arena that counts in u32.
-        self.owners.len() as u32
-    }
-}
 
 /// What the maps hold for one parity, as far as it is known.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -114,16 +20,20 @@ struct Held {
     pools: BTreeMap<PoolId, Pool>,
     /// `None`: there is a record and its contents are not known.
     applications: BTreeMap<ApplicationKey, Option<Application>>,
-    /// Bases of the runs that this generation uses.
-    runs: BTreeSet<u32>,
+    /// As `applications`.
+    vips: BTreeMap<VipKey, Option<Vip>>,
+    /// Bases of the runs of slots that this generation uses.
+    slots: BTreeSet<u32>,
+    /// Bases of the runs of port ranges that this generation uses.
+    spans: BTreeSet<u32>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Generations {
     live: u32,
     capacity: Capacity,
-    arena: Arena,
-    runs: BTreeMap<Arc<Layout>, Run>,
+    slots: Runs<Arc<Layout>, u32>,
+    spans: Runs<Vec<PortSpan>, PortSpan>,
     /// The adopted generation, as long as its runs are not free.
     adopted: Option<u32>,
     /// By parity.
@@ -135,31 +45,36 @@ impl Generations {
         Self {
             live: 0,
             capacity,
-            arena: Arena::new(capacity.slots),
-            runs: BTreeMap::new(),
+            slots: Runs::new("slots (two generations)", capacity.slots),
+            spans: Runs::new("ranges of ports (two generations)", capacity.spans),
             adopted: None,
             held: [Held::default(), Held::default()],
         }
     }
 
     /// Takes over what a former daemon left: its live generation stays as it is until the next one is complete.
-    pub fn adopt(
-        &mut self,
-        generation: u32,
-        tables: &[Table],
-        applications: &[(ApplicationKey, Application)],
-        stale: &[ApplicationKey],
-    ) {
-        self.live = generation;
-        for table in tables {
-            self.arena.reserve(table.base, table.size);
+    pub fn adopt(&mut self, adopted: &Adopted) {
+        self.live = adopted.settings.generation;
+        for table in &adopted.tables {
+            self.slots.reserve(table.base, table.size);
         }
-        self.adopted = Some(generation);
-        for (key, record) in applications {
+        for (_, vip) in &adopted.vips {
+            for Spans { base, count } in [vip.tcp, vip.udp] {
+                self.spans.reserve(base, count);
+            }
+        }
+        self.adopted = Some(self.live);
+        for (key, record) in &adopted.applications {
             self.held_mut(key.parity).applications.insert(*key, Some(*record));
         }
-        for key in stale {
+        for key in &adopted.stale_applications {
             self.held_mut(key.parity).applications.insert(*key, None);
+        }
+        for (key, record) in &adopted.vips {
+            self.held_mut(key.parity).vips.insert(*key, Some(*record));
+        }
+        for key in &adopted.stale_vips {
+            self.held_mut(key.parity).vips.insert(*key, None);
         }
     }
 
@@ -173,16 +88,15 @@ impl Generations {
     /// changes when it fails.
     pub fn advance(
         &mut self,
-        pools: &[PoolDesign],
-        listeners: &[ListenerDesign],
+        designs: &Designs<'_>,
         settings: impl FnOnce(u32) -> Settings,
         even_if_equal: bool,
         shared: Vec<TableOp>,
     ) -> Result<Option<Vec<TableOp>>, Full> {
         let parity = Parity((self.live & 1) as u8).other();
         self.release_unused(parity.other());
-        let mut slots = Vec::new();
-        let next = self.lay_out(pools, listeners, parity, &mut slots)?;
+        let mut runs = Vec::new();
+        let mut next = self.lay_out(designs, parity, &mut runs)?;
         if !even_if_equal && self.is_live(&next) {
             return Ok(None);
         }
@@ -192,33 +106,36 @@ impl Generations {
             ops.push(TableOp::Grace);
         }
         ops.extend(shared);
-        ops.extend(slots);
+        ops.extend(runs);
         let held = self.held_mut(parity);
-        let gone = held
-            .applications
-            .keys()
-            .filter(|key| !next.applications.contains_key(key));
-        ops.extend(gone.map(|key| TableOp::RemoveApplication { key: *key }));
-        let changed = next
-            .pools
-            .iter()
-            .filter(|(id, record)| held.pools.get(id) != Some(record));
-        ops.extend(changed.map(|(id, record)| TableOp::Pool {
-            row: id.row(parity),
-            record: *record,
-        }));
-        for (key, record) in &next.applications {
-            if held.applications.get(key) != Some(record)
-                && let Some(record) = record
-            {
-                ops.push(TableOp::Application {
-                    key: *key,
+        // What is not wanted any more makes room first.
+        for key in held.applications.keys() {
+            if !next.applications.contains_key(key) {
+                ops.push(TableOp::RemoveApplication { key: *key });
+            }
+        }
+        for key in held.vips.keys().filter(|key| !next.vips.contains_key(key)) {
+            ops.push(TableOp::RemoveVip { key: *key });
+        }
+        for (id, record) in &next.pools {
+            if held.pools.get(id) != Some(record) {
+                ops.push(TableOp::Pool {
+                    row: id.row(parity),
                     record: *record,
                 });
             }
         }
+        for (key, record) in &next.applications {
+            if held.applications.get(key) != Some(record) {
+                ops.extend(record.map(|record| TableOp::Application { key: *key, record }));
+            }
+        }
+        for (key, record) in &next.vips {
+            if held.vips.get(key) != Some(record) {
+                ops.extend(record.map(|record| TableOp::Vip { key: *key, record }));
+            }
+        }
         // Rows of pools that are gone keep what they hold.
-        let mut next = next;
         for (id, record) in &held.pools {
             next.pools.entry(*id).or_insert(*record);
         }
@@ -232,10 +149,16 @@ impl Generations {
     pub fn image(&self, ops: &mut Vec<TableOp>) {
         let parity = Parity((self.live & 1) as u8);
         let held = &self.held[usize::from(parity.0 & 1)];
-        for run in self.runs.values().filter(|run| held.runs.contains(&run.base)) {
+        for run in self.slots.iter().filter(|run| held.slots.contains(&run.base)) {
             ops.push(TableOp::Slots {
                 base: run.base,
-                owners: run.owners.to_vec(),
+                owners: run.rows.to_vec(),
+            });
+        }
+        for run in self.spans.iter().filter(|run| held.spans.contains(&run.base)) {
+            ops.push(TableOp::Spans {
+                base: run.base,
+                spans: run.rows.to_vec(),
             });
         }
         ops.extend(held.pools.iter().map(|(id, record)| TableOp::Pool {
@@ -243,12 +166,10 @@ impl Generations {
             record: *record,
         }));
         for (key, record) in &held.applications {
-            if let Some(record) = record {
-                ops.push(TableOp::Application {
-                    key: *key,
-                    record: *record,
-                });
-            }
+            ops.extend(record.map(|record| TableOp::Application { key: *key, record }));
+        }
+        for (key, record) in &held.vips {
+            ops.extend(record.map(|record| TableOp::Vip { key: *key, record }));
         }
     }
 
@@ -258,149 +179,151 @@ impl Generations {
 
     /// Frees all runs but those of the live generation. What is written there afterwards follows a grace period.
     fn release_unused(&mut self, live: Parity) {
-        let used = &self.held[usize::from(live.0 & 1)].runs;
-        let arena = &mut self.arena;
-        self.runs.retain(|_, run| {
-            let kept = used.contains(&run.base);
-            if !kept {
-                arena.release(run.base, run.size());
-            }
-            kept
-        });
+        let live = &self.held[usize::from(live.0 & 1)];
+        self.slots.retain(&live.slots);
+        self.spans.retain(&live.spans);
         if self.adopted.is_some_and(|generation| generation != self.live) {
-            // Adopted tables may share slots, so they are not given back one by one.
             self.adopted = None;
-            self.arena = Arena::new(self.capacity.slots);
-            for run in self.runs.values() {
-                self.arena.reserve(run.base, run.size());
-            }
+            self.slots.forget_reserved();
+            self.spans.forget_reserved();
         }
     }
 
     fn lay_out(
         &mut self,
-        pools: &[PoolDesign],
-        listeners: &[ListenerDesign],
+        designs: &Designs<'_>,
         parity: Parity,
-        slots: &mut Vec<TableOp>,
+        runs: &mut Vec<TableOp>,
     ) -> Result<Held, Full> {
-        let fits = |what, needed: usize, available: u32| {
-            let (needed, available) = (needed as u64, u64::from(available));
-            if needed <= available {
-                Ok(())
-            } else {
-                Err(Full {
-                    what,
-                    needed,
-                    available,
-                })
-            }
-        };
-        fits(
-            "addresses of applications",
-            listeners.len(),
-            self.capacity.applications / 2,
-        )?;
+        let available = u64::from(self.capacity.applications / 2);
+        let needed = designs.listeners.len() as u64;
+        if needed > available {
+            return Err(Full {
+                what: "addresses of applications",
+                needed,
+                available,
+            });
+        }
         let mut next = Held::default();
-        for pool in pools {
+        for pool in designs.pools {
             let mut record = Pool {
                 flags: pool.flags,
                 ..Pool::default()
             };
             for (table, layout) in record.tables.iter_mut().zip(&pool.tables) {
-                *table = self.run(layout.as_ref(), &mut next, slots)?;
+                *table = self.table(layout.as_ref(), &mut next, runs)?;
             }
             next.pools.insert(pool.id, record);
         }
-        for listener in listeners {
-            let table = self.run(listener.pools.as_ref(), &mut next, slots)?;
-            let extent = match listener.steering {
-                Steering::ORDERED => table.size,
-                _ => table.size.saturating_sub(1),
+        for listener in designs.listeners {
+            let table = self.table(listener.pools.as_ref(), &mut next, runs)?;
+            let key = ApplicationKey {
+                address: listener.address,
+                port: Port::new(listener.ports.first()),
+                protocol: listener.protocol,
+                parity,
             };
-            let record = Application {
-                id: listener.application,
-                pools: PoolList {
-                    base: table.base,
-                    extent,
-                    steering: listener.steering,
-                },
-                fallback: listener.fallback,
-                origin_port: listener.origin_port,
-                flags: listener.flags,
-                ..Application::default()
+            next.applications.insert(key, Some(record(listener, table)));
+        }
+        for vip in designs.vips {
+            let key = VipKey {
+                address: vip.address,
+                parity,
+                reserved: [0; 3],
             };
-            let (address, port, protocol) = (listener.address, listener.port, listener.protocol);
-            next.applications.insert(
-                ApplicationKey {
-                    address,
-                    port,
-                    protocol,
-                    parity,
-                },
-                Some(record),
-            );
+            let record = Vip {
+                tcp: self.spans(&vip.tcp, &mut next, runs)?,
+                udp: self.spans(&vip.udp, &mut next, runs)?,
+                echo: vip.echo.into(),
+                role: vip.role,
+            };
+            next.vips.insert(key, Some(record));
         }
         Ok(next)
     }
 
     /// Where a layout stands; it is built and written if it stands nowhere yet.
-    fn run(
+    fn table(
         &mut self,
         layout: Option<&Arc<Layout>>,
         next: &mut Held,
-        slots: &mut Vec<TableOp>,
+        ops: &mut Vec<TableOp>,
     ) -> Result<Table, Full> {
         let Some(layout) = layout else {
             return Ok(Table::default());
         };
-        let run = match self.runs.get(layout) {
-            Some(run) => run.clone(),
-            None => {
-                let owners = layout.build();
-                let length = u32::try_from(owners.len()).unwrap_or(u32::MAX);
-                let Some(base) = self.arena.allocate(length) else {
-                    return Err(Full {
-                        what: "slots (two generations)",
-                        needed: u64::from(self.capacity.slots - self.arena.available()) + u64::from(length),
-                        available: u64::from(self.capacity.slots),
-                    });
-                };
-                slots.push(TableOp::Slots {
-                    base,
-                    owners: owners.clone(),
-                });
-                let run = Run {
-                    base,
-                    owners: Arc::new(owners),
-                };
-                self.runs.insert(Arc::clone(layout), run.clone());
-                run
-            }
-        };
-        next.runs.insert(run.base);
-        Ok(Table {
-            base: run.base,
-            size: run.size(),
-        })
+        let (run, is_new) = self.slots.place(layout, || layout.build())?;
+        let (base, size) = (run.base, run.size());
+        if is_new {
+            let owners = run.rows.to_vec();
+            ops.push(TableOp::Slots { base, owners });
+        }
+        next.slots.insert(base);
+        Ok(Table { base, size })
+    }
+
+    /// Where ranges of ports stand; they are written if they stand nowhere yet.
+    fn spans(
+        &mut self,
+        spans: &Vec<PortSpan>,
+        next: &mut Held,
+        ops: &mut Vec<TableOp>,
+    ) -> Result<Spans, Full> {
+        if spans.is_empty() {
+            return Ok(Spans::default());
+        }
+        let (run, is_new) = self.spans.place(spans, || spans.clone())?;
+        let (base, count) = (run.base, run.size());
+        if is_new {
+            let spans = spans.clone();
+            ops.push(TableOp::Spans { base, spans });
+        }
+        next.spans.insert(base);
+        Ok(Spans { base, count })
     }
 
     /// Whether the live generation already says what `next` says.
     fn is_live(&self, next: &Held) -> bool {
         let live = &self.held[(self.live & 1) as usize];
-        let same = |(key, record): (&ApplicationKey, &Option<Application>)| {
-            live.applications.get(&ApplicationKey {
-                parity: key.parity.other(),
-                ..*key
-            }) == Some(record)
+        let same_application = |(key, record): (&ApplicationKey, &Option<Application>)| {
+            let parity = key.parity.other();
+            live.applications.get(&ApplicationKey { parity, ..*key }) == Some(record)
         };
+        let same_vip = |(key, record): (&VipKey, &Option<Vip>)| {
+            let parity = key.parity.other();
+            live.vips.get(&VipKey { parity, ..*key }) == Some(record)
+        };
+        let same_pool = |(id, record): (&PoolId, &Pool)| live.pools.get(id) == Some(record);
         self.live != 0
-            && next
-                .pools
-                .iter()
-                .all(|(id, record)| live.pools.get(id) == Some(record))
+            && next.pools.iter().all(same_pool)
             && live.applications.len() == next.applications.len()
-            && next.applications.iter().all(same)
+            && next.applications.iter().all(same_application)
+            && live.vips.len() == next.vips.len()
+            && next.vips.iter().all(same_vip)
+    }
+}
+
+fn record(listener: &ListenerDesign, table: Table) -> Application {
+    let extent = match listener.steering {
+        Steering::ORDERED => table.size,
+        _ => table.size.saturating_sub(1),
+    };
+    let first_port = match listener.ports.is_range() {
+        true => Port::new(listener.ports.first()),
+        false => Port::default(),
+    };
+    Application {
+        id: listener.application,
+        pools: PoolList {
+            base: table.base,
+            extent,
+            steering: listener.steering,
+        },
+        fallback: listener.fallback,
+        origin_port: listener.origin_port,
+        first_port,
+        flags: listener.flags,
+        ..Application::default()
     }
 }
 

@@ -6,8 +6,9 @@ use crate::image::TableOp;
 use crate::maglev::mix;
 use core::net::IpAddr;
 use lb_common::abi::{
-    self, ApplicationFlags, ApplicationKey, Forwarding, Hop, HopId, Ip, Mac, OriginId, OriginState, Parity,
-    PoolId, Port, Protocol, Settings, SettingsFlags, Steering, Table,
+    self, ApplicationFlags, ApplicationKey, Forwarding, Hop, HopId, Interface, Ip, Mac, OriginId,
+    OriginState, Parity, PoolId, Port, PortSpan, Protocol, Settings, SettingsFlags, Steering, Table,
+    Timeouts, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +18,14 @@ pub struct Maps {
     pub settings: Settings,
     pub origins: BTreeMap<OriginId, abi::Origin>,
     pub hops: BTreeMap<HopId, Hop>,
+    pub interfaces: BTreeMap<u32, Interface>,
     pub sources: BTreeMap<u32, Ip>,
+    pub timeouts: BTreeMap<u32, Timeouts>,
     pub slots: Vec<u32>,
     pub pools: BTreeMap<u32, abi::Pool>,
     pub applications: BTreeMap<ApplicationKey, abi::Application>,
+    pub vips: BTreeMap<VipKey, Vip>,
+    pub spans: Vec<PortSpan>,
     /// Generations that a packet may still read: the live one, and the one before until a grace period has passed.
     pub readable: Vec<u32>,
     /// Link addresses by which each destination was ever said to be reached.
@@ -33,10 +38,14 @@ impl Default for Maps {
             settings: Settings::default(),
             origins: BTreeMap::new(),
             hops: BTreeMap::new(),
+            interfaces: BTreeMap::new(),
             sources: BTreeMap::new(),
+            timeouts: BTreeMap::new(),
             slots: vec![0; capacity().slots as usize],
             pools: BTreeMap::new(),
             applications: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            spans: vec![PortSpan::default(); capacity().spans as usize],
             readable: vec![0],
             neighbours: BTreeMap::new(),
         }
@@ -76,11 +85,18 @@ impl Maps {
                 assert!(id.0 > 0 && id.0 < capacity().hops);
                 self.hops.insert(*id, *record);
             }
+            TableOp::Interface { index, record } => {
+                match record {
+                    Some(record) => self.interfaces.insert(*index, *record),
+                    None => Some(self.interfaces.remove(index).expect("a record to remove")),
+                };
+            }
             TableOp::Timeouts { application, record } => {
                 assert!(*application < capacity().application_rows);
                 assert!(
                     record.tcp > 0 && record.tcp_handshake > 0 && record.tcp_closing > 0 && record.udp > 0
                 );
+                self.timeouts.insert(*application, *record);
             }
             TableOp::SnatAddress { index, address } => {
                 assert!(*index < capacity().snat_addresses);
@@ -114,6 +130,27 @@ impl Maps {
                 self.assert_unread(u32::from(key.parity.0));
                 assert!(self.applications.remove(key).is_some());
             }
+            TableOp::Spans { base, spans } => {
+                let end = base + spans.len() as u32;
+                for (_, vip) in self.vips.iter().filter(|(key, _)| self.is_read(key.parity.0)) {
+                    for used in [vip.tcp, vip.udp] {
+                        assert!(
+                            end <= used.base || used.base + used.count <= *base,
+                            "ranges of a readable generation"
+                        );
+                    }
+                }
+                self.spans[*base as usize..end as usize].copy_from_slice(spans);
+            }
+            TableOp::Vip { key, record } => {
+                self.assert_unread(u32::from(key.parity.0));
+                self.vips.insert(*key, *record);
+                assert!(self.vips.len() <= capacity().applications as usize);
+            }
+            TableOp::RemoveVip { key } => {
+                self.assert_unread(u32::from(key.parity.0));
+                assert!(self.vips.remove(key).is_some());
+            }
             TableOp::Settings(settings) => {
                 assert_ne!(settings.generation, 0);
                 if settings.generation != self.settings.generation {
@@ -126,12 +163,13 @@ impl Maps {
         }
     }
 
+    fn is_read(&self, parity: u8) -> bool {
+        let mut readable = self.readable.iter();
+        readable.any(|generation| *generation != 0 && generation & 1 == u32::from(parity))
+    }
+
     fn assert_unread(&self, parity: u32) {
-        let read = self
-            .readable
-            .iter()
-            .any(|generation| *generation != 0 && generation & 1 == parity);
-        assert!(!read, "a row of a readable generation");
+        assert!(!self.is_read(parity as u8), "a row of a readable generation");
     }
 
     /// The runs of slots that a generation reads.
@@ -181,6 +219,11 @@ impl Maps {
 
     /// Every id that a packet can meet leads somewhere, and only where it should.
     pub fn check(&self) {
+        let named: BTreeSet<HopId> = self.origins.values().map(|record| record.hop).collect();
+        let hops = self.hops.iter().filter(|(id, _)| named.contains(id));
+        let hops = hops.map(|(_, hop)| u32::from(hop.mtu));
+        let mut mtus = hops.chain(self.interfaces.values().map(|interface| interface.mtu));
+        assert!(mtus.all(|mtu| self.settings.smallest_mtu <= mtu));
         for record in self
             .origins
             .values()
@@ -227,9 +270,35 @@ impl Maps {
                         }
                     }
                 }
+                self.check_ports(key, application);
                 assert!(!direct || application.flags.has(ApplicationFlags::DIRECT));
                 assert!(key.port.host() != 0);
             }
+        }
+    }
+
+    /// An application is found by its address, and by its range of ports if it has one.
+    fn check_ports(&self, key: &ApplicationKey, application: &abi::Application) {
+        let vip = self.vips[&VipKey {
+            address: key.address,
+            parity: key.parity,
+            reserved: [0; 3],
+        }];
+        let spans = match key.protocol {
+            Protocol::TCP => vip.tcp,
+            _ => vip.udp,
+        };
+        let spans = &self.spans[spans.base as usize..(spans.base + spans.count) as usize];
+        for pair in spans.windows(2) {
+            assert!(pair[0].last < pair[1].first, "in order and disjoint");
+        }
+        let own = spans.iter().find(|span| span.first == key.port.host());
+        if application.first_port == Port::default() {
+            assert!(own.is_none());
+        } else {
+            assert!(own.is_some_and(|span| span.last > span.first));
+            assert_eq!(application.first_port, key.port);
+            assert!(self.settings.flags.has(SettingsFlags::RANGES));
         }
     }
 
@@ -309,14 +378,26 @@ impl Maps {
             .iter()
             .map(|(key, record)| (*key, *record))
             .partition(|(key, _)| key.parity == live);
+        let (vips, stale_vips): (Vec<_>, Vec<_>) = self
+            .vips
+            .iter()
+            .map(|(key, record)| (*key, *record))
+            .partition(|(key, _)| key.parity == live);
         let sources = self.sources.keys().last().map_or(0, |last| last + 1);
         Adopted {
-            generation: self.settings.generation,
+            settings: self.settings,
             origins: self.origins.iter().map(|(id, record)| (*id, *record)).collect(),
             applications: current,
             tables: self.tables(self.settings.generation),
             stale_applications: stale.into_iter().map(|(key, _)| key).collect(),
+            vips,
+            stale_vips: stale_vips.into_iter().map(|(key, _)| key).collect(),
             hops: self.hops.iter().map(|(id, record)| (*id, *record)).collect(),
+            interfaces: self
+                .interfaces
+                .iter()
+                .map(|(index, record)| (*index, *record))
+                .collect(),
             snat_addresses: (0..sources)
                 .map(|index| self.sources.get(&index).copied().unwrap_or_default())
                 .collect(),

@@ -1,7 +1,10 @@
 //! The engine against an in-memory model of the maps.
 
+mod addresses;
+mod asking;
 mod drains;
 mod forwarding;
+mod listeners;
 mod maps;
 mod restart;
 mod scenarios;

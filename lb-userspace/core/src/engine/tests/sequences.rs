@@ -33,6 +33,13 @@ fn address(number: u8) -> IpAddr {
     }
 }
 
+fn any_range() -> impl Strategy<Value = (Ports, Transport)> {
+    (79u16..90, 0u16..6, any::<bool>()).prop_map(|(first, more, tcp)| {
+        let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+        (Ports::range(first, first + more).unwrap(), transport)
+    })
+}
+
 fn any_forwarding() -> impl Strategy<Value = Forwarding> {
     prop_oneof![
         4 => Just(Forwarding::Nat),
@@ -81,6 +88,7 @@ prop_compose! {
         random in any::<bool>(),
         fallback in prop::option::of(0usize..3),
         applications in prop::collection::btree_set(0u8..4, 0..4),
+        ranges in prop::collection::vec(any_range(), 0..3),
         interval in 1u64..6,
         source in prop::option::weighted(0.3, Just("198.51.100.9")),
     ) -> Config {
@@ -105,6 +113,19 @@ prop_compose! {
                 new
             })
             .collect();
+        for (number, (ports, transport)) in (0..).zip(ranges) {
+            let mut new = application(&format!("range-{number}"), "203.0.113.0", "web");
+            (new.ports, new.transport) = (ports, transport);
+            new.addresses.push(ip("203.0.113.1"));
+            let overlaps = |other: &Application| {
+                other.transport == transport
+                    && other.ports.first() <= ports.last()
+                    && ports.first() <= other.ports.last()
+            };
+            if !config.applications.iter().any(overlaps) {
+                config.applications.push(new);
+            }
+        }
         config
     }
 }

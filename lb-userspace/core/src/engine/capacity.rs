@@ -1,0 +1,111 @@
+//! How many map rows a configuration needs.
+
+use super::design::ORDERED_POOLS;
+use super::layout::Full;
+use crate::image::Capacity;
+use crate::maglev::table_size;
+use crate::model::{Config, Destination, SteeringPolicy};
+use crate::steering::Family;
+use std::collections::BTreeSet;
+
+/// Rows for interfaces' own source addresses: more than a machine has interfaces that lead to origins.
+const SOURCES: usize = 64;
+
+/// The rows that a configuration needs in the worst state of health.
+pub fn required_capacity(config: &Config) -> Capacity {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let twice = |number: usize| count(number).saturating_mul(2);
+    let mut origins = 1usize;
+    let mut pools = config.pools.len();
+    let mut addresses = BTreeSet::new();
+    for pool in &config.pools {
+        origins += pool.origins.len();
+        addresses.extend(pool.origins.iter().map(|origin| origin.address));
+    }
+    for application in &config.applications {
+        if let Destination::Direct(direct) = &application.destination {
+            pools += 1;
+            origins += direct.len();
+            addresses.extend(direct.iter().map(|origin| origin.address));
+        }
+    }
+    let (mut listeners, mut spans) = (0, 0);
+    for application in &config.applications {
+        listeners += application.addresses.len();
+        if application.ports.is_range() {
+            spans += application.addresses.len();
+        }
+    }
+    Capacity {
+        applications: twice(listeners),
+        pools: twice(pools),
+        // All origins may be replaced at once: the old ones drain.
+        origins: twice(origins),
+        // All origins may change their routers at once.
+        hops: twice(addresses.len() + 1),
+        snat_addresses: count(config.datapath.snat_addresses.len() + SOURCES),
+        // Two generations, and half of one because the free space is not in one piece.
+        slots: u32::try_from(slots(config) * 5 / 2).unwrap_or(u32::MAX),
+        application_rows: count(config.applications.len()),
+        // As slots.
+        spans: u32::try_from(spans * 5 / 2 + 1).unwrap_or(u32::MAX),
+        access_prefixes: 1,
+        country_rules: 1,
+        country_prefixes: 1,
+        clients: 65_536,
+    }
+}
+
+/// Slots of one generation in the worst state of health.
+fn slots(config: &Config) -> u64 {
+    let mut slots = 0;
+    let fallbacks: BTreeSet<&str> = config
+        .load_balancers
+        .iter()
+        .filter_map(|balancer| balancer.fallback_pool.as_deref())
+        .collect();
+    for pool in &config.pools {
+        let roles = if fallbacks.contains(pool.name.as_str()) {
+            2
+        } else {
+            1
+        };
+        for family in Family::ALL {
+            let members = pool
+                .origins
+                .iter()
+                .filter(|origin| origin.forwarding.is_direct() || Family::of(origin.address) == family)
+                .count();
+            slots += roles * u64::from(table_size(members));
+        }
+    }
+    for application in &config.applications {
+        if let Destination::Direct(direct) = &application.destination {
+            // The tables of each family, and a list of the one pool.
+            slots += u64::from(table_size(direct.len())) * 2 + 1;
+        }
+    }
+    for balancer in &config.load_balancers {
+        let size = match &balancer.steering_policy {
+            SteeringPolicy::Off => balancer.default_pools.len().min(ORDERED_POOLS) as u64,
+            SteeringPolicy::Random { .. } => u64::from(table_size(balancer.default_pools.len())),
+        };
+        // One list for each family.
+        slots += 2 * size;
+    }
+    slots
+}
+
+/// Refuses what would fit only as long as some origins are down.
+pub fn check_slots(config: &Config, capacity: &Capacity) -> Result<(), Full> {
+    let (needed, available) = (2 * slots(config), u64::from(capacity.slots));
+    if needed <= available {
+        Ok(())
+    } else {
+        Err(Full {
+            what: "slots (two generations)",
+            needed,
+            available,
+        })
+    }
+}

@@ -1,0 +1,196 @@
+//! What generations are made of: designs, and the runs of rows that they share.
+
+use crate::arena::Arena;
+use crate::maglev::{self, Member};
+use crate::model::Ports;
+use core::fmt;
+use lb_common::abi::{
+    AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What a run of slots is made from. Equal layouts share a run, and a layout that lives on keeps its run.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Layout {
+    /// A consistent-hash table; members in the order of their identities.
+    Ring(Vec<Member>),
+    /// These owners in this order.
+    List(Vec<u32>),
+}
+
+impl Layout {
+    /// A table of those members; `None` when none of them can get a slot.
+    pub fn ring(mut members: Vec<Member>) -> Option<Arc<Self>> {
+        members.retain(|member| member.weight > 0);
+        members.sort_unstable();
+        members
+            .iter()
+            .any(|member| member.present)
+            .then(|| Arc::new(Self::Ring(members)))
+    }
+
+    /// A list of pools; `None` when it is empty.
+    pub fn list(owners: Vec<u32>) -> Option<Arc<Self>> {
+        (!owners.is_empty()).then(|| Arc::new(Self::List(owners)))
+    }
+
+    pub fn build(&self) -> Vec<u32> {
+        match self {
+            Self::Ring(members) => maglev::build(members),
+            Self::List(owners) => owners.clone(),
+        }
+    }
+}
+
+/// A pool as the next generation shall hold it.
+#[derive(Clone, Debug)]
+pub struct PoolDesign {
+    pub id: PoolId,
+    pub flags: PoolFlags,
+    /// By [`lb_common::abi::TableKind`].
+    pub tables: [Option<Arc<Layout>>; 4],
+}
+
+/// One address of an application as the next generation shall hold it.
+#[derive(Clone, Debug)]
+pub struct ListenerDesign {
+    pub address: Ip,
+    pub ports: Ports,
+    pub protocol: Protocol,
+    pub application: u32,
+    pub pools: Option<Arc<Layout>>,
+    pub steering: Steering,
+    pub fallback: PoolId,
+    pub origin_port: Port,
+    pub flags: ApplicationFlags,
+    /// Whether echo requests to the address are answered on its behalf.
+    pub echo: bool,
+}
+
+/// An address as the next generation shall hold it.
+#[derive(Clone, Debug)]
+pub struct VipDesign {
+    pub address: Ip,
+    pub role: AddressRole,
+    /// Ranges of ports, in ascending order and disjoint.
+    pub tcp: Vec<PortSpan>,
+    pub udp: Vec<PortSpan>,
+    pub echo: bool,
+}
+
+/// A whole generation.
+#[derive(Clone, Copy, Debug)]
+pub struct Designs<'a> {
+    pub pools: &'a [PoolDesign],
+    pub vips: &'a [VipDesign],
+    pub listeners: &'a [ListenerDesign],
+}
+
+/// Something does not fit into the maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Full {
+    pub what: &'static str,
+    pub needed: u64,
+    pub available: u64,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            what,
+            needed,
+            available,
+        } = self;
+        write!(
+            f,
+            "{needed} {what} are needed and the maps, whose size was fixed when they were made, hold {available}: \
+             `lb detach`, then start lb with this configuration, and the maps are made anew in the right size \
+             (tracked flows are lost)"
+        )
+    }
+}
+
+/// Runs of consecutive rows of a map. Equal ones are one.
+#[derive(Clone, Debug)]
+pub struct Runs<K, T> {
+    what: &'static str,
+    capacity: u32,
+    arena: Arena,
+    runs: BTreeMap<K, Run<T>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Run<T> {
+    pub base: u32,
+    pub rows: Arc<Vec<T>>,
+}
+
+impl<T> Run<T> {
+    pub fn size(&self) -> u32 {
+        // Runs come from an arena that counts in u32.
+        self.rows.len() as u32
+    }
+}
+
+impl<K: Ord + Clone, T: Clone> Runs<K, T> {
+    pub fn new(what: &'static str, capacity: u32) -> Self {
+        Self {
+            what,
+            capacity,
+            arena: Arena::new(capacity),
+            runs: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps rows of a former daemon from being given out, until [`Self::forget_reserved`].
+    pub fn reserve(&mut self, base: u32, length: u32) {
+        self.arena.reserve(base, length);
+    }
+
+    /// Ends [`Self::reserve`]. What was reserved may overlap, so it is not given back one by one.
+    pub fn forget_reserved(&mut self) {
+        self.arena = Arena::new(self.capacity);
+        for run in self.runs.values() {
+            self.arena.reserve(run.base, run.size());
+        }
+    }
+
+    /// Where the rows of `key` stand, and whether they have yet to be written there.
+    pub fn place(&mut self, key: &K, rows: impl FnOnce() -> Vec<T>) -> Result<(Run<T>, bool), Full> {
+        if let Some(run) = self.runs.get(key) {
+            return Ok((run.clone(), false));
+        }
+        let rows = rows();
+        let length = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        let Some(base) = self.arena.allocate(length) else {
+            return Err(Full {
+                what: self.what,
+                needed: u64::from(self.capacity - self.arena.available()) + u64::from(length),
+                available: u64::from(self.capacity),
+            });
+        };
+        let run = Run {
+            base,
+            rows: Arc::new(rows),
+        };
+        self.runs.insert(key.clone(), run.clone());
+        Ok((run, true))
+    }
+
+    /// Frees all runs but those that begin at `used`.
+    pub fn retain(&mut self, used: &BTreeSet<u32>) {
+        let arena = &mut self.arena;
+        self.runs.retain(|_, run| {
+            let kept = used.contains(&run.base);
+            if !kept {
+                arena.release(run.base, run.size());
+            }
+            kept
+        });
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Run<T>> {
+        self.runs.values()
+    }
+}

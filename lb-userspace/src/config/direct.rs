@@ -1,0 +1,106 @@
+//! `origin_direct`: origins without a load balancer, such as `tcp://10.0.0.11:8080`.
+
+use super::address;
+use super::application::{number, ports};
+use super::reader::{Place, Value};
+use lb_core::model::{DirectOrigin, Ports, Transport};
+use std::net::{IpAddr, SocketAddr};
+
+/// The origins, with the application's transport and as many ports as it has.
+pub(super) fn origins(value: &Value<'_>, protocol: Option<(Transport, Ports)>) -> Vec<(DirectOrigin, Place)> {
+    let mut origins: Vec<(DirectOrigin, Place)> = Vec::new();
+    let items = value.list("[\"tcp://10.0.0.11:8080\"]");
+    if items.is_empty() && value.is_list() {
+        value.error("the list is empty", "name at least one origin".to_owned());
+    }
+    for item in items {
+        let Some(origin) = origin(&item, protocol) else {
+            continue;
+        };
+        if origins.iter().any(|(known, _)| *known == origin) {
+            item.error(
+                format!("{}:{} is listed twice", origin.address, origin.port),
+                None,
+            );
+        }
+        if let (Some((first, _)), Some((_, edge))) = (origins.first(), protocol)
+            && edge.is_range()
+            && first.port != origin.port
+        {
+            let message = "has other ports than the first origin: a range has the same ports at all origins";
+            item.error(message, None);
+        }
+        origins.push((origin, item.place.clone()));
+    }
+    origins
+}
+
+fn origin(item: &Value<'_>, protocol: Option<(Transport, Ports)>) -> Option<DirectOrigin> {
+    let text = item.string()?;
+    let transport = protocol.map(|(transport, _)| transport);
+    let edge = protocol.map_or(Ports::single(1), |(_, ports)| ports);
+    let wrong = |message: String, help: String| {
+        item.error(message, help);
+        None
+    };
+    let scheme = transport.map_or_else(|| "tcp".to_owned(), |transport| transport.to_string());
+    let example = match edge.count() {
+        1 => format!("such as \"{scheme}://10.0.0.11:8080\""),
+        count => format!("such as \"{scheme}://10.0.0.11:1-{count}\""),
+    };
+    let Some((given, rest)) = text.split_once("://") else {
+        return wrong(format!("\"{text}\" is not an origin"), example);
+    };
+    if !matches!(given, "tcp" | "udp") {
+        return wrong(format!("\"{given}\" is neither tcp nor udp"), example);
+    }
+    if transport.is_some() && given != scheme {
+        let help = format!("write \"{scheme}://{rest}\"");
+        return wrong(
+            format!("\"{text}\" does not have the application's protocol, {scheme}"),
+            help,
+        );
+    }
+    let (rest, given) = match rest.rsplit_once(':') {
+        Some((host, port)) if port.contains('-') => match ports(port) {
+            Ok(ports) => (format!("{host}:{}", ports.first()), ports),
+            Err(message) => return wrong(message, example),
+        },
+        _ => (rest.to_owned(), Ports::single(1)),
+    };
+    let Ok(socket) = rest.parse::<SocketAddr>() else {
+        let host = rest.rsplit_once(':').map_or(rest.as_str(), |(host, _)| host);
+        return match rest.parse::<IpAddr>().is_ok() || rest.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+        {
+            true => wrong(format!("\"{text}\" has no port"), example),
+            false if address::is_host_name(host) => wrong(
+                format!("\"{text}\" names a host; host names are not supported in this version"),
+                "write its IP address".to_owned(),
+            ),
+            false => wrong(format!("\"{rest}\" is not an address with a port"), example),
+        };
+    };
+    if socket.port() == 0 {
+        return wrong(
+            format!("\"{text}\" has port 0"),
+            "use a port from 1 to 65535".to_owned(),
+        );
+    }
+    if protocol.is_some() && given.count() != edge.count() {
+        let message = format!(
+            "\"{text}\" has {}, and `protocol` has {}",
+            number(given),
+            number(edge)
+        );
+        return wrong(message, example);
+    }
+    if let Some((flaw, help)) = address::flaw(socket.ip()) {
+        let message = format!("{} is {flaw} and cannot be the address of an origin", socket.ip());
+        item.error(message, help.map(str::to_owned));
+        return None;
+    }
+    Some(DirectOrigin {
+        address: socket.ip(),
+        port: socket.port(),
+    })
+}
