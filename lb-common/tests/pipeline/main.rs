@@ -8,7 +8,9 @@ mod caps;
 mod endings;
 mod fixtures;
 mod flows;
+mod fragments;
 mod memory;
+mod messages;
 mod modes;
 mod ports;
 mod properties;
@@ -21,6 +23,7 @@ use lb_common::abi::{Flow4, FlowKey4, FlowSide, Origin, OriginState};
 use lb_common::datapath::{Exit, Memory, Tables, Verdict};
 use lb_common::testing::check::see;
 use lb_common::testing::modes::GUE_PORT;
+use lb_common::testing::outer::{Outer, outer};
 use lb_common::testing::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, TIMEOUTS, at};
 use lb_common::testing::{Frame, Host, PacketBuilder, Scenario};
 use std::cell::RefCell;
@@ -179,6 +182,22 @@ impl Node {
             .or_else(|| remove(Memory::Tentative))
             .unwrap();
     }
+}
+
+/// The outer header of a frame that left in a tunnel of ours.
+fn tunnel(frame: &Frame) -> Option<Outer> {
+    // Any datagram may look like one.
+    outer(frame).filter(|outer| outer.udp.is_none_or(|udp| udp.destination == GUE_PORT))
+}
+
+/// An IP packet as a frame.
+fn framed(ip: &[u8]) -> Frame {
+    let kind = if ip[0] >> 4 == 4 {
+        [0x08, 0x00]
+    } else {
+        [0x86, 0xdd]
+    };
+    Frame([&[0; 12], &kind[..], ip].concat())
 }
 
 fn redirect(ifindex: u32) -> Verdict {
