@@ -8,10 +8,13 @@ use lb_core::engine::{ProbeRequest, TargetId};
 use lb_core::health::{FailureReason, Observation};
 use lb_core::model::{ExpectedCodes, Monitor, MonitorKind, Probe as Question};
 use lb_tests::agent::OriginAgent;
+use lb_tests::config::{MONITOR, application, balancer, pool};
+use lb_tests::daemon::Daemon;
 use lb_tests::lab::{Host, Lab, VIP4, VIP6};
 use lb_tests::needs_root;
 use lb_tests::netns::Netns;
 use lb_tests::servers::{ECHO_PORT, EchoServer};
+use lb_tests::status::Status;
 use lb_userspace::datapath::ways::Ways;
 use lb_userspace::net::interface;
 use lb_userspace::probe::{self, Probes, Way};
@@ -150,6 +153,7 @@ fn request(kind: MonitorKind, probe: &Probe, port: u16) -> ProbeRequest {
         monitor: Arc::new(monitor),
         address: probe.origin.into(),
         port,
+        via: None,
     }
 }
 
@@ -323,4 +327,88 @@ fn a_mark_that_stands_for_nothing_changes_nothing() {
         assert!(reached.is_ok(), "{reached:?}");
     }
     drop(own);
+}
+
+/// An application on a VIP, over all origins of the lab, by a tunnel.
+fn served(world: &World, forwarding: &str, vip: IpAddr, like: IpAddr) -> String {
+    let origins = world.lab.origins.iter();
+    let eu = origins.fold(pool("eu"), |pool, host| pool.origin(host, like, 0, 1.0));
+    format!(
+        "{MONITOR}{}{}{}",
+        eu.line(&format!("forwarding = \"{forwarding}\"")),
+        balancer("echo", &["eu"], None),
+        application("echo", &format!("tcp/{ECHO_PORT}"), vip, "echo")
+    )
+}
+
+fn health<'a>(status: &'a Status, origin: &str) -> &'a str {
+    status.origin("eu", origin)["health"].as_str().unwrap()
+}
+
+#[test]
+fn the_daemon_asks_the_vip_at_each_origin() {
+    needs_root!();
+    for (forwarding, vip) in [("dsr_l2", VIPS[0]), ("dsr_ipip", VIPS[1]), ("dsr_gue", VIPS[0])] {
+        let mut world = World::new(2);
+        // As an announcing daemon has it.
+        world.lab.own_vips();
+        let mut lb = Daemon::start(&world.lab, &served(&world, forwarding, vip, vip));
+        lb.wait("both are healthy", |status| {
+            ["a", "b"]
+                .iter()
+                .all(|origin| health(status, origin) == "healthy")
+        });
+        // Only the first one's servers go on; both hosts do.
+        world.servers.truncate(2);
+        lb.wait("one is not", |status| {
+            (health(status, "a"), health(status, "b")) == ("healthy", "unhealthy")
+        });
+        let problem = lb.status().origin("eu", "a")["path_problem"].clone();
+        assert!(problem.is_null(), "{problem}");
+        let filters = |parent| {
+            world
+                .lab
+                .node
+                .run("tc", &["filter", "show", "dev", "eth0", parent])
+        };
+        drop(lb);
+        assert_eq!(
+            (filters("egress"), filters("ingress")),
+            (String::new(), String::new())
+        );
+    }
+}
+
+#[test]
+fn a_vip_that_cannot_be_asked_is_named_and_the_origin_itself_is_asked() {
+    needs_root!();
+    let world = World::new(1);
+    let [v4, v6] = VIPS;
+    let mut lb = Daemon::start(&world.lab, &served(&world, "dsr_ipip", v6, v4));
+    let problem = |status: &Status| {
+        let problem = status.origin("eu", "a")["path_problem"]
+            .as_str()
+            .map(str::to_owned);
+        problem.unwrap_or_default()
+    };
+    // The VIP is of another family than the origin, and no route leads to it.
+    lb.wait("the origin's own address is asked", |status| {
+        health(status, "a") == "unhealthy" && problem(status).contains(&v6.to_string())
+    });
+    let own = EchoServer::start_at(
+        &world.lab.origins[0].namespace,
+        "own",
+        (world.lab.origins[0].v4, ECHO_PORT).into(),
+    );
+    lb.wait("somebody answers there", |status| {
+        health(status, "a") == "healthy"
+    });
+    drop(own);
+    world
+        .lab
+        .node
+        .ip(&format!("route add default via {}", world.lab.client_address(v6)));
+    lb.wait("the VIP is asked", |status| {
+        health(status, "a") == "healthy" && problem(status).is_empty()
+    });
 }

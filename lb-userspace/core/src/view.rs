@@ -68,7 +68,8 @@ pub struct OriginView {
     pub health: OriginHealth,
     /// Why the last run failed; `None` when it succeeded or there is no monitor.
     pub failure_reason: Option<FailureReason>,
-    /// Why packets cannot reach it although it may be healthy: no route, neighbour unresolved, not attached there.
+    /// Why packets cannot reach it although it may be healthy: no route, neighbour unresolved, not attached there. Or
+    /// why its monitor's do not go the way that clients' packets go.
     pub path_problem: Option<String>,
     pub weight: Weight,
     /// Share of the pool's new flows from clients of the address' family, 0 to 1.

@@ -9,6 +9,7 @@ mod requests;
 mod setup;
 mod takeover;
 mod watch;
+mod ways;
 
 pub use oneshot::{attach, detach};
 

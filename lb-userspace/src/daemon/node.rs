@@ -5,6 +5,7 @@ use super::interfaces::Interfaces;
 use super::setup::{self, Lock};
 use super::takeover::{self, Former};
 use super::watch::FileWatch;
+use super::ways::ProbeWays;
 use crate::api::{Handle, Request, Server};
 use crate::cli::{Exit, Failure};
 use crate::datapath::explain::Explainer;
@@ -76,6 +77,7 @@ pub struct Node {
     pub(super) refusal: Option<String>,
     saver: Option<Saver>,
     probes: Arc<Probes>,
+    pub(super) ways: ProbeWays,
     observations: mpsc::UnboundedSender<(TargetId, u64, Observation)>,
     observed: mpsc::UnboundedReceiver<(TargetId, u64, Observation)>,
     pub(super) paths: PathWatcher,
@@ -193,6 +195,7 @@ impl Node {
             refusal: None,
             saver: store.map(Saver::start),
             probes: Arc::new(Probes::new()?),
+            ways: ProbeWays::default(),
             observations,
             observed,
             paths,
@@ -342,13 +345,14 @@ impl Node {
         }
     }
 
-    fn probe(&self, request: ProbeRequest) {
+    fn probe(&mut self, request: ProbeRequest) {
+        let way = self.way(&request);
         let (probes, answer) = (self.probes.clone(), self.observations.clone());
         tokio::spawn(async move {
             let Ok(_permit) = probes.permits().clone().acquire_owned().await else {
                 return;
             };
-            let observation = probe::attempt(&request, &probes).await;
+            let (observation, _) = probe::attempt_by(&request, way.as_ref(), &probes).await;
             // The daemon is stopping when nobody listens.
             let _ = answer.send((request.target, request.attempt, observation));
         });

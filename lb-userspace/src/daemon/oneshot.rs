@@ -6,6 +6,7 @@ use crate::config::Loaded;
 use crate::datapath::attach as links;
 use crate::datapath::kernel::Datapath;
 use crate::datapath::pins::{Pins, network_namespace};
+use crate::datapath::ways;
 use crate::net::interface;
 use crate::net::paths::PathWatcher;
 use lb_core::engine::{Command, Engine, Environment, Event, Path, Report};
@@ -128,6 +129,7 @@ pub fn detach(wanted: Option<String>, config: Option<Loaded>) -> Result<(), Fail
         Some(loaded) => Pins::of(&loaded.config.node.name).all_layouts(),
         None => Pins::all(),
     };
+    let all = interface::all()?;
     let mut detached = 0;
     for node in nodes {
         let ours = |node: &Pins| {
@@ -154,6 +156,10 @@ pub fn detach(wanted: Option<String>, config: Option<Loaded>) -> Result<(), Fail
         for pin in &links {
             links::remove(pin)?;
             detached += 1;
+            let name = all.iter().find(|interface| interface.index == pin.ifindex);
+            if let Some(interface) = name {
+                ways::release(&interface.name);
+            }
         }
         if node.links().is_empty() {
             drop(lock);

@@ -11,8 +11,8 @@ use aya::maps::{Array, HashMap, MapData};
 use lb_common::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
     Flow6, FlowCore, FlowKey4, FlowKey6, Forwarding, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip,
-    Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolRow, Port, PortSpan, Protocol,
-    Settings, Slot, SourceKey, Timeouts, Vip, VipKey, maps,
+    Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolRow, Port, PortSpan, Settings, Slot,
+    SourceKey, Timeouts, Vip, VipKey, maps,
 };
 use lb_common::datapath::{self, Arrival, InsertError, Memory, Sample, Scratch, Tables, Verdict};
 use lb_core::view::{OriginView, PoolView, View};

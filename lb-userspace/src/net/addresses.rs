@@ -1,15 +1,19 @@
-//! Addresses of this machine: hearing of their changes, and lending some to the loopback interface.
+//! Addresses of this machine, and others that packets leave to: hearing of changes, lending some to the loopback
+//! interface, looking what stands in the way.
 
 use super::netlink::{Netlink, notifications, subscribe};
+use super::routing::{Route, route_request};
 use super::sys;
 use anyhow::Context as _;
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope,
 };
+use netlink_packet_route::route::{RouteAttribute, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::sys::Socket;
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use tokio::io::unix::AsyncFd;
@@ -90,6 +94,56 @@ pub fn take_from_loopback(address: IpAddr) -> anyhow::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(false),
         Err(error) => Err(error).with_context(|| format!("remove {address} from the loopback interface")),
     }
+}
+
+/// Whether packets to `address` can be had to leave by an interface without being asked for on its link: what stands in
+/// the way, for the operator.
+///
+/// # Errors
+/// What stands in the way.
+pub fn check_route(address: IpAddr, ifindex: u32, interface: &str) -> Result<(), String> {
+    let mut netlink = Netlink::open().map_err(|error| format!("open a netlink socket: {error}"))?;
+    let mut ask = |by: Option<u32>| {
+        let mut request = route_request(address);
+        if let RouteNetlinkMessage::GetRoute(message) = &mut request {
+            message.attributes.extend(by.map(RouteAttribute::Oif));
+        }
+        netlink.get(request)
+    };
+    let plain = ask(None);
+    if let Ok(RouteNetlinkMessage::NewRoute(message)) = &plain
+        && message.header.kind == RouteType::Local
+    {
+        return Err(format!(
+            "{address} is an address of this node, which keeps packets to it to itself"
+        ));
+    }
+    match Route::read(address, ask(Some(ifindex))) {
+        Route::Via { gateway: Some(_), .. } => {}
+        Route::Via { gateway: None, .. } => {
+            return Err(format!(
+                "{address} is on the link of {interface}, where nobody can be asked for it"
+            ));
+        }
+        Route::Unusable(why) => return Err(format!("by {interface}: {why}")),
+    }
+    let elsewhere =
+        !matches!(Route::read(address, plain), Route::Via { ifindex: index, .. } if index == ifindex);
+    if elsewhere && address.is_ipv4() && is_strict(interface) {
+        return Err(format!(
+            "answers from {address} would be dropped, as the route to it is another:              sysctl -w net.ipv4.conf.{interface}.rp_filter=2"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the kernel drops what comes in by an interface from an address to which the route is another.
+fn is_strict(interface: &str) -> bool {
+    let value = |of: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{of}/rp_filter")).ok()?;
+        text.trim().parse::<u8>().ok()
+    };
+    value("all").max(value(interface)) == Some(1)
 }
 
 fn message(address: IpAddr) -> AddressMessage {

@@ -2,7 +2,7 @@
 
 use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
-use crate::model::{Config, Monitor};
+use crate::model::{Config, Forwarding, Monitor};
 use crate::view::View;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -24,6 +24,9 @@ pub enum Event {
         attempt: u64,
         observation: Observation,
     },
+    /// Why attempts at this target do not go the way that [`ProbeRequest::via`] says, and ask the origin's own address
+    /// instead; `None`: they do again.
+    Astray { target: TargetId, why: Option<String> },
     /// How the addresses of [`Command::WatchPaths`] are reached now. Addresses that are missing are unreachable.
     Paths(BTreeMap<IpAddr, Path>),
     /// Time has passed; due probes are started.
@@ -66,6 +69,26 @@ pub struct ProbeRequest {
     pub address: IpAddr,
     /// 0 for `icmp_ping`.
     pub port: u16,
+    /// The way that its packets go, where that is not the usual one.
+    pub via: Option<Via>,
+}
+
+/// The way of clients' packets to an origin that answers them directly: a monitor's go it too, and ask the VIP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Via {
+    pub vip: IpAddr,
+    pub forwarding: Forwarding,
+    /// How packets leave where the origin's own address cannot say it, being of another family than the VIP; `None`
+    /// also as long as nobody knows.
+    pub exit: Option<Exit>,
+}
+
+/// How packets to an origin leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exit {
+    pub ifindex: u32,
+    /// An address of the node, of the origin's family.
+    pub source: IpAddr,
 }
 
 /// How a destination is reached.

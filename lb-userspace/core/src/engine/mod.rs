@@ -16,14 +16,15 @@ mod message;
 mod plan;
 mod probes;
 mod records;
+mod served;
 mod snapshot;
 mod tables;
 #[cfg(test)]
 mod tests;
 
 pub use self::message::{
-    Adopted, Command, DrainRecord, Environment, Event, HealthRecord, Kept, Path, ProbeRequest, Report,
-    TargetId,
+    Adopted, Command, DrainRecord, Environment, Event, Exit, HealthRecord, Kept, Path, ProbeRequest, Report,
+    TargetId, Via,
 };
 
 use self::drains::Drains;
@@ -185,6 +186,10 @@ impl Engine {
                 let progress = self.state.probes.observe(target, attempt, observation, now);
                 self.state.proceed(&[(target, progress)], &mut ops, &mut commands);
             }
+            Event::Astray { target, why } => {
+                self.state.probes.set_astray(target, why);
+                self.state.view_is_due = true;
+            }
             Event::Paths(paths) => self.state.set_paths(paths, &mut commands),
             Event::Tick => {
                 let mut steps = Vec::new();
@@ -288,7 +293,8 @@ impl State {
             match progress {
                 Progress::Nothing => {}
                 Progress::Attempt(attempt) => {
-                    commands.extend(self.probes.request(target, attempt).map(Command::Probe));
+                    let request = self.probes.request(target, attempt);
+                    commands.extend(request.map(|request| Command::Probe(self.with_exit(request))));
                 }
                 Progress::Confirmed => {
                     self.view_is_due = true;
@@ -298,6 +304,24 @@ impl State {
             }
         }
         self.flip(&flips, ops, commands);
+    }
+
+    /// Says how packets to the origin leave, where its address cannot.
+    fn with_exit(&self, mut request: ProbeRequest) -> ProbeRequest {
+        if let Some(via) = &mut request.via
+            && via.vip.is_ipv4() != request.address.is_ipv4()
+            && let Some(Path::Via { ifindex, sources, .. }) =
+                self.paths.as_ref().and_then(|paths| paths.get(&request.address))
+        {
+            let own = sources
+                .iter()
+                .find(|source| source.is_ipv4() == request.address.is_ipv4());
+            via.exit = own.map(|&source| Exit {
+                ifindex: *ifindex,
+                source,
+            });
+        }
+        request
     }
 
     /// When tables are to follow changes of health.

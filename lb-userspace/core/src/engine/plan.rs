@@ -3,9 +3,9 @@
 use super::TargetId;
 use super::ids::{Ids, identity};
 use super::layout::Full;
+use super::served::Served;
 use crate::model::{
-    Application, Config, Destination, Forwarding, Monitor, MonitorKind, OnUnhealthy, OriginSteering, Pool,
-    Weight,
+    Application, Config, Destination, Forwarding, Monitor, OnUnhealthy, OriginSteering, Pool, Weight,
 };
 use core::net::IpAddr;
 use core::time::Duration;
@@ -60,6 +60,8 @@ pub struct PlannedOrigin {
     pub weight: Weight,
     pub enabled: bool,
     pub forwarding: Forwarding,
+    /// What its monitor asks instead of its address: of an origin that answers clients directly.
+    pub probe_vip: Option<IpAddr>,
     /// `None`: not probed.
     pub target: Option<TargetId>,
 }
@@ -174,32 +176,37 @@ impl Plan {
             .iter()
             .filter_map(|balancer| balancer.fallback_pool.as_deref())
             .collect();
-        let served = served_ports(config);
+        let served = Served::new(config);
         for pool in &config.pools {
             let monitor = pool
                 .monitor
                 .as_deref()
                 .and_then(|name| monitors.get(name))
                 .cloned();
-            let origin = |origin: &crate::model::Origin| PlannedOrigin {
-                name: origin.name.clone(),
-                identity: identity(
-                    &pool.name,
-                    &origin.name,
-                    origin.address,
-                    origin.port,
-                    origin.forwarding,
-                ),
-                id: OriginId::NONE,
-                address: origin.address,
-                port: origin.port,
-                probe_port: monitor.as_ref().map_or(0, |monitor| {
-                    probe_port(monitor, origin.port, served.get(pool.name.as_str()).copied())
-                }),
-                weight: origin.weight,
-                enabled: origin.enabled,
-                forwarding: origin.forwarding,
-                target: None,
+            let origin = |origin: &crate::model::Origin| {
+                let asked = monitor
+                    .as_ref()
+                    .map(|monitor| served.asked(&pool.name, monitor, origin))
+                    .unwrap_or_default();
+                PlannedOrigin {
+                    name: origin.name.clone(),
+                    identity: identity(
+                        &pool.name,
+                        &origin.name,
+                        origin.address,
+                        origin.port,
+                        origin.forwarding,
+                    ),
+                    id: OriginId::NONE,
+                    address: origin.address,
+                    port: origin.port,
+                    probe_port: asked.port,
+                    weight: origin.weight,
+                    enabled: origin.enabled,
+                    forwarding: origin.forwarding,
+                    probe_vip: asked.vip,
+                    target: None,
+                }
             };
             let planned = PlannedPool {
                 name: pool.name.clone(),
@@ -252,6 +259,7 @@ impl Plan {
                     weight: Weight::ONE,
                     enabled: true,
                     forwarding: Forwarding::Nat,
+                    probe_vip: None,
                     target: None,
                 }
             })
@@ -328,39 +336,4 @@ impl Plan {
         }
         Ok(())
     }
-}
-
-/// The port at which an origin is probed; 0 when the monitor needs none.
-fn probe_port(monitor: &Monitor, origin: Option<u16>, served: Option<u16>) -> u16 {
-    let named = monitor.port.or(origin);
-    match monitor.kind {
-        MonitorKind::IcmpPing => 0,
-        MonitorKind::Http(_) => named.unwrap_or(80),
-        MonitorKind::Https { .. } => named.unwrap_or(443),
-        MonitorKind::Tcp => named.or(served).unwrap_or(80),
-    }
-}
-
-/// By pool, the port that origins without one serve: that of the first application that leads to the pool.
-fn served_ports(config: &Config) -> BTreeMap<&str, u16> {
-    let balancers: BTreeMap<&str, _> = config
-        .load_balancers
-        .iter()
-        .map(|balancer| (balancer.name.as_str(), balancer))
-        .collect();
-    let mut ports = BTreeMap::new();
-    for application in &config.applications {
-        let Destination::LoadBalancer(name) = &application.destination else {
-            continue;
-        };
-        let Some(balancer) = balancers.get(name.as_str()) else {
-            continue;
-        };
-        for pool in balancer.default_pools.iter().chain(&balancer.fallback_pool) {
-            ports
-                .entry(pool.as_str())
-                .or_insert(application.port_at_origins());
-        }
-    }
-    ports
 }

@@ -1,7 +1,7 @@
 //! All targets: which origins are probed, when the next one is due, and what is known of each.
 
 use super::plan::{Plan, PlannedOrigin, PlannedPool};
-use super::{HealthRecord, ProbeRequest, TargetId};
+use super::{HealthRecord, ProbeRequest, TargetId, Via};
 use crate::health::Observation;
 use crate::model::Monitor;
 use crate::monitor::{Progress, Start, Target};
@@ -35,6 +35,8 @@ pub struct Probed {
     pub origin: usize,
     identity: u64,
     request: ProbeRequest,
+    /// Why attempts do not go the way that they should.
+    pub astray: Option<String>,
 }
 
 impl Probes {
@@ -76,9 +78,11 @@ impl Probes {
                 }
                 let same =
                     |(_, probed): &(TargetId, Probed)| is_same_probe(&probed.request, &monitor, origin);
+                let mut astray = None;
                 let (id, target) = match former.remove(&origin.identity).filter(same) {
                     Some((id, mut probed)) => {
                         probed.target.retime(Arc::clone(&monitor), now);
+                        astray = probed.astray;
                         (id, probed.target)
                     }
                     None => {
@@ -97,6 +101,11 @@ impl Probes {
                     monitor: Arc::clone(&monitor),
                     address: origin.address,
                     port: origin.probe_port,
+                    via: origin.probe_vip.map(|vip| Via {
+                        vip,
+                        forwarding: origin.forwarding,
+                        exit: None,
+                    }),
                 };
                 self.deadlines.insert((target.deadline(), id));
                 let identity = origin.identity;
@@ -108,10 +117,18 @@ impl Probes {
                         origin: origin_index,
                         identity,
                         request,
+                        astray,
                     },
                 );
                 pool.origins[origin_index].target = Some(id);
             }
+        }
+    }
+
+    /// Notes why attempts at a target do not go the way that they should, or that they do.
+    pub fn set_astray(&mut self, id: TargetId, why: Option<String>) {
+        if let Some(probed) = self.targets.get_mut(&id) {
+            probed.astray = why;
         }
     }
 
@@ -201,5 +218,6 @@ impl Probes {
 
 /// Whether the probe asks the same question of the same destination, however often and patiently.
 fn is_same_probe(request: &ProbeRequest, monitor: &Monitor, origin: &PlannedOrigin) -> bool {
-    request.monitor.kind == monitor.kind && request.port == origin.probe_port
+    let vip = request.via.as_ref().map(|via| via.vip);
+    request.monitor.kind == monitor.kind && request.port == origin.probe_port && vip == origin.probe_vip
 }

@@ -183,10 +183,9 @@ impl State {
         health: OriginHealth,
         share: f64,
     ) -> OriginView {
-        let target = origin
-            .target
-            .and_then(|id| self.probes.get(id))
-            .map(|probed| &probed.target);
+        let probed = origin.target.and_then(|id| self.probes.get(id));
+        let target = probed.map(|probed| &probed.target);
+        let astray = probed.and_then(|probed| probed.astray.clone());
         OriginView {
             name: origin.name.clone(),
             id: origin.id,
@@ -196,7 +195,7 @@ impl State {
             enabled: origin.enabled,
             health,
             failure_reason: target.and_then(|target| target.failure().cloned()),
-            path_problem: self.records.problem(origin.id).cloned(),
+            path_problem: self.records.problem(origin.id).cloned().or(astray),
             weight: origin.weight,
             share,
             rtt: target.and_then(|target| target.rtt()),

@@ -1,5 +1,6 @@
 //! The engine against an in-memory model of the maps.
 
+mod asking;
 mod drains;
 mod forwarding;
 mod listeners;
