@@ -205,22 +205,8 @@ fn redirect(ifindex: u32) -> Verdict {
 }
 
 /// The frame that a tunnel carries, as from a link of its own; `None` when there is no tunnel.
-fn inner(Frame(frame): &Frame) -> Option<Frame> {
-    let (outer, after) = match frame.get(12..14)? {
-        [0x08, 0x00] => (*frame.get(23)?, 34),
-        [0x86, 0xdd] => (*frame.get(20)?, 54),
-        _ => return None,
-    };
-    let at = match outer {
-        4 | 41 => after,
-        17 if frame.get(after + 2..after + 4)? == GUE_PORT.to_be_bytes() => after + 8,
-        _ => return None,
-    };
-    let ether_type: [u8; 2] = match frame.get(at)? >> 4 {
-        4 => [0x08, 0x00],
-        _ => [0x86, 0xdd],
-    };
-    Some(Frame([&[0; 12], &ether_type[..], frame.get(at..)?].concat()))
+fn inner(frame: &Frame) -> Option<Frame> {
+    tunnel(frame).map(|outer| framed(&outer.inner))
 }
 
 /// Client number `index`: all different.
