@@ -19,13 +19,15 @@ pub struct Arguments {
     unit: bool,
 }
 
-/// All packages but those that only the kernel runs.
-const HOST: [&str; 5] = [
+/// All packages but those that only the kernel runs, and the one that needs a C++ compiler.
+const HOST: [&str; 7] = [
     "--workspace",
     "--exclude",
     "lb-ebpf",
     "--exclude",
     "lb-bench-ebpf",
+    "--exclude",
+    "lb-fuzz",
 ];
 
 #[derive(Default, Clone, Copy, PartialEq, Debug)]
