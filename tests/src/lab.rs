@@ -9,6 +9,8 @@
 //! Nothing in the node forwards packets but lb: the kernel's own forwarding is off. Checksum offload of client and
 //! origins stays as the kernel sets it: on, so that lb meets frames whose checksums are only begun.
 
+pub mod direct;
+
 use crate::gate::Permit;
 use crate::netns::Netns;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
