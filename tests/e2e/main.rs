@@ -11,6 +11,7 @@ mod check_file;
 mod explain;
 mod failover;
 mod interfaces;
+mod matrix;
 mod others;
 mod privilege;
 mod probe_ways;

@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 pub mod dns;
 pub mod flows;
+pub mod forwarding;
 pub mod gate;
 pub mod http;
 pub mod lab;

@@ -79,7 +79,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         fs::create_dir_all(&new).with_context(|| format!("create {}", new.display()))?;
         step::must(
             "minimise the corpus",
-            fuzzer.args(["-merge=1", "-set_cover_merge=1"]).args([&new, &tree, &own]),
+            fuzzer
+                .args(["-merge=1", "-set_cover_merge=1"])
+                .args([&new, &tree, &own]),
         )?;
         fs::remove_dir_all(&tree).with_context(|| format!("remove {}", tree.display()))?;
         fs::create_dir_all(&tree).with_context(|| format!("create {}", tree.display()))?;
@@ -103,5 +105,6 @@ fn machine() -> Result<String> {
     let output = Command::new("rustc").arg("-vV").output().context("run rustc")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).context("rustc does not say what it builds for")
+    host.map(str::to_owned)
+        .context("rustc does not say what it builds for")
 }

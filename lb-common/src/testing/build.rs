@@ -208,7 +208,10 @@ impl PacketBuilder {
     /// Identification of the datagram.
     #[must_use]
     pub fn identification(self, identification: u16) -> Self {
-        Self { identification, ..self }
+        Self {
+            identification,
+            ..self
+        }
     }
 
     /// TCP sequence and acknowledgement numbers.

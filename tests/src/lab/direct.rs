@@ -11,7 +11,7 @@
 //! which one it speaks depends on the VIP: see [`through`] and [`straight`].
 
 use super::{
-    CLIENT, CLIENT_NET, FAR_NET, GATEWAY, Lab, NODE, ORIGIN_NET, add_address, add_default_route,
+    CLIENT, CLIENT_NET, FAR_NET, GATEWAY, Host, Lab, NODE, ORIGIN_NET, add_address, add_default_route,
     enable_forwarding, plug, switch, v4, v6,
 };
 use crate::netns::Netns;
@@ -157,6 +157,22 @@ impl Lab {
             ));
         }
         self
+    }
+
+    /// Lets an origin of [`Lab::direct`] answer the client's first address straight too.
+    pub fn answer_straight(&self, host: &Host) {
+        let (client4, client6) = (v4(CLIENT_NET, CLIENT), v6(CLIENT_NET, CLIENT));
+        let lead = |namespace: &Netns, net: u8, to: u8| {
+            namespace.ip(&format!(
+                "route replace {client4} via {}\nroute replace {client6} via {}",
+                v4(net, to),
+                v6(net, to)
+            ));
+        };
+        lead(&host.namespace, ORIGIN_NET, GATEWAY);
+        if let Some(back) = self.between.first() {
+            lead(back, BACK_NET, CLIENT);
+        }
     }
 
     /// The two routers of [`Lab::narrow`]: the node's, and the origins'.

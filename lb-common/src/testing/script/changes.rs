@@ -38,9 +38,7 @@ impl Player {
             2 => {
                 let choice = bytes.byte()?;
                 let hops = self.host.scenario.tables.hops.values_mut();
-                hops.into_iter()
-                    .nth(usize::from(choice >> 1) % 3)?
-                    .resolved = u16::from(choice & 1);
+                hops.into_iter().nth(usize::from(choice >> 1) % 3)?.resolved = u16::from(choice & 1);
             }
             3 => self.turn_generation(),
             4 => self.host.scenario.tables.settings.snat_ports.count = bytes.pick(&[1, 2, 8, 4096, 0])?,
@@ -70,7 +68,10 @@ impl Player {
     }
 
     fn set_hop(&mut self, bytes: &mut Bytes) -> Option<()> {
-        let (index, mtu) = (usize::from(bytes.byte()?), bytes.pick(&[1500u16, 1280, 1400, 576, 9000])?);
+        let (index, mtu) = (
+            usize::from(bytes.byte()?),
+            bytes.pick(&[1500u16, 1280, 1400, 576, 9000])?,
+        );
         let tags = bytes.pick(&[
             [[0; 4], [0; 4]],
             [[0x81, 0, 0, 0x64], [0; 4]],
@@ -172,7 +173,10 @@ impl Player {
             4 => application.access = bytes.pick(&[LIST, AccessList::NONE])?,
             _ => {
                 let length = 32 + u32::from(bytes.byte()? % 129);
-                let address = bytes.pick(&[Ip::from(Ip4::from(core::net::Ipv4Addr::new(198, 51, 100, 1))), Ip([0; 4])])?;
+                let address = bytes.pick(&[
+                    Ip::from(Ip4::from(core::net::Ipv4Addr::new(198, 51, 100, 1))),
+                    Ip([0; 4]),
+                ])?;
                 let key = AccessKey {
                     list: LIST.0.to_be(),
                     address,

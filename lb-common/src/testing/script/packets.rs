@@ -2,10 +2,10 @@
 
 use super::{Bytes, MEMORY, Player, Talk};
 use crate::datapath::Verdict;
+use crate::testing::Frame;
 use crate::testing::build::{Checksum, PacketBuilder, extension, pseudo_header, sum};
 use crate::testing::check::dissect;
 use crate::testing::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE};
-use crate::testing::Frame;
 use std::net::{IpAddr, SocketAddr};
 
 const FIN: u8 = 1;
@@ -136,7 +136,10 @@ impl Player {
     /// What comes from an origin comes by the origins' side.
     fn side(&self, builder: PacketBuilder, from: IpAddr) -> (u32, PacketBuilder) {
         let origins = self.host.scenario.tables.origins.values();
-        if origins.into_iter().any(|origin| IpAddr::from(origin.address) == from) {
+        if origins
+            .into_iter()
+            .any(|origin| IpAddr::from(origin.address) == from)
+        {
             (ORIGIN_SIDE, builder.link(ORIGIN_MAC, ORIGIN_NODE_MAC))
         } else {
             (CLIENT_SIDE, builder)

@@ -38,7 +38,9 @@ impl Player {
     fn tunnel(&self, frame: &Frame) -> Option<Tunnel> {
         let tunnel = tunnel(frame)?;
         let mut origins = self.host.scenario.tables.origins.values();
-        let ends = |origin: &crate::abi::Origin| IpAddr::from(origin.address) == tunnel.to && origin.forwarding.is_tunnel();
+        let ends = |origin: &crate::abi::Origin| {
+            IpAddr::from(origin.address) == tunnel.to && origin.forwarding.is_tunnel()
+        };
         origins.any(ends).then_some(tunnel)
     }
 
@@ -81,7 +83,6 @@ struct Tunnel {
     inner: Frame,
 }
 
-
 fn tunnel(Frame(frame): &Frame) -> Option<Tunnel> {
     let mut at = 12;
     while matches!(frame.get(at..at + 2)?, [0x81, 0x00] | [0x88, 0xa8]) {
@@ -99,7 +100,13 @@ fn tunnel(Frame(frame): &Frame) -> Option<Tunnel> {
         let total = usize::from(word(2)?);
         // Ours has no options, and is never cut into fragments.
         let valid = sum(&[ip.get(..20)?]) == 0xffff && total <= ip.len() && word(6)? == 0x4000;
-        (valid && *ip.first()? == 0x45, 20, *ip.get(9)?, total, (end(12)?, end(16)?))
+        (
+            valid && *ip.first()? == 0x45,
+            20,
+            *ip.get(9)?,
+            total,
+            (end(12)?, end(16)?),
+        )
     };
     let start = match next {
         4 | 41 => start,
