@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod programs;
 mod setup;
 mod step;
 mod test;
