@@ -10,6 +10,7 @@ mod agent;
 mod check_file;
 mod explain;
 mod failover;
+mod flood;
 mod interfaces;
 mod matrix;
 mod others;

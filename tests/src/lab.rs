@@ -299,6 +299,12 @@ impl Lab {
         gateway.expect("the lab has a gateway")
     }
 
+    /// The other end of the node's link towards the origins: a namespace and an interface.
+    #[must_use]
+    pub fn beside_node(&self) -> (&Netns, &'static str) {
+        (self.switch(), "node")
+    }
+
     fn switch(&self) -> &Netns {
         self.between.last().expect("a lab has a switch")
     }

@@ -22,4 +22,5 @@ pub mod prog;
 pub mod raw;
 pub mod servers;
 pub mod status;
+pub mod traffic;
 pub mod tunneler;

@@ -81,6 +81,7 @@ http {{
     scgi_temp_path {prefix}/tmp/scgi;
     sendfile on;
     keepalive_requests 100000000;
+    keepalive_timeout 3600;
     default_type text/plain;
     server {{
         listen {HTTP_PORT} backlog=8192;

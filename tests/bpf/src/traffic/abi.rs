@@ -9,6 +9,8 @@ pub const SINK: &str = "sink";
 pub const ORDER: &str = "ORDER";
 /// Name of the map that holds the [`Tally`]: array of one.
 pub const TALLY: &str = "TALLY";
+/// Name of the map that holds the [`Generations`]: array of one.
+pub const GENERATIONS: &str = "GENERATIONS";
 /// Name of the map that has a bit for each numbered packet: array of words of 64.
 pub const SEEN: &str = "SEEN";
 
@@ -50,9 +52,6 @@ pub struct Order {
     pub template: [u64; WORDS],
     /// Number of the next packet.
     pub next: u64,
-    /// Of numbered packets, the generation that is known to be in force, and the newest that may be.
-    pub in_force: u32,
-    pub newest: u32,
     /// Applications that numbered packets go to in turns; 0: packets are not numbered, and their sources are random.
     pub applications: u32,
     /// The interface that they leave by.
@@ -62,6 +61,16 @@ pub struct Order {
     pub reserved: u32,
     /// Link addresses of the origins, each in the first six bytes.
     pub origins: [u64; LAP as usize],
+}
+
+/// Where a change of generations stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Generations {
+    /// The one that is known to be in force.
+    pub in_force: u32,
+    /// The newest that may be.
+    pub newest: u32,
 }
 
 /// What has arrived.

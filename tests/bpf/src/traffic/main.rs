@@ -20,8 +20,8 @@ mod frame;
 mod network;
 
 use abi::{
-    APPLICATION_AT, FIRST_ORIGIN, FIRST_ORIGIN_PORT, FIRST_PORT, FIRST_SOURCE, GENERATION_AT, LAP, NUMBER_AT,
-    Order, SEEN_WORDS, SOURCES, TTL, Tally, WORDS, place,
+    APPLICATION_AT, FIRST_ORIGIN, FIRST_ORIGIN_PORT, FIRST_PORT, FIRST_SOURCE, GENERATION_AT, Generations,
+    LAP, NUMBER_AT, Order, SEEN_WORDS, SOURCES, TTL, Tally, WORDS, place,
 };
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::Array;
@@ -35,6 +35,8 @@ use network::Headers4;
 
 #[btf_map]
 static ORDER: Array<Order, 1> = Array::new();
+#[btf_map]
+static GENERATIONS: Array<Generations, 1> = Array::new();
 #[btf_map]
 static TALLY: Array<Tally, 1> = Array::new();
 #[btf_map]
@@ -88,8 +90,10 @@ pub fn generate(context: XdpContext) -> u32 {
                 .cast::<u16>()
                 .write_volatile(port);
             base.add(NUMBER_AT).cast::<u64>().write_volatile(number);
-            let in_force = (&raw const order.in_force).read_volatile();
-            base.add(GENERATION_AT).cast::<u32>().write_volatile(in_force);
+            if let Some(generations) = GENERATIONS.get_ptr(0) {
+                let in_force = (&raw const (*generations).in_force).read_volatile();
+                base.add(GENERATION_AT).cast::<u32>().write_volatile(in_force);
+            }
             base.add(APPLICATION_AT).cast::<u32>().write_volatile(application);
         }
         bpf_redirect(order.ifindex, 0) as u32
@@ -191,8 +195,11 @@ fn judge(order: &Order, tally: *mut Tally, frame: *mut [u64; WORDS], destination
             count(twice, 1);
         }
     }
-    // SAFETY: userspace writes it in one store.
-    let newest = unsafe { (&raw const order.newest).read_volatile() };
+    let newest = match GENERATIONS.get_ptr(0) {
+        // SAFETY: userspace writes it in one store.
+        Some(generations) => unsafe { (&raw const (*generations).newest).read_volatile() },
+        None => 0,
+    };
     let [_, _, _, last] = destination.to_ne_bytes();
     let origin = u32::from(last).wrapping_sub(u32::from(FIRST_ORIGIN));
     let offset = u32::from(port).wrapping_sub(u32::from(FIRST_ORIGIN_PORT));
@@ -200,7 +207,10 @@ fn judge(order: &Order, tally: *mut Tally, frame: *mut [u64; WORDS], destination
     let mut at_home = false;
     let mut index = 0;
     while index < LAP {
-        at_home |= index == origin && order.origins[index as usize] << 16 == link;
+        // Volatile: each is read. LLVM would make an index of the origin, whose bound the verifier does not see.
+        // SAFETY: it lies in the order.
+        let home = unsafe { (&raw const order.origins[index as usize]).read_volatile() };
+        at_home |= index == origin && home << 16 == link;
         index += 1;
     }
     let (old, new) = (place(application, sent_in), place(application, newest));
