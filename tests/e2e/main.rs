@@ -14,6 +14,7 @@ mod flood;
 mod interfaces;
 mod matrix;
 mod others;
+mod pmtu;
 mod privilege;
 mod probe_ways;
 mod refuse;

@@ -6,13 +6,13 @@ use lb_tests::agent::OriginAgent;
 use lb_tests::check::{assert_all_served, assert_share};
 use lb_tests::config::{MONITOR, application, balancer, pool};
 use lb_tests::daemon::Daemon;
-use lb_tests::forwarding::{FORWARDINGS, Route, agent, agent_of, pool_names, pools};
+use lb_tests::forwarding::{FORWARDINGS, Forwarding, Route, agent, agent_of, pool_names, pools};
 use lb_tests::gate::number;
 use lb_tests::lab::Lab;
 use lb_tests::lab::direct::through;
 use lb_tests::load::{self, Report};
 use lb_tests::servers::{DNS_PORT, HTTP_PORT};
-use lb_tests::{needs_root, servers};
+use lb_tests::{http, needs_root, servers};
 use std::net::IpAddr;
 
 const WORKERS: usize = 4;
@@ -48,7 +48,7 @@ fn every_way_to_forward_serves_every_protocol_and_family() {
     let lab = Lab::direct(2);
     let _nginx = on_all(&lab, servers::nginx);
     let _dnsmasq = on_all(&lab, servers::dnsmasq);
-    let _agents = on_all(&lab, |host| agent(host, &[]));
+    let agents = on_all(&lab, |host| agent(host, &[]));
     let routes = Route::all();
     let listeners: String = routes
         .iter()
@@ -56,9 +56,9 @@ fn every_way_to_forward_serves_every_protocol_and_family() {
         .collect();
     let mut lb = Daemon::start(
         &lab,
-        &format!("{MONITOR}port = {HTTP_PORT}\n{}{listeners}", pools(&lab)),
+        &format!("{MONITOR}port = {HTTP_PORT}\n{}{listeners}", pools(&lab, &routes)),
     );
-    lb.wait_healthy(&pool_names().iter().map(String::as_str).collect::<Vec<_>>());
+    lb.wait_healthy(&pool_names(&routes).iter().map(String::as_str).collect::<Vec<_>>());
     let count = number("LB_TEST_MATRIX_REQUESTS", 400);
     println!("forwarding protocol families requests failed      a      b");
     let mut wrong = Vec::new();
@@ -85,6 +85,24 @@ fn every_way_to_forward_serves_every_protocol_and_family() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    // That it went the way that was asked for: nothing else comes by a tunnel, and only nat hides the client.
+    for outcome in ["ipip", "gue"] {
+        let packets: u64 = agents.iter().map(|agent| agent.count(outcome)).sum();
+        assert!(packets >= 8 * count as u64, "{packets} by {outcome}");
+    }
+    for route in Route::all() {
+        let answer = lab
+            .client
+            .enter(|| http::get((route.vip(), HTTP_PORT).into(), "/source"));
+        let source: IpAddr = answer.unwrap().body.trim().parse().unwrap();
+        let from_client = lab.client_has(source);
+        assert_eq!(
+            from_client,
+            route.forwarding != Forwarding::Nat,
+            "{}: {source}",
+            route.name()
+        );
+    }
 }
 
 #[test]

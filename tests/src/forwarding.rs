@@ -111,15 +111,11 @@ impl Route {
     }
 }
 
-/// The pools of [`Route::all`], each of all the lab's origins, with their load balancers.
+/// The pools of some routes, each of all the lab's origins, with their load balancers.
 #[must_use]
-pub fn pools(lab: &Lab) -> String {
+pub fn pools(lab: &Lab, routes: &[Route]) -> String {
     let mut text = String::new();
-    for route in Route::all() {
-        // One for each family of origins.
-        if route.vip_v6 != route.origin_v6 {
-            continue;
-        }
+    for route in own_family(routes) {
         let name = route.pool();
         let pool = pool(&name).line(&format!("forwarding = \"{}\"", route.forwarding.name()));
         let pool = lab
@@ -133,9 +129,14 @@ pub fn pools(lab: &Lab) -> String {
 
 /// The names of those pools.
 #[must_use]
-pub fn pool_names() -> Vec<String> {
-    let own = |route: &Route| route.vip_v6 == route.origin_v6;
-    Route::all().into_iter().filter(own).map(Route::pool).collect()
+pub fn pool_names(routes: &[Route]) -> Vec<String> {
+    own_family(routes).map(Route::pool).collect()
+}
+
+/// One for each pool: the VIPs of both families share it.
+fn own_family(routes: &[Route]) -> impl Iterator<Item = Route> {
+    let routes = routes.iter().copied();
+    routes.filter(|route| route.vip_v6 == route.origin_v6)
 }
 
 /// Gives an origin the VIPs of all ways that answer straight, and something that takes tunnels' headers off.

@@ -9,6 +9,7 @@ pub mod check;
 pub mod config;
 pub mod daemon;
 pub mod dns;
+pub mod files;
 pub mod flows;
 pub mod forwarding;
 pub mod gate;

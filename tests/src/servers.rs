@@ -52,7 +52,8 @@ impl Server {
     }
 }
 
-/// nginx: `/` answers with the origin's name (also in the header `X-Origin`), `/files/` is [`files`], and what is PUT
+/// nginx: `/` answers with the origin's name (also in the header `X-Origin`), `/source` with the client's address as the
+/// origin sees it, `/files/` is [`files`], and what is PUT
 /// to `/upload/` lands in [`uploads`].
 #[must_use]
 pub fn nginx(host: &Host) -> Server {
@@ -88,6 +89,7 @@ http {{
         listen [::]:{HTTP_PORT} backlog=8192 ipv6only=on;
         add_header X-Origin {name};
         location / {{ return 200 "{name}\n"; }}
+        location /source {{ return 200 "$remote_addr\n"; }}
         location /files/ {{ alias {prefix}/files/; }}
         location /upload/ {{ alias {prefix}/upload/; dav_methods PUT; client_body_in_file_only off; }}
     }}

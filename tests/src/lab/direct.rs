@@ -5,6 +5,7 @@
 //!             └─ eth1 ───── back ───────┘
 //! narrow:  client ── eth0 node eth1 ── near ──(mtu)── far ── switch ── origins
 //!             └─ eth1 ───────────────(mtu)────────────┘
+//! distant: client ── outer ──(mtu)── inner ── eth0 node eth1 ── switch ── origins
 //! ```
 //!
 //! The client has two addresses: answers to the first go back through the node, answers to the second straight. With
@@ -122,6 +123,45 @@ impl Lab {
         lab.finish(switch).with_two_addresses()
     }
 
+    /// Two routers between the client and the node, and between the two a network that carries no more than `mtu` bytes.
+    /// There is no other way back.
+    #[must_use]
+    pub fn distant(origins: usize, mtu: u32) -> Self {
+        let mut lab = Self::bare();
+        let (outer, inner, switch) = (Netns::new("outer"), Netns::new("inner"), switch());
+        lab.client.connect("eth0", &outer, "eth0");
+        outer.connect("eth1", &inner, "eth1");
+        outer.ip(&format!("link set dev eth1 mtu {mtu}"));
+        inner.ip(&format!("link set dev eth1 mtu {mtu}"));
+        lab.node.connect("eth0", &inner, "eth0");
+        lab.node.connect("eth1", &switch, "node");
+        plug(&switch, "node");
+        // Takes what the node redirects to it.
+        inner.offload("eth0", "gro", "on");
+        add_address(&outer, "eth0", CLIENT_NET, NODE);
+        add_address(&outer, "eth1", NARROW_NET, NODE);
+        add_address(&inner, "eth1", NARROW_NET, GATEWAY);
+        add_address(&inner, "eth0", BACK_NET, GATEWAY);
+        add_address(&lab.node, "eth0", BACK_NET, NODE);
+        add_address(&lab.node, "eth1", ORIGIN_NET, NODE);
+        add_default_route(&outer, NARROW_NET, GATEWAY);
+        add_default_route(&inner, BACK_NET, NODE);
+        add_default_route(&lab.node, BACK_NET, GATEWAY);
+        inner.ip(&format!(
+            "route add {}/24 via {}\nroute add {}/64 via {}",
+            v4(CLIENT_NET, 0),
+            v4(NARROW_NET, NODE),
+            v6(CLIENT_NET, 0),
+            v6(NARROW_NET, NODE)
+        ));
+        enable_forwarding(&outer);
+        enable_forwarding(&inner);
+        lab.interfaces = vec!["eth0", "eth1"];
+        lab.add_origins(origins, &switch, ORIGIN_NET, NODE);
+        lab.between.extend([outer, inner]);
+        lab.finish(switch).with_two_addresses()
+    }
+
     /// A link from a router to the client, for answers to its second address.
     fn lead_back(&self, router: &Netns, mtu: u32) {
         self.client.connect("eth1", router, "client");
@@ -159,6 +199,35 @@ impl Lab {
         self
     }
 
+    /// Whether an address is one of the client's two.
+    #[must_use]
+    pub fn client_has(&self, address: IpAddr) -> bool {
+        [CLIENT, CLIENT_STRAIGHT].into_iter().any(|host| {
+            let own: [IpAddr; 2] = [v4(CLIENT_NET, host).into(), v6(CLIENT_NET, host).into()];
+            own.contains(&address)
+        })
+    }
+
+    /// The node's address on the origins' side.
+    #[must_use]
+    pub fn node_address_inside(&self, like: IpAddr) -> IpAddr {
+        if like.is_ipv4() {
+            v4(ORIGIN_NET, NODE).into()
+        } else {
+            v6(ORIGIN_NET, NODE).into()
+        }
+    }
+
+    /// The client's address that is answered straight.
+    #[must_use]
+    pub fn straight_address(&self, is_v6: bool) -> IpAddr {
+        if is_v6 {
+            v6(CLIENT_NET, CLIENT_STRAIGHT).into()
+        } else {
+            v4(CLIENT_NET, CLIENT_STRAIGHT).into()
+        }
+    }
+
     /// Lets an origin of [`Lab::direct`] answer the client's first address straight too.
     pub fn answer_straight(&self, host: &Host) {
         let (client4, client6) = (v4(CLIENT_NET, CLIENT), v6(CLIENT_NET, CLIENT));
@@ -175,7 +244,7 @@ impl Lab {
         }
     }
 
-    /// The two routers of [`Lab::narrow`]: the node's, and the origins'.
+    /// The two routers of [`Lab::narrow`], the node's and the origins', or of [`Lab::distant`], the client's and the node's.
     ///
     /// # Panics
     /// The lab is another.
@@ -245,6 +314,22 @@ mod tests {
         let way = |to: u8| a.run("ip", &["route", "get", &v4(CLIENT_NET, to).to_string()]);
         assert!(way(CLIENT_STRAIGHT).contains(&format!("via {}", v4(ORIGIN_NET, GATEWAY))));
         assert!(way(CLIENT).contains(&format!("via {}", v4(ORIGIN_NET, NODE))));
+    }
+
+    #[test]
+    fn a_distant_client_reaches_origins() {
+        needs_root!();
+        let lab = Lab::distant(1, 1400);
+        lab.forward_without_lb();
+        let (from, to) = (v4(CLIENT_NET, CLIENT).into(), lab.origins[0].v4.into());
+        assert!(pings(&lab, from, to, 1400 - 28));
+        assert!(!pings(&lab, from, to, 1400 - 27));
+        assert!(pings(
+            &lab,
+            v6(CLIENT_NET, CLIENT).into(),
+            lab.origins[0].v6.into(),
+            56
+        ));
     }
 
     #[test]
