@@ -7,8 +7,8 @@ mod abi;
 use crate::gate::traffic_object;
 use crate::lab::Lab;
 use crate::netns::Netns;
-pub use abi::{FIRST_ORIGIN_PORT, FIRST_PORT, LAP, SEEN_WORDS, STRIDE, Tally, place};
-use abi::{FRAME_LEN, GENERATE, GENERATIONS, Generations, ORDER, Order, SEEN, SINK, TALLY, TTL};
+pub use abi::{FIRST_ORIGIN_PORT, FIRST_PORT, LAP, STRIDE, Tally, place};
+use abi::{FRAME_LEN, GENERATE, GENERATIONS, Generations, ORDER, Order, SEEN, SEEN_WORDS, SINK, TALLY, TTL};
 use aya::maps::{Array, MapData};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, Pod};
@@ -24,6 +24,8 @@ unsafe impl Pod for Tally {}
 // SAFETY: as above.
 unsafe impl Pod for Generations {}
 
+/// Numbered packets that can be told apart.
+pub const MAX_NUMBERED: u64 = SEEN_WORDS as u64 * 64;
 /// Frames that the kernel sends at a time.
 const BATCH: u32 = 64;
 
@@ -169,7 +171,7 @@ impl Traffic {
     /// # Panics
     /// There were more than there are bits.
     pub fn lost(&mut self, count: u64) -> u64 {
-        assert!(count <= u64::from(SEEN_WORDS) * 64);
+        assert!(count <= MAX_NUMBERED);
         let seen = self.array::<u64>(SEEN);
         let words = count.div_ceil(64) as u32;
         let seen = (0..words).map(|word| seen.get(&word, 0).expect("a word of the map"));
