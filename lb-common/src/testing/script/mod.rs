@@ -9,6 +9,7 @@ mod promises;
 
 use super::scenario::Host;
 use super::{Frame, Scenario};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// Steps of one script: enough for a flow's whole life among others.
@@ -62,6 +63,8 @@ struct Player {
     last: (u32, Frame),
     /// Packets so far.
     packets: usize,
+    /// Established flows that the scenario starts with, by origin; their entries are nowhere.
+    preset: BTreeMap<u32, u32>,
 }
 
 /// Plays a script.
@@ -74,11 +77,19 @@ pub fn run(bytes: &[u8]) {
         static STANDARD: Scenario = Scenario::standard();
     }
     let mut bytes = Bytes(bytes);
+    let scenario = STANDARD.with(Clone::clone);
+    let loads = scenario.tables.loads.borrow();
+    let preset = loads
+        .iter()
+        .map(|(origin, load)| (*origin, load.established))
+        .collect();
+    drop(loads);
     let mut player = Player {
-        host: Host::new(STANDARD.with(Clone::clone)),
+        host: Host::new(scenario),
         talks: Vec::new(),
         last: (super::scenario::CLIENT_SIDE, Frame(vec![0; 14])),
         packets: 0,
+        preset,
     };
     player.prepare(&mut bytes);
     for _ in 0..MAX_STEPS {
