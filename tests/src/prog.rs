@@ -12,7 +12,7 @@ use lb_common::abi::{
     AccessRule, Application, ApplicationKey, CountryKey, Hop, Interface, Ip, Load, Origin, PathMtu, Pool,
     PortSpan, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
 };
-use lb_common::datapath::{Exit, Stage, Verdict};
+use lb_common::datapath::{DropReason, Exit, Hold, Stage, Verdict};
 use lb_common::testing::scenario::{ARRAY_ROWS, CLIENT_SIDE, ORIGIN_SIDE};
 use lb_common::testing::{Frame, MemoryTables};
 use lb_core::image::Capacity;
@@ -360,8 +360,14 @@ impl Kernel {
         *tables.reply_rate.borrow_mut() = due.iter().copied().max().unwrap_or_default();
         let verdicts = self.per_cpu::<u64>(maps::VERDICTS)?;
         for index in 0..maps::VERDICT_ROWS {
-            let count = verdicts.get(&index, 0)?.iter().sum();
-            tables.verdicts.borrow_mut().insert(index, count);
+            let count: u64 = verdicts.get(&index, 0)?.iter().sum();
+            // Nobody takes here what is to be held.
+            let row = if index == DropReason::NotHeld.row() {
+                Hold::Fragment.row()
+            } else {
+                index
+            };
+            *tables.verdicts.borrow_mut().entry(row).or_default() += count;
         }
         for (name, into) in [
             (maps::APPLICATION_TRAFFIC, &tables.application_traffic),

@@ -138,7 +138,7 @@ fn directly<F: Family, T: Tables>(
         Ok(()) => Ok(Stage::Send),
         // Another CPU has just opened the same flow.
         Err(InsertError::Exists) => Ok(Stage::Young),
-        Err(InsertError::Full) => Err(DropReason::FlowTableFull),
+        Err(InsertError::Full) => Err(DropReason::NotRemembered),
     }
 }
 
@@ -277,7 +277,7 @@ fn remember<F: Family, T: Tables>(
         Ok(()) => {}
         // Another CPU was faster: the next port.
         Err(InsertError::Exists) => return Ok(Stage::Connect),
-        Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+        Err(InsertError::Full) => return Err(DropReason::NotRemembered),
     }
     match F::insert(tables, Memory::Tentative, client_key, client) {
         Ok(()) => Ok(Stage::Send),
@@ -286,7 +286,7 @@ fn remember<F: Family, T: Tables>(
             match error {
                 // Another CPU has just opened the same flow: this packet follows it.
                 InsertError::Exists => Ok(Stage::Young),
-                InsertError::Full => Err(DropReason::FlowTableFull),
+                InsertError::Full => Err(DropReason::NotRemembered),
             }
         }
     }

@@ -4,39 +4,15 @@ use super::checksum;
 use super::parse::{self, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, Network};
 use super::scratch::{Draft, Scratch};
 use super::tables::{InsertError, Memory, Tables};
+pub use super::tuple::Tuple;
 use super::verdict::Pass;
 use crate::abi::{
-    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Port, Protocol, TableKind,
-    TunnelSource,
+    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Protocol, TableKind, TunnelSource,
 };
 use crate::hash;
 use crate::packet::Packet;
 use core::mem::offset_of;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
-
-/// The 5-tuple of a packet: as it arrives, or as it leaves.
-#[derive(Clone, Copy, PartialEq, Default)]
-pub struct Tuple<A> {
-    pub source: A,
-    pub destination: A,
-    pub source_port: Port,
-    pub destination_port: Port,
-    pub protocol: Protocol,
-}
-
-impl<A: Copy> Tuple<A> {
-    /// The tuple of the answers.
-    #[inline(always)]
-    pub fn reversed(&self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            protocol: self.protocol,
-        }
-    }
-}
 
 /// An address family: its types and its headers.
 pub trait Family: Sized {

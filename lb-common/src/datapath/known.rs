@@ -155,6 +155,11 @@ fn handle<F: Family, P: Packet, T: Tables>(
         network,
         segment,
     };
+    if let Some(application) = application
+        && context.settings.flags.has(SettingsFlags::TRACE)
+    {
+        scratch.note.application = application.id;
+    }
     remember::<F>(scratch, context, application, subject);
     Step::Go(Stage::Young)
 }

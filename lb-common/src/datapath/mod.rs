@@ -48,6 +48,7 @@ mod stage;
 mod tables;
 pub mod track;
 mod transport;
+mod tuple;
 mod verdict;
 mod wrap;
 mod young;

@@ -136,8 +136,8 @@ reasons! {
         /// The origin cannot tell a new flow from another that goes on: `dnat` keeps the client's address and port, and the
         /// client talks to the same port of the origin by another of our addresses.
         TupleTaken = "tuple_taken",
-        /// The flow table refused a new flow.
-        FlowTableFull = "flow_table_full",
+        /// The memory of flows refused a new flow.
+        NotRemembered = "not_remembered",
         /// The frame could not be resized for an answer.
         Resize = "resize",
         /// The checksum of a frame that arrived with only its pseudo-header summed could not be completed.

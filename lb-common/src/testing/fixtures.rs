@@ -4,6 +4,7 @@
 mod fragments;
 mod heads;
 mod messages;
+mod modes;
 mod paths;
 mod rules;
 
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Fixture> {
         world.passes();
         world.checksums();
         world.rules();
+        world.modes();
         world.heads();
         world.pings();
         world.errors();

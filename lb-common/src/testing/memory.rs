@@ -16,8 +16,9 @@ pub struct MemoryTables {
     pub settings: Settings,
     /// Rows that every array has. As in the kernel, a row below it that was never written holds zeros.
     pub array_rows: u32,
-    /// Entries that each table of established flows holds; 0: any number.
+    /// Entries that each table of established flows holds, and each of the others; 0: any number.
     pub max_established: usize,
+    pub max_tentative: usize,
     pub applications: BTreeMap<ApplicationKey, Application>,
     pub timeouts: BTreeMap<u32, Timeouts>,
     pub vips: BTreeMap<VipKey, Vip>,
@@ -130,10 +131,11 @@ impl MemoryTables {
 
     /// How many entries each table of a memory holds.
     fn room(&self, memory: Memory) -> usize {
-        match memory {
-            Memory::Established if self.max_established != 0 => self.max_established,
-            Memory::Established | Memory::Tentative => usize::MAX,
-        }
+        let most = match memory {
+            Memory::Established => self.max_established,
+            Memory::Tentative => self.max_tentative,
+        };
+        if most == 0 { usize::MAX } else { most }
     }
 
     /// The IPv4 flows of one memory.

@@ -196,3 +196,25 @@ fn a_twin_that_was_swept_is_counted_again_when_it_comes_back() {
     node.answer(&syn, RST);
     stands(&node, "10.0.0.11:1", 0, 2, 0);
 }
+
+#[test]
+fn a_flow_that_cannot_be_remembered_is_not_opened() {
+    for to in [WEB, "203.0.113.10:90", "203.0.113.10:91"] {
+        // Neither, or only one of its two entries.
+        for room in [1, 2] {
+            let mut node = Node::new();
+            node.0.scenario.tables.max_tentative = room;
+            node.tcp("198.51.100.1:1", "203.0.113.10:91", SYN);
+            let before = node.remembered();
+            let direct = to.ends_with("91");
+            let syn = node.tcp(CLIENT, to, SYN);
+            if direct && room == 2 {
+                assert!(matches!(syn.verdict, Verdict::Forward(_)));
+                continue;
+            }
+            assert_eq!(syn.verdict, Verdict::Drop(DropReason::NotRemembered));
+            assert_eq!(syn.moved, "drop not_remembered 1");
+            assert_eq!(node.remembered(), before);
+        }
+    }
+}
