@@ -90,7 +90,7 @@ pub enum Step {
 }
 
 /// Stages that one packet may go through: no packet needs more, and the kernel allows no more than 33.
-const MAX_STAGES: u32 = 12;
+const MAX_STAGES: u32 = 16;
 
 /// Decides what happens to a packet, does it, and counts it.
 pub fn process<P: Packet, T: Tables>(
