@@ -21,7 +21,17 @@ pub struct Pool {
     name: String,
     lines: Vec<String>,
     monitor: bool,
-    origins: Vec<(String, IpAddr, u16, f64, bool)>,
+    origins: Vec<PoolOrigin>,
+}
+
+#[derive(Clone)]
+struct PoolOrigin {
+    name: String,
+    address: IpAddr,
+    port: u16,
+    weight: f64,
+    enabled: bool,
+    lines: Vec<String>,
 }
 
 /// An empty pool.
@@ -39,8 +49,14 @@ impl Pool {
     /// Adds an origin, reached by the family of `like`; port 0: the application's own.
     #[must_use]
     pub fn origin(mut self, host: &Host, like: impl Into<IpAddr>, port: u16, weight: f64) -> Self {
-        self.origins
-            .push((host.name.clone(), host.address(like.into()), port, weight, true));
+        self.origins.push(PoolOrigin {
+            name: host.name.clone(),
+            address: host.address(like.into()),
+            port,
+            weight,
+            enabled: true,
+            lines: Vec::new(),
+        });
         self
     }
 
@@ -48,7 +64,16 @@ impl Pool {
     #[must_use]
     pub fn disabled(mut self) -> Self {
         if let Some(last) = self.origins.last_mut() {
-            last.4 = false;
+            last.enabled = false;
+        }
+        self
+    }
+
+    /// Adds a line to the origin added last, such as `forwarding = "dnat"`.
+    #[must_use]
+    pub fn origin_line(mut self, line: &str) -> Self {
+        if let Some(last) = self.origins.last_mut() {
+            last.lines.push(line.to_owned());
         }
         self
     }
@@ -77,12 +102,13 @@ impl fmt::Display for Pool {
         for line in &self.lines {
             writeln!(f, "{line}")?;
         }
-        for (name, address, port, weight, enabled) in &self.origins {
-            writeln!(f, "[pools.{}.origins.{name}]", self.name)?;
-            writeln!(
-                f,
-                "address = \"{address}\"\nport = {port}\nweight = {weight:?}\nenabled = {enabled}"
-            )?;
+        for origin in &self.origins {
+            writeln!(f, "[pools.{}.origins.{}]", self.name, origin.name)?;
+            writeln!(f, "address = \"{}\"\nport = {}", origin.address, origin.port)?;
+            writeln!(f, "weight = {:?}\nenabled = {}", origin.weight, origin.enabled)?;
+            for line in &origin.lines {
+                writeln!(f, "{line}")?;
+            }
         }
         Ok(())
     }

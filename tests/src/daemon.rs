@@ -7,6 +7,8 @@ use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::process::Process;
 use crate::status::Status;
+use aya::maps::{Map, MapData, PerCpuArray};
+use lb_common::abi::{ABI_VERSION, maps};
 use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -216,6 +218,23 @@ impl Daemon {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What a row of the verdict counters says, by CPU.
+    ///
+    /// # Panics
+    /// The daemon has pinned no such map.
+    #[must_use]
+    pub fn verdicts(&self, row: u32) -> Vec<u64> {
+        let path = self.pins().join(format!("v{ABI_VERSION}")).join(maps::VERDICTS);
+        let map = MapData::from_pin(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let map = Map::PerCpuArray(map);
+        let rows: PerCpuArray<_, u64> = PerCpuArray::try_from(map).expect("an array of counters");
+        rows.get(&row, 0)
+            .expect("a row of the map")
+            .iter()
+            .copied()
+            .collect()
     }
 
     /// Asks the API over the socket.

@@ -58,6 +58,25 @@ pub fn lb_binary() -> PathBuf {
         })
 }
 
+/// The object with the programs that make and count traffic: `LB_TRAFFIC_OBJECT`, else where `cargo xtask test` puts it in
+/// the target directory we were built in.
+///
+/// # Panics
+/// There is none.
+#[must_use]
+pub fn traffic_object() -> PathBuf {
+    if let Some(path) = env::var_os("LB_TRAFFIC_OBJECT") {
+        return path.into();
+    }
+    let own = env::current_exe().expect("the path of this program is known");
+    let mut built = own
+        .ancestors()
+        .map(|dir| dir.join("bench/bpf/bpfel-unknown-none/bpf/traffic"));
+    built
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("no object with traffic programs: cargo xtask test builds it"))
+}
+
 /// A number that a quick run may set smaller: the environment's `name`, else `default`.
 ///
 /// # Panics

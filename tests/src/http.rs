@@ -51,6 +51,28 @@ fn exchange(stream: &mut (impl Read + Write), path: &str) -> io::Result<Answer> 
     parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))
 }
 
+/// Asks `path` over a connection that stays open.
+///
+/// # Errors
+/// The connection ends or stalls, or what comes is not HTTP with a length.
+pub fn get_kept(stream: &mut TcpStream, path: &str) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
+    let mut bytes = Vec::new();
+    let mut part = [0; 1024];
+    loop {
+        let length = stream.read(&mut part)?;
+        bytes.extend_from_slice(&part[..length]);
+        // Whole when its length is right.
+        if let Some(answer) = parse(&bytes) {
+            return Ok(answer);
+        }
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
 fn parse(bytes: &[u8]) -> Option<Answer> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;

@@ -9,6 +9,8 @@
 //! Nothing in the node forwards packets but lb: the kernel's own forwarding is off. Checksum offload of client and
 //! origins stays as the kernel sets it: on, so that lb meets frames whose checksums are only begun.
 
+pub mod direct;
+
 use crate::gate::Permit;
 use crate::netns::Netns;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -295,6 +297,12 @@ impl Lab {
     pub fn gateway(&self) -> &Netns {
         let gateway = self.between.iter().rev().nth(1);
         gateway.expect("the lab has a gateway")
+    }
+
+    /// The other end of the node's link towards the origins: a namespace and an interface.
+    #[must_use]
+    pub fn beside_node(&self) -> (&Netns, &'static str) {
+        (self.switch(), "node")
     }
 
     fn switch(&self) -> &Netns {

@@ -52,7 +52,8 @@ impl Server {
     }
 }
 
-/// nginx: `/` answers with the origin's name (also in the header `X-Origin`), `/files/` is [`files`], and what is PUT
+/// nginx: `/` answers with the origin's name (also in the header `X-Origin`), `/source` with the client's address as the
+/// origin sees it, `/files/` is [`files`], and what is PUT
 /// to `/upload/` lands in [`uploads`].
 #[must_use]
 pub fn nginx(host: &Host) -> Server {
@@ -81,12 +82,14 @@ http {{
     scgi_temp_path {prefix}/tmp/scgi;
     sendfile on;
     keepalive_requests 100000000;
+    keepalive_timeout 3600;
     default_type text/plain;
     server {{
         listen {HTTP_PORT} backlog=8192;
         listen [::]:{HTTP_PORT} backlog=8192 ipv6only=on;
         add_header X-Origin {name};
         location / {{ return 200 "{name}\n"; }}
+        location /source {{ return 200 "$remote_addr\n"; }}
         location /files/ {{ alias {prefix}/files/; }}
         location /upload/ {{ alias {prefix}/upload/; dav_methods PUT; client_body_in_file_only off; }}
     }}

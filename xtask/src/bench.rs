@@ -4,14 +4,11 @@
 #[path = "../../tests/src/bin/bench/arguments.rs"]
 #[expect(dead_code, reason = "the rest is the benchmark's own")]
 mod arguments;
-#[path = "../../lb-userspace/bpf_build.rs"]
-mod bpf_build;
 
-use crate::workspace::{cargo, is_root, lb_binary, root, target_dir};
-use crate::{NO_PRIVILEGE, setup, step};
+use crate::workspace::{cargo, is_root, lb_binary, target_dir};
+use crate::{NO_PRIVILEGE, programs, setup, step};
 use anyhow::{Context, Result};
 pub use arguments::Arguments;
-use bpf_build::Machine;
 use std::env;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -39,13 +36,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         "build bench",
         cargo().args(["build", "--package", "lb-tests", "--bin", "bench"]),
     )?;
-    eprint!("build kernel programs … ");
-    let machine = Machine {
-        arch: env::consts::ARCH.into(),
-        little_endian: cfg!(target_endian = "little"),
-    };
-    let objects = bpf_build::build("lb-bench-ebpf", &machine, &root(), &target_dir().join("bench"))?;
-    eprintln!("ok");
+    let objects = programs::build()?;
     let bench = target_dir().join("debug/bench");
     let own = env::args_os().skip_while(|argument| argument != "bench").skip(1);
     let error = Command::new(&bench)

@@ -1,7 +1,9 @@
-//! What one does with the tree: `cargo xtask setup | test | demo | bench | tidy`. One file a task.
+//! What one does with the tree: `cargo xtask setup | test | demo | bench | fuzz | tidy`. One file a task.
 
 mod bench;
 mod demo;
+mod fuzz;
+mod programs;
 mod setup;
 mod step;
 mod test;
@@ -29,6 +31,8 @@ enum Task {
     Demo,
     /// What a packet costs, beside what nothing can be below; and throughput beside other ways to balance
     Bench(bench::Arguments),
+    /// Search, guided by coverage, for packets that break a promise of the pipeline
+    Fuzz(fuzz::Arguments),
     /// Check the rules of the house that no compiler knows
     Tidy,
 }
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Demo => demo::run(),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Tidy => tidy::run(),
     };
     done.unwrap_or_else(|error| {

@@ -46,6 +46,7 @@ const LAB: [(&str, &str); 14] = [
     ("tcpdump", "tcpdump"),
     ("nft", "nftables"),
 ];
+const FUZZ: [(&str, &str); 1] = [("c++", "g++")];
 const BENCH: [(&str, &str); 2] = [("haproxy", "haproxy"), ("dnsperf", "dnsperf")];
 
 /// The task itself; says what it found.
@@ -105,6 +106,14 @@ pub fn lab() -> Result<()> {
 /// As for [`lab`].
 pub fn bench() -> Result<()> {
     programs(&BENCH)
+}
+
+/// Makes sure that the fuzz target can be built.
+///
+/// # Errors
+/// As for [`lab`].
+pub fn fuzz() -> Result<()> {
+    programs(&FUZZ)
 }
 
 fn programs(wanted: &[(&str, &str)]) -> Result<()> {

@@ -205,6 +205,15 @@ impl PacketBuilder {
         Self { fragment, ..self }
     }
 
+    /// Identification of the datagram.
+    #[must_use]
+    pub fn identification(self, identification: u16) -> Self {
+        Self {
+            identification,
+            ..self
+        }
+    }
+
     /// TCP sequence and acknowledgement numbers.
     #[must_use]
     pub fn numbers(mut self, sequence: u32, acknowledgment: u32) -> Self {

@@ -15,6 +15,7 @@ pub mod probes;
 pub mod random;
 pub mod rules;
 pub mod scenario;
+pub mod script;
 pub mod tunnels;
 
 pub use build::{Checksum, PacketBuilder};

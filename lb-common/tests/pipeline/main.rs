@@ -8,7 +8,9 @@ mod caps;
 mod endings;
 mod fixtures;
 mod flows;
+mod fragments;
 mod memory;
+mod messages;
 mod modes;
 mod ports;
 mod properties;
@@ -21,7 +23,7 @@ use lb_common::abi::{Flow4, FlowKey4, FlowSide, Origin, OriginState};
 use lb_common::datapath::{Exit, Memory, Tables, Verdict};
 use lb_common::testing::check::see;
 use lb_common::testing::modes::GUE_PORT;
-use lb_common::testing::outer::outer;
+use lb_common::testing::outer::{Outer, outer};
 use lb_common::testing::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, TIMEOUTS, at};
 use lb_common::testing::{Frame, Host, PacketBuilder, Scenario};
 use std::cell::RefCell;
@@ -182,21 +184,29 @@ impl Node {
     }
 }
 
+/// The outer header of a frame that left in a tunnel of ours.
+fn tunnel(frame: &Frame) -> Option<Outer> {
+    // Any datagram may look like one.
+    outer(frame).filter(|outer| outer.udp.is_none_or(|udp| udp.destination == GUE_PORT))
+}
+
+/// An IP packet as a frame.
+fn framed(ip: &[u8]) -> Frame {
+    let kind = if ip[0] >> 4 == 4 {
+        [0x08, 0x00]
+    } else {
+        [0x86, 0xdd]
+    };
+    Frame([&[0; 12], &kind[..], ip].concat())
+}
+
 fn redirect(ifindex: u32) -> Verdict {
     Verdict::Forward(Exit::Redirect { ifindex })
 }
 
 /// The frame that a tunnel carries, as from a link of its own; `None` when there is no tunnel.
 fn inner(frame: &Frame) -> Option<Frame> {
-    let outer = outer(frame)?;
-    if outer.udp.is_some_and(|udp| udp.destination != GUE_PORT) {
-        return None;
-    }
-    let ether_type: [u8; 2] = match outer.inner.first()? >> 4 {
-        4 => [0x08, 0x00],
-        _ => [0x86, 0xdd],
-    };
-    Some(Frame([&[0; 12], &ether_type[..], &outer.inner].concat()))
+    tunnel(frame).map(|outer| framed(&outer.inner))
 }
 
 /// Client number `index`: all different.

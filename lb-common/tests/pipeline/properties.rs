@@ -51,7 +51,7 @@ proptest! {
                     generator.forwarded(&frame, &outcome.frame);
                     let carried = inner(&outcome.frame);
                     if carried.is_none() {
-                        prop_assert_eq!(untagged(&outcome.frame), untagged(&frame));
+                        prop_assert_eq!(untagged(&outcome.frame), untagged(&frame), "{} became {}", hex(&frame.0), hex(&outcome.frame.0));
                     }
                     prop_assert_eq!(
                         is_valid(&frame), is_valid(carried.as_ref().unwrap_or(&outcome.frame)),

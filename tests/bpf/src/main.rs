@@ -10,16 +10,17 @@
 
 #[expect(dead_code, reason = "the rest is for userspace")]
 mod abi;
+mod frame;
 mod network;
 
 use abi::{FRAME_LEN, Series, TEMPLATE_LEN, Varied, WORDS};
-use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
-use core::arch::asm;
 use core::mem::offset_of;
+use frame::{at, field, length};
 use lb_common::abi::{Flow4, Flow6, FlowKey4, FlowKey6, Ip4, Ip6, Port, Protocol};
 use network::{Headers4, Headers6};
 
@@ -175,49 +176,6 @@ fn count(row: u32) -> u32 {
     // SAFETY: the row is this CPU's own.
     unsafe { *found += 1 };
     xdp_action::XDP_TX
-}
-
-/// Start and end of the frame, read anew each time: volatile, because they move.
-#[inline(always)]
-fn bounds(context: &XdpContext) -> (usize, usize) {
-    let context: *mut xdp_md = context.ctx;
-    // SAFETY: the kernel passed a valid context.
-    unsafe {
-        (
-            (&raw const (*context).data).read_volatile() as usize,
-            (&raw const (*context).data_end).read_volatile() as usize,
-        )
-    }
-}
-
-#[inline(always)]
-fn length(context: &XdpContext) -> usize {
-    let (start, end) = bounds(context);
-    let mut length = end - start;
-    // SAFETY: a move of a register to itself, which hides the subtraction from LLVM: it would turn a comparison of the
-    // difference into arithmetic on the end pointer, and the verifier refuses that.
-    unsafe { asm!("{0} = {0}", inout(reg) length, options(pure, nomem, nostack)) };
-    length
-}
-
-/// The frame's first bytes as a `T`, when it has as many.
-#[inline(always)]
-fn at<T>(context: &XdpContext) -> Option<*mut T> {
-    let (start, end) = bounds(context);
-    if start + size_of::<T>() > end {
-        return None;
-    }
-    Some(start as *mut T)
-}
-
-/// A field of headers, in as few loads as the machine needs: it does not mind where words stand.
-///
-/// # Safety
-/// The field lies in the headers.
-#[inline(always)]
-unsafe fn field<T, H>(headers: *const H, offset: usize) -> T {
-    // SAFETY: the caller's promise.
-    unsafe { headers.cast::<u8>().add(offset).cast::<T>().read_volatile() }
 }
 
 const _: () = assert!(size_of::<Headers6>() <= TEMPLATE_LEN && TEMPLATE_LEN <= FRAME_LEN);

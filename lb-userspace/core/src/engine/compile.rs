@@ -293,7 +293,7 @@ impl State {
         }
     }
 
-    fn advance(
+    pub(super) fn advance(
         &mut self,
         setup: &Setup,
         config: &Config,

@@ -98,7 +98,7 @@ struct State {
     paths: Paths,
     /// Addresses of this node; `None`: nobody has said so yet.
     own: Option<BTreeSet<IpAddr>>,
-    /// Whether the records of addresses are behind `own` or behind the origins' records.
+    /// Whether addresses of applications are behind `own`.
     stale_vips: bool,
     interfaces: BTreeMap<u32, Interface>,
     watched: Vec<IpAddr>,
@@ -371,7 +371,15 @@ impl State {
         let mut late = Vec::new();
         let roles = self.records.roles();
         self.update_records(&config, &mut ops, &mut late);
-        self.stale_vips |= self.records.roles() != roles;
+        if self.records.roles() != roles {
+            match self.advance(setup, &config, false, Vec::new()) {
+                Ok(generation) => ops.extend(generation.into_iter().flatten()),
+                // Only fragments that come before their first one are worse off.
+                Err(full) => commands.push(Command::Report(Report::Refused(format!(
+                    "paths have changed, and the tables could not follow: {full}"
+                )))),
+            }
+        }
         ops.append(&mut late);
         self.follow_mtu(setup, &mut ops);
         if !ops.is_empty() {

@@ -1,0 +1,123 @@
+//! A script of packets, changes and time, read from bytes that a fuzzer finds; and what must hold whatever happens.
+//!
+//! Every string of bytes is a script, and a small change of the bytes is a small change of the script: each step is one
+//! byte that says what is done, and then the bytes of its choices. So a fuzzer that looks at coverage gets somewhere.
+
+mod changes;
+mod packets;
+mod promises;
+
+use super::scenario::Host;
+use super::{Frame, Scenario};
+use std::net::SocketAddr;
+
+/// Steps of one script: enough for a flow's whole life among others.
+const MAX_STEPS: usize = 200;
+/// Forwarded packets that are remembered, to be answered, followed and quoted.
+const MEMORY: usize = 8;
+
+/// The rest of the bytes.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    /// The next one; at the end, the script is over.
+    fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    fn word(&mut self) -> Option<u16> {
+        Some(u16::from_be_bytes([self.byte()?, self.byte()?]))
+    }
+
+    /// The next ones, as many as there are.
+    fn some(&mut self, count: usize) -> &'a [u8] {
+        let (some, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        some
+    }
+
+    /// One of several.
+    fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
+        of.get(usize::from(self.byte()?) % of.len().max(1)).copied()
+    }
+}
+
+/// A packet that was forwarded: how it arrived, and how it left, without a tunnel's headers.
+#[derive(Clone)]
+struct Talk {
+    arrived: Frame,
+    left: Frame,
+    /// Ends of the packet, as it arrived and as it left.
+    ends: [(SocketAddr, SocketAddr); 2],
+    protocol: u8,
+}
+
+/// A script that is being played.
+struct Player {
+    host: Host,
+    talks: Vec<Talk>,
+    /// The last packet that was sent.
+    last: (u32, Frame),
+    /// Packets so far.
+    packets: usize,
+}
+
+/// Plays a script.
+///
+/// # Panics
+/// A promise is broken.
+pub fn run(bytes: &[u8]) {
+    thread_local! {
+        // Making it takes longer than most scripts.
+        static STANDARD: Scenario = Scenario::standard();
+    }
+    let mut bytes = Bytes(bytes);
+    let mut player = Player {
+        host: Host::new(STANDARD.with(Clone::clone)),
+        talks: Vec::new(),
+        last: (super::scenario::CLIENT_SIDE, Frame(vec![0; 14])),
+        packets: 0,
+    };
+    player.prepare(&mut bytes);
+    for _ in 0..MAX_STEPS {
+        if player.step(&mut bytes).is_none() {
+            break;
+        }
+    }
+}
+
+impl Player {
+    /// One step; `None` at the end of the bytes.
+    fn step(&mut self, bytes: &mut Bytes) -> Option<()> {
+        match bytes.byte()? % 16 {
+            0 | 1 => self.open(bytes),
+            2..=4 => self.follow(bytes),
+            5..=7 => self.answer(bytes),
+            8 => self.repeat_spoiled(bytes),
+            9 => self.fragments(bytes),
+            10 => self.quote(bytes),
+            11 => self.echo(bytes),
+            12 => self.raw(bytes),
+            13 => self.pass_time(bytes),
+            14 => self.forget(bytes),
+            _ => self.change(bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Random;
+
+    /// Also without a fuzzer: scripts that are nothing but noise.
+    #[test]
+    fn noise_keeps_every_promise() {
+        for seed in 0..2_000 {
+            let mut random = Random(seed);
+            let length = random.below(600);
+            super::run(&random.bytes(length));
+        }
+    }
+}
