@@ -32,6 +32,20 @@ pub struct Pool {
     pub reserved: u32,
 }
 
+impl Pool {
+    /// One of the tables.
+    #[inline(always)]
+    pub const fn table(&self, kind: TableKind) -> Table {
+        let [steered4, steered6, last4, last6] = self.tables;
+        match kind {
+            TableKind::Steered4 => steered4,
+            TableKind::Steered6 => steered6,
+            TableKind::LastResort4 => last4,
+            TableKind::LastResort6 => last6,
+        }
+    }
+}
+
 /// A run of slots that name origins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 #[repr(C)]

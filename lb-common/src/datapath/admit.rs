@@ -3,7 +3,8 @@
 //! 1. The application, when its port lies in a range of one.
 //! 2. Access lists, for every packet of no known flow: one who is denied learns nothing by an answer.
 //! 3. TCP segments that open nothing end here, except where they may belong to a flow that needs no memory.
-//! 4. Rates, each only charged when no other refuses.
+//! 4. Rates, each only charged when no other refuses. What an origin gives up because it serves no longer is opened anew,
+//!    and counts.
 //! 5. The origin that the client is bound to, which leaves nothing to choose.
 
 use super::access;

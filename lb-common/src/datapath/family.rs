@@ -7,7 +7,7 @@ use super::tables::{InsertError, Memory, Tables};
 pub use super::tuple::Tuple;
 use super::verdict::Pass;
 use crate::abi::{
-    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Protocol, TableKind, TunnelSource,
+    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Protocol, TunnelSource,
 };
 use crate::hash;
 use crate::packet::Packet;
@@ -28,8 +28,6 @@ pub trait Family: Sized {
     const IN_IP: Protocol;
     /// The shortest packet that every path carries: shorter ones are not asked for.
     const MIN_MTU: u32;
-    const STEERED: TableKind;
-    const LAST_RESORT: TableKind;
 
     /// Reads the network header at `at`.
     fn parse<P: Packet>(packet: &P, at: usize) -> Result<Network<Self::Address>, Pass>;
@@ -150,9 +148,6 @@ impl Family for V4 {
     const IN_IP: Protocol = parse::IPV4_IN_IP;
     /// What every host takes (RFC 791); Linux believes in nothing less than 552.
     const MIN_MTU: u32 = 576;
-    const STEERED: TableKind = TableKind::Steered4;
-    const LAST_RESORT: TableKind = TableKind::LastResort4;
-
     #[inline(always)]
     fn parse<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip4>, Pass> {
         parse::ipv4(packet, at)
@@ -376,9 +371,6 @@ impl Family for V6 {
     const ETHER_TYPE: u16 = parse::ETHERTYPE_IPV6;
     const IN_IP: Protocol = parse::IPV6_IN_IP;
     const MIN_MTU: u32 = 1280;
-    const STEERED: TableKind = TableKind::Steered6;
-    const LAST_RESORT: TableKind = TableKind::LastResort6;
-
     #[inline(always)]
     fn parse<P: Packet>(packet: &P, at: usize) -> Result<Network<Ip6>, Pass> {
         parse::ipv6(packet, at)

@@ -15,7 +15,7 @@ use super::tables::Tables;
 use super::verdict::{DropReason, Reply};
 use super::{Stage, Step, drop};
 use crate::abi::{
-    Application, Origin, OriginId, OriginState, PoolFlags, PoolId, Protocol, Settings, Steering,
+    Application, Origin, OriginId, OriginState, PoolFlags, PoolId, Protocol, Settings, Steering, TableKind,
 };
 use crate::hash;
 use crate::packet::Packet;
@@ -205,13 +205,12 @@ fn choose<P: Packet, T: Tables>(
 #[inline(always)]
 fn pick<T: Tables>(tables: &T, pool: PoolId, role: Role, search: &mut Search) -> Option<Choice> {
     let pool = tables.pool(pool.row(search.parity))?;
-    let [steered4, steered6, last4, last6] = pool.tables;
-    let table = match (role, search.v6 != 0) {
-        (Role::Steered, false) => steered4,
-        (Role::Steered, true) => steered6,
-        (Role::LastResort, false) => last4,
-        (Role::LastResort, true) => last6,
-    };
+    let table = pool.table(match (role, search.v6 != 0) {
+        (Role::Steered, false) => TableKind::Steered4,
+        (Role::Steered, true) => TableKind::Steered6,
+        (Role::LastResort, false) => TableKind::LastResort4,
+        (Role::LastResort, true) => TableKind::LastResort6,
+    });
     if table.size == 0 {
         return None;
     }
