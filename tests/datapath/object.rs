@@ -12,6 +12,7 @@ const DEFAULT: MapSizes = MapSizes {
     capacity: Capacity {
         // Two generations, each application on an address of either family.
         applications: 2 * 2 * 1_000,
+        vips: 2 * 2 * 1_000 + 2 * 256,
         pools: 2 * 1_000,
         origins: 10_001,
         hops: 10_001,

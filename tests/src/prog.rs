@@ -67,6 +67,7 @@ pub fn small() -> MapSizes {
     MapSizes {
         capacity: Capacity {
             applications: ARRAY_ROWS,
+            vips: ARRAY_ROWS,
             pools: ARRAY_ROWS,
             origins: ARRAY_ROWS,
             hops: ARRAY_ROWS,

@@ -47,6 +47,9 @@ pub enum TableOp {
 pub struct Capacity {
     /// Entries of the application map: two generations.
     pub applications: u32,
+    /// Entries of the address map: two generations, of applications' addresses, of those that `nat` translates to and of
+    /// origins that answer with their own.
+    pub vips: u32,
     /// Rows of the pool array: two generations.
     pub pools: u32,
     /// Rows of the origin array and of its counters; row 0 is never used.

@@ -21,6 +21,9 @@ use tracing::{info, warn};
 /// How long neighbours may take to answer. What is not resolved by then is left out until a daemon comes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The engine makes tables no more often than this.
+const TICK: Duration = Duration::from_millis(50);
+
 /// Attaches to `interface` and fills the tables once: every enabled origin counts as up. Interfaces that were attached
 /// before stay.
 ///
@@ -86,17 +89,18 @@ async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
     )?;
     datapath.keep();
     let deadline = Instant::now() + PATIENCE;
+    let mut now = Timestamp::default();
     while let Ok(Some(found)) = timeout_at(deadline, changes.recv()).await {
         let unresolved: Vec<String> = found
             .iter()
             .filter(|(_, path)| matches!(path, Path::Via { neighbour: None, .. }))
             .map(|(address, _)| address.to_string())
             .collect();
-        execute(
-            engine.handle(Event::Paths(found), Timestamp::default()),
-            &mut datapath,
-            &paths,
-        )?;
+        // Tables follow at the next tick.
+        now = now.after(TICK);
+        for event in [Event::Paths(found), Event::Tick] {
+            execute(engine.handle(event, now), &mut datapath, &paths)?;
+        }
         if unresolved.is_empty() {
             info!("attached; forwarding goes on without a daemon");
             return Ok(());

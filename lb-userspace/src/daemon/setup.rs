@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 /// Sizes of new maps at least: 1,000 applications on four addresses, 10,000 origins, each twice, and tables for them.
 const FLOOR: Capacity = Capacity {
     applications: 16_384,
+    vips: 24_576,
     pools: 8_192,
     origins: 32_768,
     hops: 16_384,
@@ -41,6 +42,7 @@ pub fn sizes(config: &Config) -> MapSizes {
     MapSizes {
         capacity: Capacity {
             applications: twice(needed.applications, FLOOR.applications),
+            vips: twice(needed.vips, FLOOR.vips),
             pools: twice(needed.pools, FLOOR.pools),
             origins: twice(needed.origins, FLOOR.origins),
             hops: twice(needed.hops, FLOOR.hops),

@@ -351,6 +351,7 @@ fn existing(pins: &Pins, wanted: MapSizes) -> Result<MapSizes> {
     };
     let Capacity {
         applications,
+        vips,
         pools,
         origins,
         hops,
@@ -374,6 +375,7 @@ fn existing(pins: &Pins, wanted: MapSizes) -> Result<MapSizes> {
     Ok(MapSizes {
         capacity: Capacity {
             applications: size(maps::APPLICATIONS, applications)?,
+            vips: size(maps::VIPS, vips)?,
             pools: size(maps::POOLS, pools)?,
             origins: size(maps::ORIGINS, origins)?,
             hops: size(maps::HOPS, hops)?,

@@ -33,6 +33,7 @@ impl MapSizes {
     pub fn entries(&self, name: &str) -> Option<u32> {
         let Capacity {
             applications,
+            vips,
             pools,
             origins,
             hops,
@@ -53,9 +54,7 @@ impl MapSizes {
             maps::TENTATIVE4 | maps::TENTATIVE6 => (self.max_flows / 2).max(MIN_TENTATIVE),
             maps::APPLICATIONS => applications,
             // Beside applications' addresses, those by which origins answer; two generations.
-            maps::VIPS => applications
-                .saturating_add(origins.saturating_mul(2))
-                .saturating_add(snat_addresses.saturating_mul(2)),
+            maps::VIPS => vips,
             maps::POOLS => pools,
             maps::ORIGINS | maps::ORIGIN_TRAFFIC | maps::LOADS | maps::SWEPT | maps::PATH_MTUS => origins,
             maps::HOPS => hops,

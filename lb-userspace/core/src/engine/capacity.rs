@@ -4,7 +4,7 @@ use super::design::ORDERED_POOLS;
 use super::layout::Full;
 use crate::image::Capacity;
 use crate::maglev::table_size;
-use crate::model::{Config, Destination, SteeringPolicy};
+use crate::model::{Config, Destination, Forwarding, SteeringPolicy};
 use crate::steering::Family;
 use std::collections::BTreeSet;
 
@@ -29,6 +29,11 @@ pub fn required_capacity(config: &Config) -> Capacity {
             addresses.extend(direct.iter().map(|origin| origin.address));
         }
     }
+    let sources = config.datapath.snat_addresses.len() + SOURCES;
+    let origins_of_pools = config.pools.iter().flat_map(|pool| &pool.origins);
+    let dnat = origins_of_pools
+        .filter(|origin| origin.forwarding == Forwarding::Dnat)
+        .count();
     let (mut listeners, mut spans) = (0, 0);
     for application in &config.applications {
         listeners += application.addresses.len();
@@ -38,12 +43,14 @@ pub fn required_capacity(config: &Config) -> Capacity {
     }
     Capacity {
         applications: twice(listeners),
+        // Origins that are gone and drain still answer.
+        vips: twice(listeners + sources + 2 * dnat),
         pools: twice(pools),
         // All origins may be replaced at once: the old ones drain.
         origins: twice(origins),
         // All origins may change their routers at once.
         hops: twice(addresses.len() + 1),
-        snat_addresses: count(config.datapath.snat_addresses.len() + SOURCES),
+        snat_addresses: count(sources),
         // Two generations, and half of one because the free space is not in one piece.
         slots: u32::try_from(slots(config) * 5 / 2).unwrap_or(u32::MAX),
         application_rows: count(config.applications.len()),

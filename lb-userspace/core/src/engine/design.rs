@@ -170,8 +170,8 @@ impl State {
                 spans.push(span(listener.ports));
             }
         }
-        for (address, role) in self.records.roles() {
-            vips.entry(address).or_insert_with(|| design(address, role));
+        for (address, role) in &self.roles {
+            vips.entry(*address).or_insert_with(|| design(*address, *role));
         }
         for vip in vips.values_mut() {
             vip.tcp.sort_unstable();

@@ -44,7 +44,8 @@ use crate::view::View;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
-    ApplicationKey, HashKey, Interface, OriginId, OriginState, PortRange, Settings, SettingsFlags, Timeouts,
+    AddressRole, ApplicationKey, HashKey, Interface, Ip, OriginId, OriginState, PortRange, Settings,
+    SettingsFlags, Timeouts,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -98,8 +99,10 @@ struct State {
     paths: Paths,
     /// Addresses of this node; `None`: nobody has said so yet.
     own: Option<BTreeSet<IpAddr>>,
-    /// Whether addresses of applications are behind `own`.
+    /// Whether the live generation's addresses are behind `own` or `roles`.
     stale_vips: bool,
+    /// Addresses by which origins answer, as the live generation knows them.
+    roles: BTreeMap<Ip, AddressRole>,
     interfaces: BTreeMap<u32, Interface>,
     watched: Vec<IpAddr>,
     view: Arc<View>,
@@ -155,6 +158,7 @@ impl Engine {
             paths: None,
             own: None,
             stale_vips: false,
+            roles: BTreeMap::new(),
             interfaces: BTreeMap::new(),
             watched: Vec::new(),
             view: Arc::default(),
@@ -369,9 +373,8 @@ impl State {
         self.paths = Some(paths);
         let mut ops = Vec::new();
         let mut late = Vec::new();
-        let roles = self.records.roles();
         self.update_records(&config, &mut ops, &mut late);
-        if self.records.roles() != roles {
+        if self.records.roles() != self.roles {
             match self.advance(setup, &config, false, Vec::new()) {
                 Ok(generation) => ops.extend(generation.into_iter().flatten()),
                 // Only fragments that come before their first one are worse off.
@@ -436,6 +439,7 @@ impl State {
         }
         if ops.len() > 1 {
             self.update_settings(setup, &mut ops);
+            self.stale_vips |= self.records.roles() != self.roles;
             commands.push(Command::Apply(ops));
             self.watch(commands);
         }

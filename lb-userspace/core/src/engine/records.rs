@@ -172,18 +172,21 @@ impl Records {
     /// Addresses that answers of origins come to or from, also of origins that are gone and may still have flows.
     pub fn roles(&self) -> BTreeMap<Ip, AddressRole> {
         let mut roles = BTreeMap::new();
+        let mut runs = BTreeSet::new();
         for record in self.origins.values().filter(|record| record.identity != 0) {
             match record.forwarding {
                 Forwarding::NAT => {
-                    let run = record.snat_base..record.snat_base.saturating_add(record.snat_count);
-                    let addresses = run.filter_map(|index| self.sources.addresses.get(&index));
-                    roles.extend(addresses.map(|address| (*address, AddressRole::SOURCE)));
+                    runs.insert((record.snat_base, record.snat_count));
                 }
                 Forwarding::DNAT => {
-                    roles.entry(record.address).or_insert(AddressRole::ORIGIN);
+                    roles.insert(record.address, AddressRole::ORIGIN);
                 }
                 _ => {}
             }
+        }
+        for (base, count) in runs {
+            let run = self.sources.addresses.range(base..base.saturating_add(count));
+            roles.extend(run.map(|(_, address)| (*address, AddressRole::SOURCE)));
         }
         roles
     }

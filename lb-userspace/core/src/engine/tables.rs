@@ -195,14 +195,26 @@ impl Generations {
         parity: Parity,
         runs: &mut Vec<TableOp>,
     ) -> Result<Held, Full> {
-        let available = u64::from(self.capacity.applications / 2);
-        let needed = designs.listeners.len() as u64;
-        if needed > available {
-            return Err(Full {
-                what: "addresses of applications",
-                needed,
-                available,
-            });
+        let Capacity {
+            applications, vips, ..
+        } = self.capacity;
+        for (what, needed, available) in [
+            ("addresses of applications", designs.listeners.len(), applications),
+            (
+                "addresses of applications, nat and dnat",
+                designs.vips.len(),
+                vips,
+            ),
+        ] {
+            // Two generations.
+            let (needed, available) = (needed as u64, u64::from(available / 2));
+            if needed > available {
+                return Err(Full {
+                    what,
+                    needed,
+                    available,
+                });
+            }
         }
         let mut next = Held::default();
         for pool in designs.pools {

@@ -4,8 +4,9 @@ use super::world::*;
 use crate::engine::{Event, Kept};
 use crate::image::TableOp;
 use crate::model::*;
+use core::net::IpAddr;
 use core::time::Duration;
-use lb_common::abi::{Ip, Ip4, Ip6, Rate, VipKey};
+use lb_common::abi::{AddressRole, Ip, Ip4, Ip6, Rate, VipKey};
 
 const A: &str = "10.0.0.1";
 const B: &str = "10.0.0.2";
@@ -72,6 +73,44 @@ fn the_kernel_answers_for_addresses_of_its_own() {
     );
     own(&mut world, &[]);
     assert!(echo(&world, VIP));
+}
+
+#[test]
+fn packets_may_come_by_the_addresses_that_nat_translates_to_and_from_dnat_origins() {
+    let mut config = web(vec![unmonitored("first", &[A, B])], None);
+    config.pools[0].origins[1].forwarding = Forwarding::Dnat;
+    let mut world = World::settled(config.clone());
+    let roles = |world: &World| -> Vec<(IpAddr, AddressRole)> {
+        let parity = world.maps.settings.parity();
+        let vips = world.maps.vips.iter().filter(|(key, _)| key.parity == parity);
+        let vips = vips.map(|(key, vip)| (key.address.into(), vip.role));
+        let mut roles: Vec<_> = vips
+            .filter(|(_, role)| *role != AddressRole::APPLICATION)
+            .collect();
+        roles.sort_unstable();
+        roles
+    };
+    let source = |address: &str| (ip(address), AddressRole::SOURCE);
+    let origin = (ip(B), AddressRole::ORIGIN);
+    assert_eq!(roles(&world), [origin, source("192.0.2.1")]);
+    // An address of both kinds is an application's first of all.
+    config.datapath.snat_addresses = vec![ip(VIP), ip("192.0.2.2")];
+    world.configure(config.clone());
+    assert_eq!(roles(&world), [origin, source("192.0.2.2")]);
+    // A tunnel's outer source gets no answers.
+    let old = [A, B].map(|address| world.origin(address).id);
+    for origin in &mut config.pools[0].origins {
+        origin.forwarding = Forwarding::DsrIpip;
+    }
+    world.configure(config.clone());
+    assert_eq!(
+        roles(&world),
+        [origin, source("192.0.2.2")],
+        "the old ways still have flows"
+    );
+    world.handle(Event::Drained(old.to_vec()));
+    world.run(1);
+    assert_eq!(roles(&world), []);
 }
 
 #[test]

@@ -145,7 +145,7 @@ impl Maps {
             TableOp::Vip { key, record } => {
                 self.assert_unread(u32::from(key.parity.0));
                 self.vips.insert(*key, *record);
-                assert!(self.vips.len() <= capacity().applications as usize);
+                assert!(self.vips.len() <= capacity().vips as usize);
             }
             TableOp::RemoveVip { key } => {
                 self.assert_unread(u32::from(key.parity.0));

@@ -44,6 +44,8 @@ fn an_origin_without_a_monitor_counts_as_up() {
     world.configure(web(vec![unmonitored("first", &[A])], None));
     assert_eq!(world.serving(VIP), [A]);
     assert_eq!(world.pool("first").health, GroupHealth::Unknown);
+    // The tables follow the source addresses, which were not known before.
+    world.run(1);
     assert!(world.probes.is_empty() && world.engine.next_deadline().is_none());
 }
 

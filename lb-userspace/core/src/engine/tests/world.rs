@@ -25,6 +25,7 @@ pub fn ip(text: &str) -> IpAddr {
 pub fn capacity() -> Capacity {
     Capacity {
         applications: 32,
+        vips: 96,
         pools: 32,
         origins: 64,
         hops: 64,
