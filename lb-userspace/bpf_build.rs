@@ -72,6 +72,8 @@ pub fn build(package: &str, machine: &Machine, root: &Path, out: &Path) -> Resul
         "RUSTUP_TOOLCHAIN",
         "CARGO",
         "RUSTFLAGS",
+        // Incremental builds inline less, and the stack has 512 bytes.
+        "CARGO_INCREMENTAL",
     ] {
         command.env_remove(inherited);
     }
