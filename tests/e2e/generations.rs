@@ -1,5 +1,6 @@
 //! Configurations follow one another while packets flow: each packet is handled by one of them, and comes to one origin.
 
+use lb_tests::check::{SOON, wait_until};
 use lb_tests::config::{Pool, application, balancer, pool};
 use lb_tests::daemon::Daemon;
 use lb_tests::gate::number;
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Applications, each on a port of its own.
 const APPLICATIONS: u32 = 20;
-/// Packets that are on their way at most: half of what the ring of a veth holds.
-const WINDOW: u32 = 128;
+/// Packets that are on their way at most. They are sent and taken in step, in portions that the ring of a veth can hold.
+const WINDOW: u32 = 4_096;
 /// How long the last packets may take.
 const STALL: Duration = Duration::from_secs(5);
 
@@ -78,8 +79,9 @@ fn each_packet_of_a_thousand_generations_is_handled_by_one_of_them() {
     let started = Instant::now();
     let (sent, traffic) = thread::scope(|scope| {
         let stop = &stop;
+        let client = &lab.client;
         let flowing = scope.spawn(move || {
-            let sent = flow(&mut traffic, stop);
+            let sent = client.enter(|| flow(&mut traffic, stop));
             (sent, traffic)
         });
         for generation in 1..=generations {
@@ -95,6 +97,39 @@ fn each_packet_of_a_thousand_generations_is_handled_by_one_of_them() {
         flowing.join().unwrap()
     });
     report(traffic, sent, generations, started.elapsed(), &lb);
+}
+
+/// The judge is not blind: what does not come, comes twice, or comes elsewhere, shows.
+#[test]
+fn packets_that_are_lost_doubled_or_misdirected_are_noticed() {
+    needs_root!();
+    let lab = Lab::routed(LAP as usize);
+    let mut lb = Daemon::start(&lab, &configuration(&lab, 0));
+    lb.wait("all applications are there", |status| {
+        (0..APPLICATIONS).all(|number| status.application(&format!("a{number}")).is_object())
+    });
+    let mut traffic = Traffic::new(&lab);
+    let count = 100 * APPLICATIONS;
+    let all = u64::from(count);
+    for (in_force, newest, misdirected) in [
+        (0, 0, 0),
+        // Packets go where generation 0 wants them, which is right only while that may be in force.
+        (0, 1, 0),
+        (1, 1, 100),
+        (STRIDE, STRIDE, all),
+    ] {
+        traffic.order_numbered(&lab, VIP4, APPLICATIONS);
+        traffic.conduct().say(in_force, newest);
+        lab.client.enter(|| traffic.send(count));
+        wait_until(SOON, "all have arrived", || {
+            (traffic.tally().arrived >= all).then_some(())
+        });
+        assert_eq!(traffic.tally().misdirected, misdirected, "{in_force} to {newest}");
+        assert_eq!(traffic.lost(all), 0);
+        assert_eq!(traffic.lost(all + 640), 640);
+    }
+    // The later rounds had the numbers of the first.
+    assert_eq!(traffic.tally().twice, all);
 }
 
 fn report(mut traffic: Traffic, sent: u64, generations: u32, took: Duration, lb: &Daemon) {

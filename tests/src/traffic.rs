@@ -9,13 +9,14 @@ use crate::lab::Lab;
 use crate::netns::Netns;
 pub use abi::{FIRST_ORIGIN_PORT, FIRST_PORT, LAP, STRIDE, Tally, place};
 use abi::{FRAME_LEN, GENERATE, GENERATIONS, Generations, ORDER, Order, SEEN, SEEN_WORDS, SINK, TALLY, TTL};
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, Pod};
 use lb_common::testing::PacketBuilder;
 use serde_json::Value;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 
 // SAFETY: bytemuck's derive proved that they are repr(C), without padding, valid for any bytes.
 unsafe impl Pod for Order {}
@@ -141,7 +142,7 @@ impl Traffic {
             .expect("the only value");
     }
 
-    /// Sends so many packets, as fast as they are made.
+    /// Sends so many packets, as fast as they are made; to be called inside the client's namespace.
     ///
     /// # Panics
     /// The kernel refuses to.
@@ -152,17 +153,22 @@ impl Traffic {
             attrs: TestRunAttrs::new().xdp_live_frames(BATCH.min(count)),
             ..TestRunOptions::new()
         };
-        let (program, client) = (program(&mut self.ebpf, GENERATE), &self.client);
-        let sent = client.enter(|| program.test_run(options));
+        let sent = program(&mut self.ebpf, GENERATE).test_run(options);
         sent.expect("the kernel sends live frames");
     }
 
-    /// Takes over to say which generations may be in force while another thread sends.
+    /// Says which generations may be in force, also while another thread sends.
     ///
     /// # Panics
-    /// That was done before.
-    pub fn conduct(&mut self) -> Conductor {
-        let map = self.ebpf.take_map(GENERATIONS).expect("taken once");
+    /// We may open no more files.
+    #[must_use]
+    pub fn conduct(&self) -> Conductor {
+        let Some(Map::Array(map)) = self.ebpf.map(GENERATIONS) else {
+            panic!("a map of the object")
+        };
+        let fd = map.fd().as_fd().try_clone_to_owned();
+        let map = fd.map(MapData::from_fd).expect("a file can be opened twice");
+        let map = Map::Array(map.expect("it is a map"));
         Conductor(Array::try_from(map).expect("an array of such values"))
     }
 

@@ -2,8 +2,8 @@
 
 use super::{Bytes, Player};
 use crate::abi::{
-    AccessKey, AccessList, AccessRule, ApplicationKey, Forwarding, Ip, Ip4, OriginFlags, OriginState, Parity,
-    Port, PortSpan, Rate, SettingsFlags, Slot, Spans, Tag, TunnelSource, Vip, VipKey,
+    AccessKey, AccessList, AccessRule, AddressRole, ApplicationKey, Forwarding, Ip, Ip4, OriginFlags,
+    OriginState, Parity, Port, PortSpan, Rate, SettingsFlags, Slot, Spans, Tag, TunnelSource, Vip, VipKey,
 };
 
 /// Number of the access list that scripts fill.
@@ -60,7 +60,11 @@ impl Player {
         let choice = bytes.byte()?;
         let (port, max) = (bytes.pick(&[6080, 53, 0])?, bytes.pick(&[0, 0, 1, 2])?);
         let origin = self.origin(bytes)?;
-        origin.forwarding = Forwarding(choice % 5);
+        let forwarding = Forwarding(choice % 5);
+        // What leaves as it came may be in the tables of the other family too, where nothing else may be.
+        if forwarding.is_direct() || !origin.forwarding.is_direct() {
+            origin.forwarding = forwarding;
+        }
         origin.flags = OriginFlags(u16::from(choice >> 7) * OriginFlags::RESET_WHEN_DOWN);
         origin.gue_port = Port::new(port);
         origin.max_flows = max;
@@ -239,12 +243,19 @@ impl Player {
         let hops = tables.hops.values().map(|hop| u32::from(hop.mtu));
         let all = hops.chain(tables.interfaces.values().map(|interface| interface.mtu));
         tables.settings.smallest_mtu = all.min().unwrap_or(0);
-        let dnat = tables
-            .origins
-            .values()
-            .any(|origin| origin.forwarding == Forwarding::DNAT);
-        if dnat {
+        let origins = tables.origins.values();
+        for origin in origins.filter(|origin| origin.forwarding == Forwarding::DNAT) {
             tables.settings.flags.0 |= SettingsFlags::DNAT;
+            let key = VipKey {
+                address: origin.address,
+                parity: Parity::of(tables.settings.generation),
+                ..VipKey::default()
+            };
+            let answers = Vip {
+                role: AddressRole::ORIGIN,
+                ..Vip::default()
+            };
+            tables.vips.entry(key).or_insert(answers);
         }
     }
 

@@ -45,11 +45,12 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// A packet that was forwarded: how it arrived, and how it left, without a tunnel's headers.
+/// A packet that was forwarded: how it arrived, and how it left, with a tunnel's headers and without.
 #[derive(Clone)]
 struct Talk {
     arrived: Frame,
     left: Frame,
+    inner: Frame,
     /// Ends of the packet, as it arrived and as it left.
     ends: [(SocketAddr, SocketAddr); 2],
     protocol: u8,
@@ -61,6 +62,8 @@ struct Player {
     talks: Vec<Talk>,
     /// The last packet that was sent.
     last: (u32, Frame),
+    /// Fragments that userspace keeps.
+    held: Vec<(u32, Frame)>,
     /// Packets so far.
     packets: usize,
     /// Established flows that the scenario starts with, by origin; their entries are nowhere.
@@ -88,6 +91,7 @@ pub fn run(bytes: &[u8]) {
         host: Host::new(scenario),
         talks: Vec::new(),
         last: (super::scenario::CLIENT_SIDE, Frame(vec![0; 14])),
+        held: Vec::new(),
         packets: 0,
         preset,
     };
@@ -107,7 +111,8 @@ impl Player {
             2..=4 => self.follow(bytes),
             5..=7 => self.answer(bytes),
             8 => self.repeat_spoiled(bytes),
-            9 => self.fragments(bytes),
+            9 if self.held.is_empty() => self.fragments(bytes),
+            9 => self.release(bytes),
             10 => self.quote(bytes),
             11 => self.echo(bytes),
             12 => self.raw(bytes),

@@ -26,15 +26,17 @@ impl Player {
         let (verdict, left) = self.host.receive(ifindex, &frame);
         self.packets += 1;
         self.check(&frame, verdict, &left);
-        if matches!(verdict, Verdict::Forward(_)) {
-            self.remember(&frame, &left);
+        match verdict {
+            Verdict::Forward(_) => self.remember(&frame, &left),
+            Verdict::Hold(_) if self.held.len() < MEMORY => self.held.push((ifindex, frame.clone())),
+            _ => {}
         }
         self.last = (ifindex, frame);
     }
 
     fn remember(&mut self, arrived: &Frame, left: &Frame) {
-        let left = self.inner(left).unwrap_or_else(|| left.clone());
-        let (Some((before, _)), Some((after, _))) = (dissect(arrived), dissect(&left)) else {
+        let inner = self.inner(left).unwrap_or_else(|| left.clone());
+        let (Some((before, _)), Some((after, _))) = (dissect(arrived), dissect(&inner)) else {
             return;
         };
         if self.talks.len() == MEMORY {
@@ -42,7 +44,8 @@ impl Player {
         }
         self.talks.push(Talk {
             arrived: arrived.clone(),
-            left,
+            left: left.clone(),
+            inner,
             ends: [
                 (before.source, before.destination),
                 (after.source, after.destination),
@@ -190,16 +193,30 @@ impl Player {
         Some(())
     }
 
+    /// Userspace sends again what it has kept: all of it, or one fragment more.
+    pub(super) fn release(&mut self, bytes: &mut Bytes) -> Option<()> {
+        if bytes.byte()? & 1 == 0 {
+            return self.fragments(bytes);
+        }
+        for (ifindex, frame) in std::mem::take(&mut self.held) {
+            self.send(ifindex, frame);
+        }
+        Some(())
+    }
+
     /// An ICMP error about a packet that was forwarded, from where it went or from where it came.
     pub(super) fn quote(&mut self, bytes: &mut Bytes) -> Option<()> {
         let Some(talk) = self.talk(bytes)? else {
             return self.open(bytes);
         };
-        // An origin's side quotes what left; a client's side quotes an answer as the client got it.
-        let (quoted, ends) = if bytes.byte()? & 1 == 0 {
-            (&talk.left, talk.ends[1])
-        } else {
-            (&talk.arrived, talk.ends[0])
+        // Routers on the way of what left quote that, with a tunnel's headers or without; others quote what arrived.
+        let (quoted, ends) = match bytes.byte()? % 4 {
+            0 => (&talk.arrived, talk.ends[0]),
+            1 => (&talk.inner, talk.ends[1]),
+            _ => {
+                let (outer, _) = dissect(&talk.left)?;
+                (&talk.left, (outer.source, outer.destination))
+            }
         };
         let at = network(quoted)?;
         let length = bytes.pick(&[28, 48, 64, 128, 548, 8])?;

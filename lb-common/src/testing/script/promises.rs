@@ -5,7 +5,7 @@ use crate::abi::FlowSide;
 use crate::datapath::{DropReason, Reply, Verdict};
 use crate::testing::Frame;
 use crate::testing::build::{pseudo_header, sum};
-use crate::testing::check::{hex, is_valid};
+use crate::testing::check::{Seen, dissect, hex, is_valid};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -24,12 +24,14 @@ impl Player {
             Verdict::Reply(..) => assert!(is_valid(after), "an invalid answer: {}", what()),
             Verdict::Forward(_) => {
                 assert!(after.0.len() <= before.0.len() + MAX_GROWTH, "{}", what());
-                if is_valid(before) {
-                    let valid = match self.tunnel(after) {
-                        Some(tunnel) => tunnel.valid && is_valid(&tunnel.inner),
-                        None => is_valid(after),
-                    };
-                    assert!(valid, "spoiled: {}", what());
+                let (sound, inner) = match self.tunnel(after) {
+                    Some(tunnel) => (tunnel.sound, tunnel.inner),
+                    None => (true, after.clone()),
+                };
+                if let Some((seen, true)) = dissect(before) {
+                    let left = dissect(&inner).filter(|(_, valid)| *valid && sound);
+                    let (left, _) = left.unwrap_or_else(|| panic!("spoiled: {}", what()));
+                    carried(&seen, &left, &what);
                 }
             }
         }
@@ -76,11 +78,26 @@ impl Player {
     }
 }
 
+/// What forwarding leaves as it is.
+fn carried(before: &Seen, after: &Seen, what: &dyn Fn() -> String) {
+    assert_eq!(after.protocol, before.protocol, "{}", what());
+    // What goes to an origin as it came has not been routed.
+    let as_it_came = (after.source, after.destination) == (before.source, before.destination);
+    let hops = u8::from(!as_it_came);
+    assert_eq!(after.ttl, before.ttl.wrapping_sub(hops), "hops: {}", what());
+    // An error quotes addresses and ports, which are translated.
+    if matches!(before.protocol, 6 | 17) {
+        assert_eq!(after.payload, before.payload, "{}", what());
+        let numbers = |seen: &Seen| (seen.flags, seen.sequence, seen.acknowledgment);
+        assert_eq!(numbers(after), numbers(before), "{}", what());
+    }
+}
+
 /// What a tunnel's packet carries.
 struct Tunnel {
     to: IpAddr,
     /// Whether the outer headers are right.
-    valid: bool,
+    sound: bool,
     /// The packet inside, as a frame.
     inner: Frame,
 }
@@ -132,7 +149,7 @@ fn tunnel(Frame(frame): &Frame) -> Option<Tunnel> {
     };
     Some(Tunnel {
         to: ends.1,
-        valid,
+        sound: valid,
         inner: Frame([&[0; 12], &kind[..], packet].concat()),
     })
 }
