@@ -6,6 +6,7 @@
 
 mod differential;
 mod fixtures;
+mod migrate;
 mod object;
 mod probe;
 mod tunnel;

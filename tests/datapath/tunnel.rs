@@ -34,7 +34,10 @@ impl Agent {
     fn new() -> Self {
         let folder = Folder::of(u32::MAX).unwrap();
         folder.make().unwrap();
-        let programs = Programs::load(SETTINGS, Some(&folder)).unwrap();
+        let programs = Programs::load(SETTINGS, Some(&folder)).unwrap_or_else(|error| {
+            let _ = folder.remove(None);
+            panic!("{error:#}")
+        });
         let mut agent = Self {
             programs,
             folder,

@@ -10,6 +10,7 @@ use lb_core::model::{ExpectedCodes, Monitor, MonitorKind, Probe as Question};
 use lb_tests::agent::OriginAgent;
 use lb_tests::config::{MONITOR, application, balancer, pool};
 use lb_tests::daemon::Daemon;
+use lb_tests::flows::EchoFlow;
 use lb_tests::lab::{Host, Lab, VIP4, VIP6};
 use lb_tests::needs_root;
 use lb_tests::netns::Netns;
@@ -358,6 +359,15 @@ fn the_daemon_asks_the_vip_at_each_origin() {
                 .iter()
                 .all(|origin| health(status, origin) == "healthy")
         });
+        // Clients go the same way, and are answered straight.
+        let mut flow = world
+            .lab
+            .client
+            .enter(|| EchoFlow::open((vip, ECHO_PORT).into()))
+            .unwrap_or_else(|error| panic!("{forwarding}: {error}"));
+        flow.ping().unwrap();
+        assert!(["a", "b"].contains(&flow.origin()), "{}", flow.origin());
+        drop(flow);
         // Only the first one's servers go on; both hosts do.
         world.servers.truncate(2);
         lb.wait("one is not", |status| {

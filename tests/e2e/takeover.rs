@@ -1,18 +1,21 @@
 //! Another process takes over from the running daemon: hot upgrades.
 
 use crate::{eu, http_at, on_all, web};
+use lb_common::abi::{ABI_VERSION, maps};
 use lb_tests::check::{SOON, assert_all_served, wait_until};
 use lb_tests::config::{MONITOR, application, balancer};
 use lb_tests::daemon::Daemon;
 use lb_tests::flows::EchoFlow;
 use lb_tests::gate::{lb_binary, number};
 use lb_tests::lab::{Lab, VIP4};
+use lb_tests::layout1::Layout1;
 use lb_tests::load::{self, Load};
 use lb_tests::process::Process;
 use lb_tests::servers::{ECHO_PORT, HTTP_PORT};
 use lb_tests::{needs_root, servers};
 use rustix::process::Signal;
 use std::fmt::Write as _;
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Instant;
@@ -196,4 +199,147 @@ fn what_cannot_take_over_says_so_and_changes_nothing() {
     assert_eq!(output.status.code(), Some(6));
     lb.take_over(&lb_binary());
     assert!(lab.client_reaches(http_at(VIP4)));
+}
+
+/// Makes what a daemon has left look as if it was of layout 1. Its program forwards on.
+fn make_old(lb: &Daemon) {
+    let now = lb.pins().join(format!("v{ABI_VERSION}"));
+    let old = lb.pins().join("v1");
+    fs::create_dir(&old).unwrap();
+    Layout1::make(&old).fill_from(&now);
+    for pin in fs::read_dir(&now).unwrap().flatten() {
+        let name = pin.file_name().into_string().unwrap();
+        // What the program needs stays pinned; its maps stay with the program.
+        if name.starts_with("link-") || name == maps::STAGES {
+            fs::rename(pin.path(), old.join(name)).unwrap();
+        } else {
+            fs::remove_file(pin.path()).unwrap();
+        }
+    }
+    fs::remove_dir(now).unwrap();
+}
+
+#[test]
+fn flows_of_an_old_layout_are_taken_over() {
+    needs_root!();
+    let lab = Lab::routed(2);
+    let _nginx = on_all(&lab, servers::nginx);
+    let _echo = on_all(&lab, servers::echo);
+    let config = format!(
+        "{MONITOR}port = {HTTP_PORT}\n{}{}{}{}",
+        eu(&lab, VIP4, 0, &[1.0, 0.5]),
+        balancer("web", &["eu"], None),
+        application("web", "tcp/80", VIP4, "web"),
+        application("echo", "tcp/7", VIP4, "web")
+    );
+    let mut lb = Daemon::start(&lab, &config);
+    lb.wait_healthy(&["eu"]);
+    let mut flows: Vec<EchoFlow> = lab.client.enter(|| {
+        (0..LONG_LIVED)
+            .map(|_| EchoFlow::open((VIP4, ECHO_PORT).into()).expect("the echo server answers"))
+            .collect()
+    });
+    let by_origin = |name: &str| flows.iter().filter(|flow| flow.origin() == name).count();
+    let expected = ["a", "b"].map(by_origin);
+    assert!(lb.terminate().success());
+    make_old(&lb);
+    for flow in &mut flows {
+        flow.ping().expect("the old program forwards on");
+    }
+    // `lb attach` has nobody who would see it through.
+    let output = lb.lb(&["attach", "eth0", "-c", lb.config().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    for flow in &mut flows {
+        flow.ping().expect("nothing was changed");
+    }
+    // Nor does what cannot hold them all.
+    let [few, many] = ["max_flows = 10\n", ""].map(|line| {
+        let text = fs::read_to_string(lb.config()).unwrap();
+        text.replace("[datapath]\n", &format!("[datapath]\n{line}"))
+    });
+    fs::write(lb.config(), few).unwrap();
+    let output = lb.lb(&["run", "-c", lb.config().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("max_flows"));
+    fs::write(lb.config(), many).unwrap();
+
+    lb.run();
+    for flow in &mut flows {
+        flow.ping().expect("the new program goes on with it");
+    }
+    let layouts: Vec<_> = fs::read_dir(lb.pins()).unwrap().flatten().collect();
+    assert_eq!(layouts.len(), 1, "{layouts:?}");
+    // Flows name origins and applications by number: the names are still right.
+    let listed = ["eu/a", "eu/b"].map(|origin| {
+        let text = lb.lb_ok(&["flows", "--application", "echo", "--origin", origin, "count"]);
+        text.trim().parse::<usize>().unwrap()
+    });
+    assert_eq!(listed, expected);
+    lb.wait_healthy(&["eu"]);
+    assert_all_served(&load::run(&lab.client, WATCHED, 4, load::http(http_at(VIP4))));
+    lb.take_over(&lb_binary());
+    for flow in &mut flows {
+        flow.ping().expect("it is a flow like any other");
+    }
+}
+
+/// With `LB_TEST_OLD_BIN`, a binary whose maps have another layout: its program forwards, its daemon is gone, and requests
+/// go on while flows are taken over.
+#[test]
+fn flows_of_an_old_binary_are_taken_over_under_load() {
+    let Some(old) = std::env::var_os("LB_TEST_OLD_BIN") else {
+        return;
+    };
+    needs_root!();
+    let lab = Lab::routed(2);
+    let _nginx = on_all(&lab, servers::nginx);
+    let _echo = on_all(&lab, servers::echo);
+    let config = format!(
+        "{MONITOR}port = {HTTP_PORT}\n{}{}{}{}",
+        eu(&lab, VIP4, 0, &[1.0, 0.5]),
+        balancer("web", &["eu"], None),
+        application("web", "tcp/80", VIP4, "web"),
+        application("echo", "tcp/7", VIP4, "web")
+    );
+    let mut lb = Daemon::prepare(&lab, "", &config);
+    let mut slow = 0;
+    let (mut total, mut pings) = (0, 0);
+    for _ in 0..number("LB_TEST_UPGRADES", 10).min(10) {
+        lb.adopt(lb.start_binary(&old));
+        lb.wait_healthy(&["eu"]);
+        let mut flows: Vec<EchoFlow> = lab.client.enter(|| {
+            (0..LONG_LIVED)
+                .map(|_| EchoFlow::open((VIP4, ECHO_PORT).into()).expect("the echo server answers"))
+                .collect()
+        });
+        let load = Load::start(&lab.client, RATE, load::http(http_at(VIP4)));
+        more(&load);
+        // A daemon of that version that runs is left alone, if it cannot hand over.
+        let mut challenger = lb.challenge(&lb_binary());
+        if let Some(6) = end(&mut challenger).code() {
+            assert!(lb.log().contains("stop it and start this one"), "{}", lb.log());
+        }
+        assert!(lb.terminate().success());
+        lb.run();
+        for flow in &mut flows {
+            flow.ping().expect("a connection from before goes on");
+            pings += 1;
+        }
+        more(&load);
+        let report = load.finish();
+        assert_all_served(&report);
+        total += report.total();
+        slow += report
+            .samples()
+            .iter()
+            .filter(|sample| sample.took.as_millis() >= 1000)
+            .count();
+        lb.wait_healthy(&["eu"]);
+        assert!(lb.pins().join("v1").metadata().is_err(), "the old layout is gone");
+        assert!(lb.terminate().success());
+        lb.lb_ok(&["detach"]);
+    }
+    println!(
+        "{total} requests on new connections, 0 failed, {slow} took a second; {pings} on connections from before"
+    );
 }

@@ -130,6 +130,12 @@ impl Daemon {
         self.spawn(binary, &["--take-over"])
     }
 
+    /// Starts another binary.
+    #[must_use]
+    pub fn start_binary(&self, binary: impl AsRef<Path>) -> Process {
+        self.spawn(binary.as_ref(), &[])
+    }
+
     /// Takes a process that was started otherwise for the daemon.
     pub fn adopt(&mut self, process: Process) {
         self.process = Some(process);

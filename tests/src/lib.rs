@@ -13,6 +13,7 @@ pub mod flows;
 pub mod gate;
 pub mod http;
 pub mod lab;
+pub mod layout1;
 pub mod load;
 pub mod netns;
 pub mod process;

@@ -21,6 +21,7 @@ use lb_userspace::datapath::object::{Loaded, MapSizes, load, program};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 
 /// Flows that the tables of tests hold, far more than any test opens: the kernel evicts before its LRU maps are full.
 const MAX_FLOWS: u32 = 65_536;
@@ -96,7 +97,19 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses it.
     pub fn new(sizes: &MapSizes) -> Result<Self> {
-        let mut loaded = load(sizes, None)?;
+        Self::load(sizes, None)
+    }
+
+    /// As [`Kernel::new`], with the maps pinned in a folder.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn pinned(sizes: &MapSizes, folder: &Path) -> Result<Self> {
+        Self::load(sizes, Some(folder))
+    }
+
+    fn load(sizes: &MapSizes, folder: Option<&Path>) -> Result<Self> {
+        let mut loaded = load(sizes, folder)?;
         let clock = Clock::measure(&mut loaded.ebpf)?;
         Ok(Self {
             loaded,

@@ -41,6 +41,13 @@ pub struct Tag(pub u32);
 impl Tag {
     pub const NONE: Self = Self(0);
 
+    /// The tag of a VLAN: `protocol` is its type (0x8100 or 0x88a8), `id` its number (12 bits).
+    #[must_use]
+    pub const fn new(protocol: u16, id: u16) -> Self {
+        let ([a, b], [c, d]) = (protocol.to_be_bytes(), id.to_be_bytes());
+        Self(u32::from_ne_bytes([a, b, c, d]))
+    }
+
     /// Whether both lead to the same VLAN: their priorities (IEEE 802.1Q section 9.6) may differ.
     #[inline(always)]
     pub const fn same_vlan(self, other: Self) -> bool {

@@ -33,7 +33,7 @@ pub use origin::{Forwarding, Load, Origin, OriginFlags, OriginId, OriginState, P
 pub use pool::{Pool, PoolFlags, PoolId, PoolRow, Table, TableKind};
 pub use settings::{HashKey, Parity, PortRange, Settings, SettingsFlags, TunnelSource};
 pub use slot::Slot;
-pub use vip::{PortSpan, Spans, Vip, VipKey};
+pub use vip::{AddressRole, PortSpan, Spans, Vip, VipKey};
 
 /// The layout of all maps. Part of the pin path: see [`maps::pin_directory`].
 pub const ABI_VERSION: u32 = 2;

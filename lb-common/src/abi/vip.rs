@@ -21,8 +21,21 @@ pub struct Vip {
     pub udp: Spans,
     /// 1: echo requests are answered; else they pass.
     pub echo: u32,
-    /// 1: no application's address, but one that `nat` translates to: origins answer to it.
-    pub source_only: u32,
+    pub role: AddressRole,
+}
+
+/// What an address is to the node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct AddressRole(pub u32);
+
+impl AddressRole {
+    /// Applications listen there.
+    pub const APPLICATION: Self = Self(0);
+    /// `nat` translates to it, and no application listens there: origins answer to it.
+    pub const SOURCE: Self = Self(1);
+    /// An origin that is forwarded to with `dnat`: its packets may be answers.
+    pub const ORIGIN: Self = Self(2);
 }
 
 /// A run of [`PortSpan`]s, in ascending order and disjoint.

@@ -36,6 +36,8 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
     };
     let subject = &F::draft(scratch).subject;
     let (arriving, opens, ttl) = (subject.arriving, subject.opens(), subject.network.ttl);
+    // Its header could not be read.
+    let malformed = subject.segment.header_len == 0;
     let source: Ip = arriving.source.into();
     if scratch.opening.served == 0 {
         let key = ApplicationKey {
@@ -49,6 +51,9 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
         };
         scratch.opening.application = application;
         scratch.opening.served = 1;
+        if malformed {
+            return drop(DropReason::Malformed);
+        }
     }
     let repeated = scratch.retries != 0;
     if settings.flags.has(SettingsFlags::TRACE) {

@@ -5,7 +5,7 @@ use super::known::Context;
 use super::parse::Link;
 use super::select::Role;
 use super::tables::{InsertError, Memory, Tables};
-use super::track::{self, Age};
+use super::track::{self, Age, TcpFlags};
 use super::transport::Segment;
 use crate::abi::{
     FlowCore, FlowSide, Origin, OriginFlags, OriginId, OriginState, Protocol, TcpState, Timeouts,
@@ -59,13 +59,23 @@ pub fn follow<F: Family, T: Tables>(
     })
 }
 
-/// Whether a packet changes nothing of its established flow's entry: the usual one.
+/// Whether a packet changes nothing of its established flow's entry: the usual one. Some that change nothing are not found
+/// out here, for the sake of those that are.
 #[inline(always)]
 pub fn settled(context: &Context, timeouts: &Timeouts, segment: &Segment, core: &FlowCore) -> bool {
-    track::age(timeouts, segment.protocol, core, context.now) == Age::Fresh
-        && track::step(core, segment.protocol, segment.flags) == core.tcp
-        && !core.tcp.closing()
-        && (core.side != FlowSide::CLIENT || came_by(core, &context.link, context.ifindex))
+    let timeout = if segment.protocol == Protocol::TCP {
+        timeouts.tcp
+    } else {
+        timeouts.udp
+    };
+    // Negative when another CPU stamped the entry after this one read its clock.
+    let idle = context.now.wrapping_sub(core.seen) as i32;
+    let fresh = idle <= (timeout >> 3) as i32;
+    let goes_on = segment.flags.0 & (TcpFlags::FIN | TcpFlags::RST) == 0;
+    // Neither reset nor closed by both sides.
+    let ends = TcpState::CLIENT_FIN | TcpState::ORIGIN_FIN;
+    let open = core.tcp.0 & (ends | TcpState::RESET | TcpState::ENDED) < ends;
+    fresh & goes_on & open && (core.side != FlowSide::CLIENT || came_by(core, &context.link, context.ifindex))
 }
 
 /// Brings an entry up to date with a packet of its direction.
@@ -115,11 +125,12 @@ fn unanswered(context: &Context, core: &FlowCore) -> bool {
 #[inline(always)]
 fn came_by(core: &FlowCore, link: &Link, ifindex: u32) -> bool {
     let ([outer, inner], [was_outer, was_inner]) = (link.tags, core.client_tags);
-    core.client_mac == link.source
-        && core.node_mac == link.destination
-        && core.client_ifindex == ifindex
-        && outer.same_vlan(was_outer)
-        && inner.same_vlan(was_inner)
+    // Not one after the other: each branch would double the paths that the verifier walks.
+    (core.client_mac == link.source)
+        & (core.node_mac == link.destination)
+        & (core.client_ifindex == ifindex)
+        & outer.same_vlan(was_outer)
+        & inner.same_vlan(was_inner)
 }
 
 /// Remembers the way back to the client: where its packet came from.

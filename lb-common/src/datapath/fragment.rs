@@ -16,7 +16,7 @@ use super::tables::{Memory, Tables};
 use super::transport;
 use super::verdict::{DropReason, Hold, Pass, Verdict};
 use super::{Stage, Step, drop, pass};
-use crate::abi::{ApplicationKey, FragmentFlow, Protocol, Settings, SettingsFlags};
+use crate::abi::{AddressRole, ApplicationKey, FragmentFlow, Protocol, Settings, SettingsFlags};
 use crate::packet::Packet;
 
 /// How long a first fragment is remembered, in seconds: as long as Linux waits for the others (RFC 8200 has 60, RFC 791 15).
@@ -194,11 +194,15 @@ fn later<F: Family, P: Packet, T: Tables>(
 /// Whether a fragment may belong to a datagram that an application or an origin's answer is made of.
 #[inline(always)]
 fn may_be_ours<F: Family, T: Tables>(tables: &T, settings: &Settings, scratch: &mut Scratch) -> bool {
-    if settings.flags.has(SettingsFlags::DNAT) {
+    let parity = scratch.opening.parity;
+    let network = &F::draft(scratch).subject.network;
+    if let Some(vip) = address::<F, T>(tables, parity, network.destination)
+        && vip.role != AddressRole::ORIGIN
+    {
         return true;
     }
-    let destination = F::draft(scratch).subject.network.destination;
-    address::<F, T>(tables, scratch.opening.parity, destination).is_some()
+    settings.flags.has(SettingsFlags::DNAT)
+        && address::<F, T>(tables, parity, network.source).is_some_and(|vip| vip.role == AddressRole::ORIGIN)
 }
 
 /// Gives a fragment the identification that its datagram leaves with, when it leaves with the source address `source`.

@@ -16,7 +16,9 @@ use super::tables::Tables;
 use super::transport;
 use super::verdict::{DropReason, Pass, Reply, Verdict};
 use super::{Stage, Step, drop, exit, pass};
-use crate::abi::{FlowSide, Forwarding, Ip, OriginId, Parity, PathMtu, Protocol, Settings, Vip, VipKey};
+use crate::abi::{
+    AddressRole, FlowSide, Forwarding, Ip, OriginId, Parity, PathMtu, Protocol, Settings, Vip, VipKey,
+};
 use crate::packet::Packet;
 use bytemuck::{Pod, Zeroable};
 use core::mem::offset_of;
@@ -142,7 +144,7 @@ fn handle<F: Messages, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
     }
 }
 
-/// What is known of the address that a packet is sent to.
+/// What is known of an address.
 #[inline(always)]
 pub(super) fn address<F: Family, T: Tables>(tables: &T, parity: Parity, address: F::Address) -> Option<Vip> {
     // An IPv4 address in an IPv6 header would match the IPv4 application.
@@ -158,7 +160,7 @@ pub(super) fn address<F: Family, T: Tables>(tables: &T, parity: Parity, address:
 #[inline(always)]
 fn is_served(vip: Option<Vip>) -> bool {
     match vip {
-        Some(vip) => vip.source_only == 0,
+        Some(vip) => vip.role == AddressRole::APPLICATION,
         None => false,
     }
 }

@@ -135,10 +135,20 @@ fn handle<F: Family, P: Packet, T: Tables>(
         return pass(Pass::NotOurs);
     }
     let Some(segment) = segment else {
-        return match application {
-            None => pass(Pass::NotOurs),
-            Some(_) => drop(DropReason::Malformed),
+        if application.is_some() {
+            return drop(DropReason::Malformed);
+        }
+        if !context.settings.flags.has(SettingsFlags::RANGES) {
+            return pass(Pass::NotOurs);
+        }
+        // Whether it is for an application on a range of ports is found out there.
+        let subject = Subject {
+            arriving,
+            network,
+            segment: Segment::default(),
         };
+        remember::<F>(scratch, context, None, subject);
+        return Step::Go(Stage::Admit);
     };
     let subject = Subject {
         arriving,

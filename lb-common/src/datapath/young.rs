@@ -9,7 +9,7 @@ use super::tables::{InsertError, Memory, Tables};
 use super::track;
 use super::verdict::{DropReason, Notice, Pass, Reply};
 use super::{Stage, Step, drop, pass};
-use crate::abi::SettingsFlags;
+use crate::abi::{Protocol, Settings, SettingsFlags};
 use crate::packet::Packet;
 
 /// Follows a flow that has not proven itself, or is closing; without one, the packet may open one.
@@ -39,7 +39,7 @@ fn find<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
         &arriving,
         &mut draft.client,
     ) else {
-        return open(settings.flags, scratch);
+        return open::<F>(settings, scratch);
     };
     let core = *F::core(&draft.client);
     let mut alive = match fate {
@@ -64,7 +64,7 @@ fn find<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
             scratch.avoid = core.origin;
             scratch.retries = u32::from(core.retries).wrapping_add(1);
         }
-        return open(settings.flags, scratch);
+        return open::<F>(settings, scratch);
     }
     if settings.flags.has(SettingsFlags::TRACE) {
         scratch.note = Note::of(&core);
@@ -84,8 +84,18 @@ fn find<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
 
 /// The packet belongs to no flow, or to none any more.
 #[inline(always)]
-fn open(flags: SettingsFlags, scratch: &Scratch) -> Step {
-    if scratch.opening.served != 0 || flags.has(SettingsFlags::RANGES) {
+fn open<F: Family>(settings: &Settings, scratch: &mut Scratch) -> Step {
+    let served = scratch.opening.served != 0;
+    let subject = &F::draft(scratch).subject;
+    let tcp = subject.arriving.protocol == Protocol::TCP && !subject.segment.flags.opens();
+    // The kernel would refuse what an origin answers to a flow that has not been taken over yet.
+    if settings.flags.has(SettingsFlags::MIGRATING)
+        && !served
+        && tcp
+        && settings.snat_ports.holds(subject.arriving.destination_port)
+    {
+        drop(DropReason::Migrating)
+    } else if served || settings.flags.has(SettingsFlags::RANGES) {
         Step::Go(Stage::Admit)
     } else {
         pass(Pass::NotOurs)

@@ -67,6 +67,7 @@ pub fn all() -> Vec<Fixture> {
         world.carried_along();
         world.answers();
         world.refusals();
+        world.migration();
         world.passes();
         world.checksums();
         world.rules();
@@ -410,6 +411,25 @@ impl World {
             });
             self.add(&format!("{address} is not answered"), steps.into());
         }
+    }
+
+    /// While flows of another layout are being taken over, nobody is told that a flow does not exist.
+    fn migration(&mut self) {
+        let mut scenario = self.scenario.clone();
+        scenario.tables.settings.flags = SettingsFlags(SettingsFlags::MIGRATING);
+        let answer = |flags| {
+            PacketBuilder::tcp(self.origin(origin::A), self.node, flags).link(ORIGIN_MAC, ORIGIN_NODE_MAC)
+        };
+        let own = PacketBuilder::tcp(self.client, (self.node.ip(), 50_000).into(), ACK);
+        let steps = vec![
+            drop(&self.tcp(80, ACK), DropReason::Migrating),
+            drop(&answer(ACK), DropReason::Migrating),
+            passed(answer(SYN).frame(), Pass::NotOurs),
+            passed(own.frame(), Pass::NotOurs),
+            passed(self.tcp(22, ACK).frame(), Pass::NotOurs),
+            self.forward(app::WEB, origin::A, &self.tcp(80, SYN), true),
+        ];
+        self.add_with("segments of no flow during a migration", scenario, steps);
     }
 
     fn passes(&mut self) {

@@ -2,9 +2,9 @@
 
 use super::{Frame, MemoryTables};
 use crate::abi::{
-    Application, ApplicationKey, Hop, HopId, Interface, Ip, Origin, OriginId, OriginState, Parity, Pool,
-    PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings, SettingsFlags, Slot, Steering, Table,
-    Tag, Timeouts, Vip, VipKey,
+    AddressRole, Application, ApplicationKey, Forwarding, Hop, HopId, Interface, Ip, Origin, OriginId,
+    OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings,
+    SettingsFlags, Slot, Steering, Table, Tag, Timeouts, Vip, VipKey,
 };
 use crate::datapath::{Arrival, Scratch, Verdict, process};
 use std::net::SocketAddr;
@@ -250,14 +250,23 @@ impl Scenario {
         let vips = &mut self.tables.vips;
         for address in self.tables.snat_addresses.values() {
             let source = Vip {
-                source_only: 1,
+                role: AddressRole::SOURCE,
                 ..Vip::default()
             };
             vips.entry(key(*address, parity)).or_insert(source);
         }
+        for origin in self.tables.origins.values() {
+            if origin.forwarding == Forwarding::DNAT {
+                let answers = Vip {
+                    role: AddressRole::ORIGIN,
+                    ..Vip::default()
+                };
+                vips.entry(key(origin.address, parity)).or_insert(answers);
+            }
+        }
         for application in self.tables.applications.keys() {
             let vip = vips.entry(key(application.address, parity)).or_default();
-            (vip.echo, vip.source_only) = (1, 0);
+            (vip.echo, vip.role) = (1, AddressRole::APPLICATION);
         }
     }
 

@@ -4,8 +4,9 @@ use super::header::{IPV4_LEN, IPV6_LEN, Ipv4, Ipv6};
 use super::locals::{Locals, Roles};
 use crate::abi::{Ip, Ip4, Ip6, Port, Protocol};
 use crate::datapath::checksum;
-use crate::datapath::parse::{self, Fragment, Link, Network, Ports};
+use crate::datapath::parse::{self, Fragment, Network, Ports};
 use crate::packet::Packet;
+use bytemuck::{Pod, Zeroable};
 use core::mem::offset_of;
 
 /// IPv4 and IPv6 as payload (RFC 2003, RFC 4213, RFC 2473).
@@ -85,181 +86,183 @@ impl Outcome {
     }
 }
 
+/// Working memory of one packet: what is known of it so far. In the kernel it is a map's, where the verifier does not
+/// follow each value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Work {
+    /// Of the outer header.
+    destination: Ip,
+    /// Where the outer header stands, and where its payload, which is `length` bytes long.
+    network: u32,
+    payload: u32,
+    length: u32,
+    /// Where the inner packet stands, and the bytes that are left for it.
+    inner: u32,
+    room: u32,
+    protocol: Protocol,
+    /// 0: it is whole; 1: a first fragment; 2: a later one.
+    fragment: u8,
+    /// What the outer header says of congestion.
+    ecn: u8,
+    /// IP version of the inner packet.
+    version: u8,
+}
+
 /// Decapsulates a packet when it is a tunnel's, and counts what became of it.
 #[inline(always)]
-pub fn process<P: Packet, L: Locals>(packet: &mut P, locals: &L, gue_port: Port) -> Outcome {
-    let outcome = decapsulate(packet, locals, gue_port);
+pub fn process<P: Packet, L: Locals>(packet: &mut P, locals: &L, work: &mut Work, gue_port: Port) -> Outcome {
+    let outcome = match decapsulate(packet, locals, work, gue_port) {
+        Ok(()) if work.protocol == Protocol::UDP => Outcome::Gue,
+        Ok(()) => Outcome::Ipip,
+        Err(outcome) => outcome,
+    };
     locals.count(outcome);
     outcome
 }
 
 /// Decapsulates a packet when it is a tunnel's. One that [`Outcome::passes`] without being decapsulated is untouched.
 #[inline(always)]
-pub fn decapsulate<P: Packet, L: Locals>(packet: &mut P, locals: &L, gue_port: Port) -> Outcome {
-    let Ok(link) = parse::link(packet) else {
-        return Outcome::Other;
-    };
-    let at = link.network;
-    let result = match link.ether_type {
-        ETHERTYPE_IPV4 => {
-            let (Ok(network), Some(header)) = (parse::ipv4(packet, at), packet.read::<Ipv4>(at)) else {
-                return Outcome::Other;
-            };
-            Outer::new(&network, network.destination.into(), header.tos)
-                .carried(packet, locals, gue_port)
-                .and_then(|inner| end(packet, locals, &link, &inner))
-        }
-        ETHERTYPE_IPV6 => {
-            let (Ok(network), Some(header)) = (parse::ipv6(packet, at), packet.read::<Ipv6>(at)) else {
-                return Outcome::Other;
-            };
-            Outer::new(&network, network.destination.into(), header.class())
-                .carried(packet, locals, gue_port)
-                .and_then(|inner| end(packet, locals, &link, &inner))
-        }
-        _ => Err(Outcome::Other),
-    };
-    match result {
-        Ok(outcome) | Err(outcome) => outcome,
-    }
-}
-
-/// The outer header.
-struct Outer {
-    destination: Ip,
-    protocol: Protocol,
-    fragment: Fragment,
-    ecn: u8,
-    /// Where its payload stands, and how long that is.
-    payload: usize,
-    length: usize,
-}
-
-/// What a tunnel carries.
-struct Carried {
-    tunnel: Outcome,
-    version: u8,
-    /// What the outer header says of congestion.
-    ecn: u8,
-    at: usize,
-    /// Bytes that are left for it.
-    room: usize,
-}
-
-impl Outer {
-    #[inline(always)]
-    fn new<A>(network: &Network<A>, destination: Ip, class: u8) -> Self {
-        Self {
-            destination,
-            protocol: network.protocol,
-            fragment: network.fragment,
-            ecn: class & ECN,
-            payload: network.transport,
-            length: network.transport_len,
-        }
-    }
-
-    /// What is in it, when it is a tunnel's that ends here.
-    #[inline(always)]
-    fn carried<P: Packet, L: Locals>(
-        &self,
-        packet: &P,
-        locals: &L,
-        gue_port: Port,
-    ) -> Result<Carried, Outcome> {
-        match self.protocol {
-            IPIP | IPV6IP => {}
-            // A later fragment has no ports to tell.
-            Protocol::UDP if self.fragment != Fragment::Later => {
-                let ports = packet.read::<Ports>(self.payload).ok_or(Outcome::Other)?;
-                if ports.destination != gue_port {
-                    return Err(Outcome::Other);
-                }
-            }
-            _ => return Err(Outcome::Other),
-        }
-        let ends_here = locals.visit(&self.destination, |local| local.roles.has(Roles::TUNNEL));
-        if ends_here != Some(true) {
-            return Err(Outcome::NotLocal);
-        }
-        if self.fragment != Fragment::Whole {
-            return Err(Outcome::Fragment);
-        }
-        match self.protocol {
-            IPIP => Ok(self.at(0, 4, Outcome::Ipip)),
-            IPV6IP => Ok(self.at(0, 6, Outcome::Ipip)),
-            _ => self.gue(packet),
-        }
-    }
-
-    /// GUE variant 1 is an IP packet, whose version tells it from variant 0; of that, packets without options.
-    #[inline(always)]
-    fn gue<P: Packet>(&self, packet: &P) -> Result<Carried, Outcome> {
-        if self.length < UDP_LEN + GUE_LEN {
-            return Err(Outcome::Malformed);
-        }
-        let header: [u8; GUE_LEN] = packet.read(self.payload + UDP_LEN).ok_or(Outcome::Malformed)?;
-        match header {
-            [first, ..] if first >> 4 == 4 || first >> 4 == 6 => {
-                Ok(self.at(UDP_LEN, first >> 4, Outcome::Gue))
-            }
-            [0, protocol, 0, 0] if protocol == IPIP.0 => Ok(self.at(UDP_LEN + GUE_LEN, 4, Outcome::Gue)),
-            [0, protocol, 0, 0] if protocol == IPV6IP.0 => Ok(self.at(UDP_LEN + GUE_LEN, 6, Outcome::Gue)),
-            _ => Err(Outcome::Malformed),
-        }
-    }
-
-    #[inline(always)]
-    fn at(&self, skip: usize, version: u8, tunnel: Outcome) -> Carried {
-        Carried {
-            tunnel,
-            version,
-            ecn: self.ecn,
-            at: self.payload + skip,
-            // Each caller has seen that the payload is that long.
-            room: self.length.wrapping_sub(skip),
-        }
-    }
-}
-
-/// The tunnel's end: takes the outer header off.
-#[inline(always)]
-fn end<P: Packet, L: Locals>(
+fn decapsulate<P: Packet, L: Locals>(
     packet: &mut P,
     locals: &L,
-    link: &Link,
-    carried: &Carried,
-) -> Result<Outcome, Outcome> {
-    let at = packet.opaque(carried.at);
-    let by = at.wrapping_sub(link.network);
-    let ether_type = if carried.version == 4 {
-        end4(packet, locals, carried, at, by)?;
+    work: &mut Work,
+    gue_port: Port,
+) -> Result<(), Outcome> {
+    let link = parse::link(packet).map_err(|_| Outcome::Other)?;
+    work.network = link.network as u32;
+    match link.ether_type {
+        ETHERTYPE_IPV4 => outer4(packet, work)?,
+        ETHERTYPE_IPV6 => outer6(packet, work)?,
+        _ => return Err(Outcome::Other),
+    }
+    carried(packet, locals, work, gue_port)?;
+    let ether_type = if work.version == 4 {
+        inner4(packet, locals, work)?;
         ETHERTYPE_IPV4
     } else {
-        end6(packet, locals, carried, at, by)?;
+        inner6(packet, locals, work)?;
         ETHERTYPE_IPV6
     };
-    move_link(packet, link.network, by, ether_type).ok_or(Outcome::Resize)?;
-    Ok(carried.tunnel)
+    move_link(packet, work, ether_type).ok_or(Outcome::Resize)
+}
+
+#[inline(always)]
+fn outer4<P: Packet>(packet: &P, work: &mut Work) -> Result<(), Outcome> {
+    let at = work.network as usize;
+    let network = parse::ipv4(packet, at).map_err(|_| Outcome::Other)?;
+    work.note(&network, network.destination.into());
+    let header: Ipv4 = packet.read(at).ok_or(Outcome::Other)?;
+    work.ecn = header.tos & ECN;
+    Ok(())
+}
+
+#[inline(always)]
+fn outer6<P: Packet>(packet: &P, work: &mut Work) -> Result<(), Outcome> {
+    let at = work.network as usize;
+    let network = parse::ipv6(packet, at).map_err(|_| Outcome::Other)?;
+    work.note(&network, network.destination.into());
+    let header: Ipv6 = packet.read(at).ok_or(Outcome::Other)?;
+    work.ecn = header.class() & ECN;
+    Ok(())
+}
+
+impl Work {
+    /// Notes what the outer header says.
+    #[inline(always)]
+    fn note<A>(&mut self, network: &Network<A>, destination: Ip) {
+        self.destination = destination;
+        self.payload = network.transport as u32;
+        self.length = network.transport_len as u32;
+        self.protocol = network.protocol;
+        self.fragment = match network.fragment {
+            Fragment::Whole => 0,
+            Fragment::First => 1,
+            Fragment::Later => 2,
+        };
+    }
+
+    /// Notes where the inner packet stands: behind the first bytes of the payload, which is that long.
+    #[inline(always)]
+    fn carries(&mut self, version: u8, behind: usize) {
+        self.version = version;
+        self.inner = self.payload + behind as u32;
+        self.room = self.length.wrapping_sub(behind as u32);
+    }
+
+    /// Bytes of all that stands before the inner packet, but for the link header.
+    #[inline(always)]
+    fn overhead(&self) -> u32 {
+        self.inner.wrapping_sub(self.network)
+    }
+}
+
+/// Finds what is in a packet, when it is a tunnel's that ends here.
+#[inline(always)]
+fn carried<P: Packet, L: Locals>(
+    packet: &P,
+    locals: &L,
+    work: &mut Work,
+    gue_port: Port,
+) -> Result<(), Outcome> {
+    match work.protocol {
+        IPIP | IPV6IP => {}
+        // A later fragment has no ports to tell.
+        Protocol::UDP if work.fragment != 2 => {
+            let ports = packet
+                .read::<Ports>(work.payload as usize)
+                .ok_or(Outcome::Other)?;
+            if ports.destination != gue_port {
+                return Err(Outcome::Other);
+            }
+        }
+        _ => return Err(Outcome::Other),
+    }
+    let ends_here = locals.visit(&work.destination, |local| local.roles.has(Roles::TUNNEL));
+    if ends_here != Some(true) {
+        return Err(Outcome::NotLocal);
+    }
+    if work.fragment != 0 {
+        return Err(Outcome::Fragment);
+    }
+    match work.protocol {
+        IPIP => work.carries(4, 0),
+        IPV6IP => work.carries(6, 0),
+        _ => gue(packet, work)?,
+    }
+    Ok(())
+}
+
+/// GUE variant 1 is an IP packet, whose version tells it from variant 0; of that, packets without options.
+#[inline(always)]
+fn gue<P: Packet>(packet: &P, work: &mut Work) -> Result<(), Outcome> {
+    if (work.length as usize) < UDP_LEN + GUE_LEN {
+        return Err(Outcome::Malformed);
+    }
+    let header: [u8; GUE_LEN] = packet
+        .read(work.payload as usize + UDP_LEN)
+        .ok_or(Outcome::Malformed)?;
+    match header {
+        [first, ..] if first >> 4 == 4 || first >> 4 == 6 => work.carries(first >> 4, UDP_LEN),
+        [0, protocol, 0, 0] if protocol == IPIP.0 => work.carries(4, UDP_LEN + GUE_LEN),
+        [0, protocol, 0, 0] if protocol == IPV6IP.0 => work.carries(6, UDP_LEN + GUE_LEN),
+        _ => return Err(Outcome::Malformed),
+    }
+    Ok(())
 }
 
 /// Checks an inner IPv4 packet and tells it about congestion.
 #[inline(always)]
-fn end4<P: Packet, L: Locals>(
-    packet: &mut P,
-    locals: &L,
-    carried: &Carried,
-    at: usize,
-    by: usize,
-) -> Result<(), Outcome> {
+fn inner4<P: Packet, L: Locals>(packet: &mut P, locals: &L, work: &mut Work) -> Result<(), Outcome> {
+    let at = work.inner as usize;
     let header: Ipv4 = packet.read(at).ok_or(Outcome::Malformed)?;
     let length = ((header.version_ihl & 0x0f) as usize) << 2;
     let total = u16::from_be(header.total_length) as usize;
-    if header.version_ihl >> 4 != 4 || length < IPV4_LEN || total < length || total > carried.room {
+    if header.version_ihl >> 4 != 4 || length < IPV4_LEN || total < length || total > work.room as usize {
         return Err(Outcome::Malformed);
     }
-    for_vip(locals, Ip4(header.destination).into(), by)?;
-    let tos = header.tos & !ECN | ecn(carried.ecn, header.tos & ECN)?;
+    for_vip(locals, Ip4(header.destination).into(), work.overhead())?;
+    let tos = header.tos & !ECN | ecn(work.ecn, header.tos & ECN)?;
     if tos != header.tos {
         let word = |tos| u16::from_ne_bytes([header.version_ihl, tos]);
         let delta = checksum::difference(word(header.tos).into(), word(tos).into());
@@ -272,23 +275,18 @@ fn end4<P: Packet, L: Locals>(
     Ok(())
 }
 
-/// As [`end4`], for IPv6.
+/// As [`inner4`], for IPv6.
 #[inline(always)]
-fn end6<P: Packet, L: Locals>(
-    packet: &mut P,
-    locals: &L,
-    carried: &Carried,
-    at: usize,
-    by: usize,
-) -> Result<(), Outcome> {
+fn inner6<P: Packet, L: Locals>(packet: &mut P, locals: &L, work: &mut Work) -> Result<(), Outcome> {
+    let at = work.inner as usize;
     let header: Ipv6 = packet.read(at).ok_or(Outcome::Malformed)?;
     let total = IPV6_LEN + u16::from_be(header.payload_length) as usize;
-    if u32::from_be(header.first) >> 28 != 6 || total > carried.room {
+    if u32::from_be(header.first) >> 28 != 6 || total > work.room as usize {
         return Err(Outcome::Malformed);
     }
-    for_vip(locals, Ip6(header.destination).into(), by)?;
+    for_vip(locals, Ip6(header.destination).into(), work.overhead())?;
     let class = header.class();
-    let told = class & !ECN | ecn(carried.ecn, class & ECN)?;
+    let told = class & !ECN | ecn(work.ecn, class & ECN)?;
     if told != class {
         packet
             .write(at, header.first_with_class(told))
@@ -302,10 +300,10 @@ const MAX_OVERHEAD: u32 = 60;
 
 /// Whether the address is a VIP; if so, it is noted how much room the tunnel took.
 #[inline(always)]
-fn for_vip<L: Locals>(locals: &L, address: Ip, overhead: usize) -> Result<(), Outcome> {
+fn for_vip<L: Locals>(locals: &L, address: Ip, overhead: u32) -> Result<(), Outcome> {
     let known = locals.visit(&address, |local| {
         let vip = local.roles.has(Roles::VIP);
-        let overhead = (overhead as u32).min(MAX_OVERHEAD);
+        let overhead = overhead.min(MAX_OVERHEAD);
         if vip && local.overhead < overhead {
             local.overhead = overhead;
         }
@@ -336,14 +334,15 @@ fn ecn(outer: u8, inner: u8) -> Result<u8, Outcome> {
 
 /// Moves the link header, VLAN tags and all, over the bytes behind it.
 #[inline(always)]
-fn move_link<P: Packet>(packet: &mut P, length: usize, by: usize, ether_type: u16) -> Option<()> {
+fn move_link<P: Packet>(packet: &mut P, work: &Work, ether_type: u16) -> Option<()> {
     /// Words of the link addresses.
     const ADDRESSES: usize = 6;
     let addresses: [u16; ADDRESSES] = packet.read(0)?;
     // An IP header follows, so there are bytes where tags could be.
     let outer_tag: [u16; 2] = packet.read(12)?;
     let inner_tag: [u16; 2] = packet.read(16)?;
-    packet.shrink_head(by)?;
+    packet.shrink_head(work.overhead() as usize)?;
+    let length = work.network as usize;
     packet.write(0, addresses)?;
     if length >= 18 {
         packet.write(12, outer_tag)?;

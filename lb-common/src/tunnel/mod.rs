@@ -1,5 +1,5 @@
 //! Tunnels, but for what the packet path does: at their far end, where an origin takes out what a node encapsulated
-//! (`dsr_ipip` and `dsr_gue`), [`decapsulate`], and sees to the size of what comes, [`clamp`]; and at the near end, how
+//! (`dsr_ipip` and `dsr_gue`), [`process`], and sees to the size of what comes, [`clamp`]; and at the near end, how
 //! monitors' packets get into them, [`probe`].
 //!
 //! The rules of [`crate::datapath`] for code that the verifier reads hold here too.
@@ -11,7 +11,7 @@ mod locals;
 pub mod probe;
 
 pub use clamp::{Clamp, clamp};
-pub use decapsulate::{Outcome, decapsulate, process};
+pub use decapsulate::{Outcome, Work, process};
 pub use locals::{Local, Locals, Roles};
 
 /// UDP port of GUE where nobody says otherwise (RFC draft-ietf-intarea-gue, as registered with IANA).

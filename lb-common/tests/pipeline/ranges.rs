@@ -2,7 +2,7 @@
 
 use super::*;
 use lb_common::abi::{PoolId, Port, PortSpan, Protocol, SettingsFlags, Spans, Vip, VipKey};
-use lb_common::datapath::{Pass, Reply};
+use lb_common::datapath::{DropReason, Pass, Reply};
 use lb_common::testing::scenario::app;
 use proptest::prelude::*;
 
@@ -76,6 +76,26 @@ fn a_segment_to_a_range_that_belongs_to_no_flow_is_reset() {
         ack.verdict,
         Verdict::Reply(Reply::ResetUnknownFlow, Exit::Transmit)
     );
+}
+
+#[test]
+fn what_is_malformed_never_gets_past_an_application() {
+    for (port, verdict) in [
+        (6042, Verdict::Drop(DropReason::Malformed)),
+        (80, Verdict::Drop(DropReason::Malformed)),
+        (6100, Verdict::Pass(Pass::NotOurs)),
+        (22, Verdict::Pass(Pass::NotOurs)),
+    ] {
+        let syn = PacketBuilder::tcp(at(CLIENT), at(&vip(port)), SYN);
+        let mut frame = syn.frame();
+        // A data offset that is too small.
+        frame.0[syn.transport() + 12] = 0x40;
+        assert_eq!(
+            Node::new().receive(CLIENT_SIDE, &frame).verdict,
+            verdict,
+            "{port}"
+        );
+    }
 }
 
 /// The flag spares everybody else the search.

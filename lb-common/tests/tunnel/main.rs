@@ -9,7 +9,7 @@ use lb_common::packet::Packet;
 use lb_common::testing::Frame;
 use lb_common::testing::check::hex;
 use lb_common::testing::tunnels::{self, GUE_PORT, MemoryLocals, Tunnel, ip};
-use lb_common::tunnel::{Outcome, process};
+use lb_common::tunnel::{Outcome, Work, process};
 use proptest::prelude::*;
 
 #[test]
@@ -19,7 +19,7 @@ fn each_packet_meets_its_fate() {
     for row in rows {
         let locals = MemoryLocals::standard();
         let mut frame = row.frame.clone();
-        let outcome = process(&mut frame, &locals, GUE_PORT);
+        let outcome = process(&mut frame, &locals, &mut Work::default(), GUE_PORT);
         assert_eq!(outcome, row.outcome, "{}", row.name);
         assert_eq!(
             locals.outcomes.borrow().iter().collect::<Vec<_>>(),
@@ -53,7 +53,10 @@ fn the_largest_overhead_is_remembered() {
         let inner = tunnels::packet(&tunnels::inner(false).frame());
         let (from, to) = (ip(tunnels::NODES[outer]), ip(tunnels::ENDS[outer]));
         let mut frame = tunnel.carry(from, to, &inner).frame();
-        assert_eq!(process(&mut frame, &locals, GUE_PORT), tunnel.outcome());
+        assert_eq!(
+            process(&mut frame, &locals, &mut Work::default(), GUE_PORT),
+            tunnel.outcome()
+        );
         assert_eq!(locals.addresses.borrow()[&vip.into()].overhead, wanted);
     }
 }
@@ -70,7 +73,12 @@ fn every_outcome_has_a_row_of_its_own() {
 /// Whatever happens, a packet comes out whole or untouched.
 fn keeps_the_rules(frame: &Frame) {
     let mut after = frame.clone();
-    match process(&mut after, &MemoryLocals::standard(), GUE_PORT) {
+    match process(
+        &mut after,
+        &MemoryLocals::standard(),
+        &mut Work::default(),
+        GUE_PORT,
+    ) {
         Outcome::Ipip | Outcome::Gue => {
             let gone = frame.0.len() - after.0.len();
             assert!((20..=60 + 12 + 2048).contains(&gone), "{gone} bytes gone");

@@ -6,7 +6,7 @@ use lb_common::testing::check::{hex, see};
 use lb_common::testing::probes::{DIRECT, LOCAL, echo, found, leave, question, rewrite, unreachable, way};
 use lb_common::testing::tunnels::{ENDS, GUE_PORT, MemoryLocals, NODES, ip, set_class};
 use lb_common::tunnel::probe::{Answer, Probe, answer_key, incoming};
-use lb_common::tunnel::{Outcome, process};
+use lb_common::tunnel::{Outcome, Work, process};
 use proptest::prelude::*;
 use std::net::{IpAddr, SocketAddr};
 
@@ -35,7 +35,12 @@ fn an_origin_gets_the_vips_packet_by_every_way() {
                             assert!(outer.source.port() >= 49_152);
                             assert_eq!(outer.checksum != 0, origin_v6, "summed where it has to be");
                         }
-                        let outcome = process(&mut left, &MemoryLocals::standard(), GUE_PORT);
+                        let outcome = process(
+                            &mut left,
+                            &MemoryLocals::standard(),
+                            &mut Work::default(),
+                            GUE_PORT,
+                        );
                         let wanted = if forwarding == Forwarding::DSR_GUE {
                             Outcome::Gue
                         } else {

@@ -8,7 +8,7 @@ use lb_common::testing::check::is_valid;
 use lb_common::testing::outer::{Outer, outer};
 use lb_common::testing::tunnels::MemoryLocals;
 use lb_common::testing::{Checksum, Random};
-use lb_common::tunnel::{Local, Outcome, Roles, process};
+use lb_common::tunnel::{Local, Outcome, Roles, Work, process};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -42,7 +42,7 @@ fn at_the_origin(frame: &Frame) -> Frame {
         }
     }
     let mut frame = frame.clone();
-    let outcome = process(&mut frame, &locals, Port::new(GUE_PORT));
+    let outcome = process(&mut frame, &locals, &mut Work::default(), Port::new(GUE_PORT));
     assert!(matches!(outcome, Outcome::Ipip | Outcome::Gue), "{outcome:?}");
     frame
 }

@@ -23,8 +23,11 @@ use skb::SkbPacket;
 /// Attached to the interface by which tunnels' packets arrive.
 #[xdp(frags)]
 pub fn lb_decap(context: XdpContext) -> u32 {
+    let Some(work) = maps::work() else {
+        return xdp_action::XDP_PASS;
+    };
     let gue_port = Port::new(maps::gue_port());
-    let outcome = tunnel::process(&mut XdpPacket::new(&context), &BpfLocals, gue_port);
+    let outcome = tunnel::process(&mut XdpPacket::new(&context), &BpfLocals, work, gue_port);
     if outcome.passes() {
         xdp_action::XDP_PASS
     } else {

@@ -5,12 +5,14 @@ use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi::Ip;
 use lb_common::tunnel::maps::OUTCOME_ROWS;
-use lb_common::tunnel::{Local, Locals, Outcome};
+use lb_common::tunnel::{Local, Locals, Outcome, Work};
 
 #[btf_map]
 static LOCALS: HashMap<Ip, Local, 1> = HashMap::new();
 #[btf_map]
 static OUTCOMES: PerCpuArray<u64, { OUTCOME_ROWS as usize }> = PerCpuArray::new();
+#[btf_map]
+static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 #[btf_map]
 static LANE: PerCpuArray<u32, 1> = PerCpuArray::new();
 #[btf_map]
@@ -31,6 +33,13 @@ pub fn gue_port() -> u16 {
 #[inline(always)]
 pub fn path_mtu() -> u32 {
     PATH_MTU.load()
+}
+
+/// This CPU's working memory.
+#[inline(always)]
+pub fn work() -> Option<&'static mut Work> {
+    // SAFETY: the program is not preempted by another packet on this CPU, so the value has one user.
+    WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }
 
 /// This CPU's word for numbers that the verifier shall forget.

@@ -1,8 +1,8 @@
 //! What the kernel maps should hold, and the ordered steps that bring them there.
 
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Pool, PoolRow, PortSpan, Settings, Slot,
-    Timeouts, Vip, VipKey,
+    Application, ApplicationKey, Hop, HopId, Interface, Ip, Origin, OriginId, Pool, PoolRow, PortSpan,
+    Settings, Slot, Timeouts, Vip, VipKey,
 };
 
 /// One step of the datapath writer. Steps are executed in order; together they keep the rule that a packet meets one
@@ -15,6 +15,8 @@ pub enum TableOp {
     Hop { id: HopId, record: Hop },
     /// Writes the idle times of an application, by its row.
     Timeouts { application: u32, record: Timeouts },
+    /// Writes the record of an interface that runs the program, or removes it.
+    Interface { index: u32, record: Option<Interface> },
     /// Writes a source address for `nat`.
     SnatAddress { index: u32, address: Ip },
     /// Writes a run of slots that the live generation does not use; see [`slots`].

@@ -73,6 +73,8 @@ pub struct PoolStanding {
     pub healthy_origins: u32,
     usable4: bool,
     usable6: bool,
+    last_resort4: bool,
+    last_resort6: bool,
 }
 
 impl PoolStanding {
@@ -82,6 +84,15 @@ impl PoolStanding {
         match family {
             Family::V4 => self.usable4,
             Family::V6 => self.usable6,
+        }
+    }
+
+    /// Whether the pool has somebody for flows of that family when it is the fallback pool.
+    #[must_use]
+    pub fn is_last_resort(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.last_resort4,
+            Family::V6 => self.last_resort6,
         }
     }
 
@@ -112,6 +123,10 @@ pub fn pool_standing(pool: &PoolFacts) -> PoolStanding {
                 .iter()
                 .any(|origin| origin.serves(family) && origin.is_eligible())
     };
+    let last_resort = |family| {
+        let mut origins = pool.origins.iter();
+        origins.any(|origin| origin.serves(family) && origin.is_last_resort())
+    };
     PoolStanding {
         health: pool_health(
             pool,
@@ -122,6 +137,8 @@ pub fn pool_standing(pool: &PoolFacts) -> PoolStanding {
         healthy_origins,
         usable4: usable(Family::V4),
         usable6: usable(Family::V6),
+        last_resort4: last_resort(Family::V4),
+        last_resort6: last_resort(Family::V6),
     }
 }
 

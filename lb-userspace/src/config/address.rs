@@ -1,6 +1,7 @@
 //! IP addresses in the file: which ones can stand for a VIP, an origin or a source address.
 
 use super::reader::Value;
+use lb_core::model::Prefix;
 use std::net::IpAddr;
 
 /// Reads the address of `what` ("an origin"); reports text that is none and addresses that packets cannot be
@@ -18,6 +19,18 @@ pub(super) fn address(value: &Value<'_>, what: &str) -> Option<IpAddr> {
                 format!("{address} is {flaw} and cannot be the address of {what}"),
                 help.map(str::to_owned),
             );
+            None
+        }
+    }
+}
+
+/// Reads a prefix, or an address as a prefix of all its bits; reports text that is none.
+pub(super) fn prefix(value: &Value<'_>) -> Option<Prefix> {
+    let text = value.string()?;
+    match text.parse() {
+        Ok(prefix) => Some(prefix),
+        Err(error) => {
+            value.error(format!("\"{text}\" {error}"), None);
             None
         }
     }

@@ -1,8 +1,8 @@
 //! `[applications.NAME]`.
 
 use super::reader::{Located, Place, Table, Value};
-use super::{address, direct, enabled};
-use lb_core::model::{Application, Destination, DirectOrigin, Ports, Transport};
+use super::{address, direct, enabled, node};
+use lb_core::model::{Application, Destination, DirectOrigin, Echo, Ports, Transport};
 use std::net::IpAddr;
 
 /// An application with the places that later checks point at.
@@ -45,6 +45,17 @@ pub(super) fn application(name: &Located<String>, table: Table<'_>) -> ReadAppli
             None => Destination::Direct(origins),
         },
         origin_port: origin_port(&table, protocol.map(|(_, ports)| ports)),
+        flow_timeouts: node::flow_timeouts(&table),
+        echo: table
+            .get("echo")
+            .and_then(|value| {
+                value.word(&[
+                    ("off", Echo::Off),
+                    ("always", Echo::Always),
+                    ("healthy", Echo::Healthy),
+                ])
+            })
+            .unwrap_or_default(),
     };
     refuse_the_rest(&table);
     table.note("description");

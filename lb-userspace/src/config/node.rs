@@ -2,8 +2,8 @@
 
 use super::reader::{Located, Table, Value};
 use super::{DEFAULT_SOCKET, HostDefaults, address, check_name, seconds};
-use lb_core::model::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit};
-use std::net::SocketAddr;
+use lb_core::model::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -96,6 +96,8 @@ pub(super) fn datapath(table: Option<Table<'_>>) -> Datapath {
         max_flows: 1_048_576,
         on_exit: OnExit::default(),
         flow_timeouts: FlowTimeouts::default(),
+        max_replies_per_second: Datapath::MAX_REPLIES,
+        tunnel_source: TunnelSource::default(),
     };
     let Some(table) = table else {
         return datapath;
@@ -143,20 +145,70 @@ pub(super) fn datapath(table: Option<Table<'_>>) -> Datapath {
             .word(&[("keep", OnExit::Keep), ("detach", OnExit::Detach)])
             .unwrap_or_default();
     }
+    datapath.flow_timeouts = flow_timeouts(&table).or(&FlowTimeouts::default());
+    if let Some(replies) = table.get("max_replies_per_second") {
+        datapath.max_replies_per_second = replies.integer(1..=u32::MAX).unwrap_or(Datapath::MAX_REPLIES);
+    }
+    if let Some(source) = table.get("tunnel_source") {
+        datapath.tunnel_source = tunnel_source(&source);
+    }
+    table.report_unknown();
+    datapath
+}
+
+/// `flow_timeouts` of the node or of an application.
+pub(super) fn flow_timeouts(table: &Table<'_>) -> SomeTimeouts {
+    let mut known = SomeTimeouts::default();
     if let Some(timeouts) = table.table("flow_timeouts") {
-        let known = &mut datapath.flow_timeouts;
         for (key, timeout) in [
             ("tcp", &mut known.tcp),
             ("tcp_handshake", &mut known.tcp_handshake),
             ("tcp_closing", &mut known.tcp_closing),
             ("udp", &mut known.udp),
         ] {
-            *timeout = timeouts.get(key).and_then(flow_timeout).unwrap_or(*timeout);
+            *timeout = timeouts.get(key).and_then(flow_timeout);
         }
         timeouts.report_unknown();
     }
-    table.report_unknown();
-    datapath
+    known
+}
+
+/// `"node"`, or a prefix of either family.
+fn tunnel_source(value: &Value<'_>) -> TunnelSource {
+    let mut source = TunnelSource::default();
+    if value.peek().is_some() {
+        let _ = value.word(&[("node", ())]);
+        return source;
+    }
+    for item in value.list("[\"10.200.0.0/16\", \"2001:db8:ffff::/96\"]") {
+        let Some(prefix) = address::prefix(&item) else {
+            continue;
+        };
+        if prefix.length() == prefix.bits() {
+            let help = "give a prefix, or \"node\" for the node's own addresses";
+            item.error(
+                format!("{prefix} leaves no bits for flows to differ in"),
+                help.to_owned(),
+            );
+            continue;
+        }
+        if let Some((flaw, _)) = address::flaw(prefix.address()).filter(|_| prefix.length() > 0) {
+            item.error(format!("{prefix} begins with {flaw}"), None);
+            continue;
+        }
+        let (known, family) = match prefix.address() {
+            IpAddr::V4(_) => (&mut source.v4, "IPv4"),
+            IpAddr::V6(_) => (&mut source.v6, "IPv6"),
+        };
+        if let Some(known) = known {
+            item.error(
+                format!("{prefix} is the second {family} prefix beside {known}"),
+                None,
+            );
+        }
+        *known = Some(prefix);
+    }
+    source
 }
 
 /// The datapath counts idle time in 32 bits of jiffies: ten days stay clear of the wrap at 1000 Hz.

@@ -1,7 +1,9 @@
 //! Files that are right, and files that are wrong in many ways: every mistake is found, at its place.
 
 use super::*;
-use lb_core::model::{Destination, Forwarding, MonitorKind, OnUnhealthy, Pool, SteeringPolicy, Weight};
+use lb_core::model::{
+    Destination, Echo, Forwarding, MonitorKind, OnUnhealthy, Pool, SteeringPolicy, TunnelSource, Weight,
+};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -205,6 +207,46 @@ fn applications_have_ranges_of_ports() {
         ports,
         expected.map(|(protocol, port)| (protocol.to_owned(), port))
     );
+}
+
+#[test]
+fn applications_differ_from_the_node() {
+    let text = "
+        [datapath]
+        flow_timeouts = { tcp = 100, udp = 10 }
+        max_replies_per_second = 20
+        tunnel_source = ['2001:db8:ffff::/96', '10.200.0.0/16']
+        [applications.a]
+        protocol = 'tcp/80'
+        addresses = ['203.0.113.10']
+        origin_direct = ['tcp://10.0.0.1:80']
+        flow_timeouts = { udp = 0.5 }
+        echo = 'always'
+        [applications.b]
+        protocol = 'tcp/81'
+        addresses = ['203.0.113.10']
+        origin_direct = ['tcp://10.0.0.1:80']
+    ";
+    let config = parse_text(text).unwrap().config;
+    let node = &config.datapath;
+    assert_eq!(node.max_replies_per_second, 20);
+    let prefixes = [node.tunnel_source.v4, node.tunnel_source.v6].map(|prefix| prefix.unwrap().to_string());
+    assert_eq!(prefixes, ["10.200.0.0/16", "2001:db8:ffff::/96"]);
+    let times = |index: usize| config.applications[index].flow_timeouts.or(&node.flow_timeouts);
+    assert_eq!(
+        (times(0).tcp, times(0).udp),
+        (Duration::from_secs(100), Duration::from_millis(500))
+    );
+    assert_eq!(times(1).udp, Duration::from_secs(10));
+    assert_eq!(
+        [config.applications[0].echo, config.applications[1].echo],
+        [Echo::Always, Echo::Healthy]
+    );
+    let node = parse_text("[datapath]\ntunnel_source = 'node'")
+        .unwrap()
+        .config
+        .datapath;
+    assert_eq!(node.tunnel_source, TunnelSource::default());
 }
 
 #[test]

@@ -3,12 +3,14 @@
 
 use super::node::Node;
 use super::setup;
+use crate::net::addresses;
 use crate::net::interface::{self, Interface};
 use crate::wire::{InterfaceStatus, UnattachedInterface};
 use anyhow::{Context, Result};
 use lb_common::abi::SettingsFlags;
 use lb_core::engine::Event;
 use lb_core::model::Config;
+use std::collections::BTreeMap;
 use tracing::{info, warn};
 
 /// The interfaces that the configuration names.
@@ -62,6 +64,12 @@ impl Interfaces {
     /// Names of those that are there.
     pub fn names(&self) -> Vec<String> {
         self.named().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// The MTU of those that are there, by index.
+    pub fn mtus(&self) -> BTreeMap<u32, u32> {
+        let mtus = self.present.iter();
+        mtus.map(|interface| (interface.index, interface.mtu)).collect()
     }
 
     /// What those that are there need of the packet path.
@@ -128,6 +136,7 @@ impl Node {
         let keep: Vec<u32> = found.named().into_iter().map(|(_, index)| index).collect();
         self.leave(&keep);
         self.set_flags(flags);
+        self.tell(Event::Interfaces(found.mtus()));
         self.paths.set_attached(self.attached());
         found.warn_of_unattached(Some(&self.interfaces));
         self.interfaces = found;
@@ -156,7 +165,15 @@ impl Node {
         attachments.map(|attachment| attachment.ifindex).collect()
     }
 
-    fn set_flags(&mut self, flags: SettingsFlags) {
+    /// Tells the engine which addresses are the node's own.
+    pub(super) fn follow_addresses(&mut self) {
+        match addresses::own() {
+            Ok(own) => self.tell(Event::Addresses(own)),
+            Err(error) => warn!(error = %format!("{error:#}"), "the node's addresses are not followed"),
+        }
+    }
+
+    pub(super) fn set_flags(&mut self, flags: SettingsFlags) {
         if self.flags != flags {
             self.flags = flags;
             self.tell(Event::Flags(flags));

@@ -12,6 +12,7 @@ use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
 use crate::datapath::kernel::Datapath;
 use crate::datapath::pins::Pins;
+use crate::net::addresses::AddressWatch;
 use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
 use crate::probe::{self, Probes};
@@ -83,6 +84,7 @@ pub struct Node {
     pub(super) paths: PathWatcher,
     pub(super) interfaces: Interfaces,
     links: LinkWatch,
+    addresses: AddressWatch,
     /// What the interfaces need of the packet path.
     pub(super) flags: SettingsFlags,
     pub(super) path_changes: mpsc::Receiver<BTreeMap<IpAddr, Path>>,
@@ -113,6 +115,7 @@ impl Node {
         }
         // Before the interfaces are looked at, so that no change is missed.
         let links = LinkWatch::new()?;
+        let addresses = AddressWatch::start()?;
         let interfaces = Interfaces::find(&config)?;
         setup::check_machine(&config, &interfaces.names()).await?;
         interfaces.warn_of_unattached(None);
@@ -123,18 +126,19 @@ impl Node {
             true => Former::find(&config).await?,
             false => None,
         };
-        let environment = |datapath: &Datapath| setup::environment(datapath, flags);
         let (server, lock, mut datapath) = match former {
             None => {
                 // What can fail without a trace comes before what leaves one.
                 let server = Server::bind(&config.api)?;
                 let (pins, lock) = setup::claim(&config.node.name)?;
-                (server, lock, Datapath::open(pins, sizes)?)
+                let datapath = Datapath::open(pins, sizes).map_err(setup::cannot_open)?;
+                (server, lock, datapath)
             }
             Some(former) => {
                 Server::check(&config.api)?;
-                let datapath = Datapath::open(Pins::open(&config.node.name)?, sizes)?;
-                takeover::rehearse(environment(&datapath)?, &config)?;
+                let pins = Pins::open(&config.node.name)?;
+                let datapath = Datapath::open(pins, sizes).map_err(takeover::cannot_open)?;
+                takeover::rehearse(setup::environment(&datapath, flags)?, &config)?;
                 let (_, lock) = former.hand_over(&config.node.name).await?;
                 if !datapath.is_current()? {
                     let message = "the maps were made anew meanwhile: start again";
@@ -142,6 +146,11 @@ impl Node {
                 }
                 (Server::bind(&config.api)?, lock, datapath)
             }
+        };
+        let migrates = datapath.is_migrating();
+        let flags = match migrates {
+            true => SettingsFlags(flags.0 | SettingsFlags::MIGRATING),
+            false => flags,
         };
         let store = open_store(&config);
         let environment = Environment {
@@ -151,13 +160,15 @@ impl Node {
                     Kept::default()
                 })
             }),
-            ..environment(&datapath)?
+            ..setup::environment(&datapath, flags)?
         };
         let started = Instant::now();
         let engine = Engine::new(environment, Timestamp::default());
         let named = interfaces.named();
-        datapath.attach(&named, config.datapath.mode)?;
-        let indexes: Vec<u32> = named.into_iter().map(|(_, index)| index).collect();
+        if !migrates {
+            datapath.attach(&named, config.datapath.mode)?;
+        }
+        let indexes: Vec<u32> = named.iter().map(|(_, index)| *index).collect();
         let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
         let (view, views) = watch::channel(Arc::new(View::default()));
         let (sender, requests) = mpsc::channel(64);
@@ -201,6 +212,7 @@ impl Node {
             paths,
             interfaces,
             links,
+            addresses,
             flags,
             path_changes,
             requests,
@@ -211,16 +223,38 @@ impl Node {
             lock: Some(lock),
             handed_over: false,
         };
+        node.follow_addresses();
+        let mtus = node.interfaces.mtus();
+        node.tell(Event::Interfaces(mtus));
         let config = node.config.clone();
         node.tell(Event::Configure(config));
         if let Some(refusal) = node.refusal.take() {
             return Err(anyhow::anyhow!(refusal).into());
         }
-        node.datapath.keep();
-        node.leave(&indexes);
-        node.find_paths().await;
+        if migrates {
+            // The new program must know how to go on with every flow when the first packet comes.
+            node.find_paths().await;
+            node.take_flows_over(&named)?;
+        } else {
+            node.datapath.keep();
+            node.leave(&indexes);
+            node.find_paths().await;
+        }
         info!(node = node.config.node.name, "running");
         Ok(node)
+    }
+
+    /// Puts the program in the place of one with another layout, and takes its flows over.
+    fn take_flows_over(&mut self, interfaces: &[(String, u32)]) -> Result<()> {
+        self.datapath.copy_flows()?;
+        // From here on a packet may rely on the new maps.
+        self.datapath.keep();
+        self.datapath.attach(interfaces, self.config.datapath.mode)?;
+        self.datapath.finish_migration()?;
+        let keep: Vec<u32> = interfaces.iter().map(|(_, index)| *index).collect();
+        self.leave(&keep);
+        self.set_flags(self.interfaces.flags());
+        Ok(())
     }
 
     /// Waits a moment for the neighbours to answer, so that the first client is not the one to wait for them.
@@ -258,6 +292,7 @@ impl Node {
                     self.tell(Event::Observed { target, attempt, observation });
                 }
                 () = self.links.changed() => self.follow_interfaces(),
+                Ok(()) = self.addresses.changed() => self.follow_addresses(),
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
                 () = sleep_until(deadline) => self.tell(Event::Tick),
                 Some(request) = self.requests.recv() => self.answer(request).await,

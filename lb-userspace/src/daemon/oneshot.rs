@@ -7,6 +7,7 @@ use crate::datapath::attach as links;
 use crate::datapath::kernel::Datapath;
 use crate::datapath::pins::{Pins, network_namespace};
 use crate::datapath::ways;
+use crate::net::addresses;
 use crate::net::interface;
 use crate::net::paths::PathWatcher;
 use lb_core::engine::{Command, Engine, Environment, Event, Path, Report};
@@ -39,6 +40,11 @@ async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
         .collect();
     let (pins, _lock) = setup::claim(&config.node.name)?;
     let mut datapath = Datapath::open(pins, setup::sizes(&config))?;
+    if datapath.is_migrating() {
+        let message =
+            "maps of another layout are in use: `lb run` takes their flows over, `lb detach` ends them";
+        return Err(Failure::new(Exit::Conflict, message));
+    }
     let netns = network_namespace()?;
     let attached: Vec<u32> = datapath
         .pins()
@@ -64,6 +70,15 @@ async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
         }
     }
     datapath.attach(&all, config.datapath.mode)?;
+    let mtus = interfaces
+        .iter()
+        .map(|interface| (interface.index, interface.mtu));
+    for event in [
+        Event::Interfaces(mtus.collect()),
+        Event::Addresses(addresses::own()?),
+    ] {
+        execute(engine.handle(event, Timestamp::default()), &mut datapath, &paths)?;
+    }
     execute(
         engine.handle(Event::Configure(Arc::new(config)), Timestamp::default()),
         &mut datapath,

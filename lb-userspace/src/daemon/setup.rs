@@ -2,6 +2,7 @@
 
 use crate::cli::{Exit, Failure};
 use crate::datapath::kernel::Datapath;
+use crate::datapath::migrate::Refusal;
 use crate::datapath::object::MapSizes;
 use crate::datapath::pins::Pins;
 use crate::net::doctor::{self, Status};
@@ -139,16 +140,21 @@ pub fn flags(interfaces: &[Interface]) -> SettingsFlags {
     SettingsFlags(flags)
 }
 
+/// Why a datapath could not be opened: exit 6 when there are maps that this version cannot take over.
+pub fn cannot_open(error: anyhow::Error) -> Failure {
+    match error.downcast_ref::<Refusal>() {
+        Some(_) => Failure::new(Exit::Conflict, format!("{error:#}")),
+        None => error.into(),
+    }
+}
+
 /// What an engine has to know of the machine and the maps.
 ///
 /// # Errors
 /// When they cannot be read.
 pub fn environment(datapath: &Datapath, flags: SettingsFlags) -> Result<Environment> {
     let adopted = datapath.adopted()?;
-    let hash_key = match &adopted {
-        Some(adopted) => adopted.settings.hash_key,
-        None => new_hash_key()?,
-    };
+    let hash_key = datapath.hash_key()?.map_or_else(new_hash_key, Ok)?;
     Ok(Environment {
         hz: datapath.clock.hz,
         hash_key,

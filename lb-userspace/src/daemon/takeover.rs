@@ -116,6 +116,17 @@ fn conflict(message: String) -> Failure {
     Failure::new(Exit::Conflict, message)
 }
 
+/// Why a datapath could not be opened beside the one that runs: exit 6 as at any start, else exit 7, since the kernel
+/// refuses the program or the memory.
+pub fn cannot_open(error: anyhow::Error) -> Failure {
+    let Failure { exit, message } = setup::cannot_open(error);
+    let exit = match exit {
+        Exit::Failed => Exit::Privilege,
+        other => other,
+    };
+    Failure::new(exit, format!("{message}\nNothing was changed"))
+}
+
 /// Gives an engine the configuration to see whether it can be brought into the maps.
 ///
 /// # Errors

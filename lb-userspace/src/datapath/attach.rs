@@ -22,14 +22,15 @@ pub struct Attachment {
     pub mode: Mode,
 }
 
-/// Attaches the program to an interface, or puts it in the place of the one that a former daemon pinned there: no packet
-/// meets neither.
+/// Attaches the program to an interface, or puts it in the place of the one that a former daemon pinned there, also among
+/// the pins of another layout: no packet meets neither.
 ///
 /// # Errors
 /// When the driver (in `native` mode) or the kernel refuses.
 pub fn attach(
     ebpf: &mut Ebpf,
     pins: &Pins,
+    others: Option<&Pins>,
     netns: u64,
     (name, ifindex): (&str, u32),
     wanted: AttachMode,
@@ -40,14 +41,18 @@ pub fn attach(
         mode,
     };
     let mut former = None;
-    let pinned = pins
-        .links()
-        .into_iter()
-        .find(|pin| pin.ifindex == ifindex && pin.netns == netns);
+    let links = pins.links().into_iter();
+    let mut links = links.chain(others.into_iter().flat_map(Pins::links));
+    let pinned = links.find(|pin| pin.ifindex == ifindex && pin.netns == netns);
     if let Some(pin) = pinned {
         if suits(pin.mode, wanted) {
             match replace(ebpf, &pin) {
                 Ok(()) => {
+                    let path = pins.link(pin.mode, ifindex, netns);
+                    if pin.path != path {
+                        fs::rename(&pin.path, &path)
+                            .with_context(|| format!("move the pin {}", pin.path.display()))?;
+                    }
                     info!(
                         interface = name,
                         mode = pin.mode.name(),

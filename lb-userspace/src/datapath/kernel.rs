@@ -3,6 +3,7 @@
 use super::attach::{self, Attachment};
 use super::clock::Clock;
 use super::flows::FlowTables;
+use super::migrate::Former;
 use super::object::{self, Loaded, MapSizes};
 use super::pins::{self, Pins};
 use super::reader::Reader;
@@ -12,8 +13,8 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, ProgramArray};
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, HopId, Ip, Origin, OriginId, Parity, Pool, PoolId, Settings, Steering,
-    Table, Vip, VipKey, maps,
+    Application, ApplicationKey, HashKey, Hop, HopId, Interface, Ip, Origin, OriginId, Parity, Pool, PoolId,
+    Settings, Steering, Table, Vip, VipKey, maps,
 };
 use lb_common::datapath::Stage;
 use lb_core::engine::Adopted;
@@ -21,6 +22,7 @@ use lb_core::image::Capacity;
 use lb_core::model::AttachMode;
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Instant;
 use tracing::{info, warn};
 
 /// The datapath of one node.
@@ -36,6 +38,8 @@ pub struct Datapath {
     pub attachments: Vec<Attachment>,
     /// The kernel's number of the map of settings.
     identity: u32,
+    /// Maps of another layout, while they are being taken over.
+    former: Option<Former>,
     /// Whether everything was made by this process and nothing relies on it yet: then it goes when this goes.
     provisional: bool,
 }
@@ -52,11 +56,18 @@ impl Drop for Datapath {
 
 impl Datapath {
     /// Loads the programs on the maps that a former daemon pinned in a node's folder, or on new ones of the wanted sizes.
+    /// What runs there goes on, and maps of another layout are only read.
     ///
     /// # Errors
-    /// Without privilege, or when the kernel refuses.
+    /// Without privilege, when the kernel refuses, or when there are maps of another layout that cannot be taken over.
     pub fn open(pins: Pins, wanted: MapSizes) -> Result<Self> {
         let netns = pins::network_namespace()?;
+        let former = Former::find(&pins)?;
+        if former.is_some() && pins.map(maps::SETTINGS).exists() && settings(&pins)?.generation == 0 {
+            // Left by a daemon that died before anybody relied on it.
+            pins.clear().context("remove unused pins")?;
+        }
+        let wanted = former.as_ref().map_or(wanted, |former| former.fit(wanted));
         let sizes = existing(&pins, wanted)?;
         let provisional = !pins.map(maps::SETTINGS).exists();
         let loaded = object::load(&sizes, Some(pins.folder())).inspect_err(|_| {
@@ -70,7 +81,7 @@ impl Datapath {
         let take = |name: &str| open_map(&pins, name);
         let writer = Writer::new(take)?;
         let reader = Reader::new(take)?;
-        Ok(Self {
+        let datapath = Self {
             ebpf,
             stages: Some(stages),
             netns,
@@ -81,8 +92,59 @@ impl Datapath {
             attachments: Vec::new(),
             provisional,
             identity: identity(&pins)?,
+            former,
             pins,
-        })
+        };
+        if let Some(former) = &datapath.former {
+            former.check_room(&datapath.clock, sizes.max_flows)?;
+        }
+        Ok(datapath)
+    }
+
+    /// Whether flows of another layout have to be taken over.
+    #[must_use]
+    pub fn is_migrating(&self) -> bool {
+        self.former.is_some()
+    }
+
+    /// Copies flows of another layout: all of them the first time, and later those that have changed since.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn copy_flows(&mut self) -> Result<()> {
+        let Some(former) = &mut self.former else {
+            return Ok(());
+        };
+        let started = Instant::now();
+        let copied = former.copy(&self.pins, &self.clock, self.provisional)?;
+        info!(
+            layout = former.version(),
+            entries = copied.entries,
+            established = copied.established,
+            milliseconds = started.elapsed().as_millis() as u64,
+            "flows were copied"
+        );
+        Ok(())
+    }
+
+    /// Ends the taking over of another layout, once no interface runs its program: copies what it did last, and removes it.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written, or a pin not be removed.
+    pub fn finish_migration(&mut self) -> Result<()> {
+        sys::wait_for_packets();
+        self.copy_flows()?;
+        if let Some(former) = self.former.take() {
+            for pin in former.pins().links() {
+                attach::remove(&pin)?;
+            }
+            former
+                .pins()
+                .remove()
+                .context("remove the pins of the old layout")?;
+            info!(layout = former.version(), "the old layout is gone");
+        }
+        Ok(())
     }
 
     /// What a former daemon left in the maps; `None` when they are new.
@@ -90,7 +152,23 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be read.
     pub fn adopted(&self) -> Result<Option<Adopted>> {
-        adopted(&self.pins)
+        match (adopted(&self.pins)?, &self.former) {
+            (None, Some(former)) => Ok(former.adopted()),
+            (adopted, _) => Ok(adopted),
+        }
+    }
+
+    /// The secret that flows are hashed with; `None`: there is none yet.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn hash_key(&self) -> Result<Option<HashKey>> {
+        let settings = self.settings()?;
+        match &self.former {
+            _ if settings.generation != 0 => Ok(Some(settings.hash_key)),
+            Some(former) => Ok(former.adopted().map(|_| former.hash_key())),
+            None => Ok(None),
+        }
     }
 
     /// Whether the maps that this process has open are still those that are pinned.
@@ -108,7 +186,15 @@ impl Datapath {
     pub fn attach(&mut self, interfaces: &[(String, u32)], mode: AttachMode) -> Result<()> {
         self.pin_stages()?;
         for (name, ifindex) in interfaces {
-            let attachment = attach::attach(&mut self.ebpf, &self.pins, self.netns, (name, *ifindex), mode)?;
+            let former = self.former.as_ref().map(Former::pins);
+            let attachment = attach::attach(
+                &mut self.ebpf,
+                &self.pins,
+                former,
+                self.netns,
+                (name, *ifindex),
+                mode,
+            )?;
             self.attachments.retain(|old| old.ifindex != *ifindex);
             self.attachments.push(attachment);
         }
@@ -345,6 +431,7 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
         .filter(|&(_, size)| size > 0)
         .map(|(base, size)| Table { base, size });
     let origins: Array<_, Origin> = open_map(pins, maps::ORIGINS)?.try_into()?;
+    let interfaces: HashMap<_, u32, Interface> = open_map(pins, maps::INTERFACES)?.try_into()?;
     let hops: Array<_, Hop> = open_map(pins, maps::HOPS)?.try_into()?;
     let snat_addresses: Array<_, Ip> = open_map(pins, maps::SNAT_ADDRESSES)?.try_into()?;
     Ok(Some(Adopted {
@@ -362,6 +449,7 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
             .into_iter()
             .map(|(id, row)| (HopId(id), row))
             .collect(),
+        interfaces: interfaces.iter().collect::<Result<_, _>>()?,
         snat_addresses: snat_addresses.iter().collect::<Result<_, _>>()?,
     }))
 }

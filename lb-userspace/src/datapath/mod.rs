@@ -5,6 +5,7 @@ pub mod clock;
 pub mod explain;
 pub mod flows;
 pub mod kernel;
+pub mod migrate;
 pub mod object;
 pub mod pins;
 pub mod question;

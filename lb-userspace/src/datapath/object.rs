@@ -51,7 +51,11 @@ impl MapSizes {
             maps::FLOWS4 | maps::FLOWS6 => self.max_flows.saturating_mul(2),
             // A fraction of the established flows, and enough that the kernel's lists for each CPU do not starve.
             maps::TENTATIVE4 | maps::TENTATIVE6 => (self.max_flows / 2).max(MIN_TENTATIVE),
-            maps::APPLICATIONS | maps::VIPS => applications,
+            maps::APPLICATIONS => applications,
+            // Beside applications' addresses, those by which origins answer; two generations.
+            maps::VIPS => applications
+                .saturating_add(origins.saturating_mul(2))
+                .saturating_add(snat_addresses.saturating_mul(2)),
             maps::POOLS => pools,
             maps::ORIGINS | maps::ORIGIN_TRAFFIC | maps::LOADS | maps::SWEPT | maps::PATH_MTUS => origins,
             maps::HOPS => hops,

@@ -3,7 +3,7 @@
 //! `/sys/fs/bpf/lb/NODE/vABI/` holds the maps by name, the stages, and a file for each link:
 //! `link-MODE-IFINDEX-NETNS`, where NETNS is the inode of the network namespace the interface lives in.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lb_common::abi::ABI_VERSION;
 use rustix::fs::{FsWord, statfs};
 use std::fs;
@@ -52,13 +52,12 @@ impl Pins {
     /// The folder of `node`, made when it is missing; the BPF file system is mounted when it is not.
     ///
     /// # Errors
-    /// Without the privilege to mount or to write there, or when pins of another layout are in use.
+    /// Without the privilege to mount or to write there.
     pub fn open(node: &str) -> Result<Self> {
         mount()?;
         let pins = Self::of(node);
         fs::create_dir_all(&pins.folder)
             .with_context(|| format!("make the pin folder {}", pins.folder.display()))?;
-        pins.refuse_other_layouts()?;
         Ok(pins)
     }
 
@@ -70,19 +69,11 @@ impl Pins {
         }
     }
 
-    fn refuse_other_layouts(&self) -> Result<()> {
-        let used = |folder: &PathBuf| fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some());
-        let other = self
-            .layouts()
-            .into_iter()
-            .find(|folder| *folder != self.folder && used(folder));
-        match other {
-            Some(folder) => bail!(
-                "maps of another layout are in use in {}: run `lb detach` first (flows of that version end)",
-                folder.display()
-            ),
-            None => Ok(()),
-        }
+    /// The number of the layout; `None` for a folder that is not named as lb names them.
+    #[must_use]
+    pub fn version(&self) -> Option<u32> {
+        let name = self.folder.file_name()?.to_str()?;
+        name.strip_prefix('v')?.parse().ok()
     }
 
     /// The folder itself.
@@ -131,15 +122,24 @@ impl Pins {
             .collect()
     }
 
+    /// Removes all pins in the folder.
+    ///
+    /// # Errors
+    /// The first file that could not be removed.
+    pub fn clear(&self) -> io::Result<()> {
+        // bpffs has no recursive removal of its own, and nothing but files in this folder.
+        for entry in fs::read_dir(&self.folder)?.flatten() {
+            fs::remove_file(entry.path())?;
+        }
+        Ok(())
+    }
+
     /// Removes the folder and all pins in it.
     ///
     /// # Errors
     /// The first file that could not be removed.
     pub fn remove(&self) -> io::Result<()> {
-        // bpffs has no recursive removal of its own, and nothing but files in this folder.
-        for entry in fs::read_dir(&self.folder)?.flatten() {
-            fs::remove_file(entry.path())?;
-        }
+        self.clear()?;
         fs::remove_dir(&self.folder)?;
         // The node's folder, and the root, go with their last entry.
         for folder in self.folder.ancestors().skip(1).take(2) {

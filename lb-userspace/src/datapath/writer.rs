@@ -2,9 +2,9 @@
 
 use super::sys;
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, Ip, Origin, Pool, Settings, Timeouts, Vip, VipKey, maps,
+    Application, ApplicationKey, Hop, Interface, Ip, Origin, Pool, Settings, Timeouts, Vip, VipKey, maps,
 };
 use lb_core::image::{TableOp, slots};
 use std::os::fd::AsFd;
@@ -21,6 +21,7 @@ pub struct Writer {
     slots: MapData,
     spans: MapData,
     vips: HashMap<MapData, VipKey, Vip>,
+    interfaces: HashMap<MapData, u32, Interface>,
 }
 
 /// Rows written by one system call.
@@ -48,6 +49,7 @@ impl Writer {
             slots,
             spans,
             vips: take(maps::VIPS)?.try_into()?,
+            interfaces: take(maps::INTERFACES)?.try_into()?,
         })
     }
 
@@ -69,6 +71,16 @@ impl Writer {
                 .hops
                 .set(id.0, record, 0)
                 .with_context(|| format!("write next hop {}", id.0)),
+            TableOp::Interface {
+                index,
+                record: Some(record),
+            } => self
+                .interfaces
+                .insert(index, record, 0)
+                .with_context(|| format!("write interface {index}")),
+            TableOp::Interface { index, record: None } => {
+                gone(self.interfaces.remove(index)).with_context(|| format!("remove interface {index}"))
+            }
             TableOp::Timeouts { application, record } => self
                 .timeouts
                 .set(*application, record, 0)
@@ -91,15 +103,11 @@ impl Writer {
                 .applications
                 .insert(key, record, 0)
                 .context("write an application"),
-            TableOp::RemoveApplication { key } => match self.applications.remove(key) {
-                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-                Err(error) => Err(error).context("remove an application"),
-            },
+            TableOp::RemoveApplication { key } => {
+                gone(self.applications.remove(key)).context("remove an application")
+            }
             TableOp::Vip { key, record } => self.vips.insert(key, record, 0).context("write an address"),
-            TableOp::RemoveVip { key } => match self.vips.remove(key) {
-                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-                Err(error) => Err(error).context("remove an address"),
-            },
+            TableOp::RemoveVip { key } => gone(self.vips.remove(key)).context("remove an address"),
             TableOp::Settings(settings) => self.settings.set(0, settings, 0).context("write the settings"),
             TableOp::Grace => {
                 sys::wait_for_packets();
@@ -128,6 +136,7 @@ impl Writer {
         Ok(match step {
             TableOp::Origin { id, record } => self.origins.get(&id.0, 0)? == *record,
             TableOp::Hop { id, record } => self.hops.get(&id.0, 0)? == *record,
+            TableOp::Interface { index, record } => self.interfaces.get(index, 0).ok() == *record,
             TableOp::Timeouts { application, record } => self.timeouts.get(application, 0)? == *record,
             TableOp::SnatAddress { index, address } => self.snat_addresses.get(index, 0)? == *address,
             TableOp::Pool { row, record } => self.pools.get(&row.0, 0)? == *record,
@@ -141,6 +150,14 @@ impl Writer {
             // Slots are many and nobody writes them but this daemon, into runs that are not live.
             TableOp::Slots { .. } | TableOp::Spans { .. } | TableOp::Grace => true,
         })
+    }
+}
+
+/// What is not there need not be removed.
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        result => result,
     }
 }
 

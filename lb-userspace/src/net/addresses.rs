@@ -2,7 +2,7 @@
 //! interface, looking what stands in the way.
 
 use super::netlink::{Netlink, notifications, subscribe};
-use super::routing::{Route, route_request};
+use super::routing::{Route, own_address, route_request};
 use super::sys;
 use anyhow::Context as _;
 use netlink_packet_route::address::{
@@ -13,6 +13,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::sys::Socket;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -67,6 +68,22 @@ impl AddressWatch {
             }
         }
     }
+}
+
+/// All addresses that the interfaces of this network namespace have.
+///
+/// # Errors
+/// When netlink fails.
+pub fn own() -> anyhow::Result<BTreeSet<IpAddr>> {
+    let mut netlink = Netlink::open().context("open a netlink socket")?;
+    let entries = netlink
+        .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
+        .context("list the addresses of network interfaces")?;
+    let addresses = entries.iter().filter_map(|entry| match entry {
+        RouteNetlinkMessage::NewAddress(address) => own_address(address),
+        _ => None,
+    });
+    Ok(addresses.collect())
 }
 
 /// Adds an address to the loopback interface, for this host alone; false: it is there already.

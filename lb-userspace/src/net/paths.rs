@@ -317,7 +317,8 @@ impl Watch {
         hops.filter(|(ifindex, _)| {
             // Not where lb would not send, and not while the entry would be dropped at once.
             let link = self.tables.links.get(ifindex);
-            self.attached.contains(ifindex) && link.is_some_and(|link| link.up && !link.loopback)
+            let exit = self.tables.exit(*ifindex, &self.attached);
+            exit.is_some() && link.is_some_and(|link| link.up && !link.loopback)
         })
         .collect()
     }

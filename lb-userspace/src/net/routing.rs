@@ -1,12 +1,15 @@
 //! From routes, links, addresses and neighbours to the [`Path`] of an address: the part of [`super::paths`] that
 //! needs no kernel.
 
+use lb_common::abi::Tag;
 use lb_core::engine::Path;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
 };
@@ -31,6 +34,8 @@ pub(super) struct Link {
     pub(super) loopback: bool,
     /// The interface that a virtual one is made of.
     pub(super) parent: Option<u32>,
+    /// The tag of a VLAN.
+    pub(super) vlan: Option<Tag>,
 }
 
 impl Link {
@@ -55,12 +60,28 @@ impl Link {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),
                         _ => None,
                     });
+                    link.vlan = infos.iter().find_map(|info| match info {
+                        LinkInfo::Data(InfoData::Vlan(vlan)) => tag(vlan),
+                        _ => None,
+                    });
                 }
                 _ => {}
             }
         }
         link
     }
+}
+
+fn tag(vlan: &[InfoVlan]) -> Option<Tag> {
+    let id = vlan.iter().find_map(|info| match info {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    });
+    let protocol = vlan.iter().find_map(|info| match info {
+        InfoVlan::Protocol(protocol) => Some(u16::from(*protocol)),
+        _ => None,
+    });
+    Some(Tag::new(protocol.unwrap_or(0x8100), id?))
 }
 
 /// What the kernel knows of a neighbour.
@@ -259,6 +280,24 @@ impl Tables {
         self.neighbours.get(&hop).and_then(|neighbour| neighbour.mac)
     }
 
+    /// The interface with the program that packets for `ifindex` leave by, and with which tags: itself, or the one below it
+    /// when it is a VLAN.
+    pub(super) fn exit(&self, ifindex: u32, attached: &BTreeSet<u32>) -> Option<(u32, [Tag; 2])> {
+        if attached.contains(&ifindex) {
+            return Some((ifindex, [Tag::NONE; 2]));
+        }
+        let below = |ifindex: u32| {
+            let link = self.links.get(&ifindex)?;
+            Some((link.vlan?, link.parent?))
+        };
+        let (inner, middle) = below(ifindex)?;
+        if attached.contains(&middle) {
+            return Some((middle, [inner, Tag::NONE]));
+        }
+        let (outer, lowest) = below(middle)?;
+        attached.contains(&lowest).then_some((lowest, [outer, inner]))
+    }
+
     /// How packets get to an address by the given route.
     pub(super) fn path(&self, to: IpAddr, route: &Route, attached: &BTreeSet<u32>) -> Path {
         let (ifindex, preferred, mtu) = match route {
@@ -277,12 +316,12 @@ impl Tables {
         if link.loopback {
             return Path::Unusable(format!("{to} is routed to {name}: it is on this node itself"));
         }
-        if !attached.contains(&ifindex) {
+        let Some((exit, tags)) = self.exit(ifindex, attached) else {
             return Path::Unusable(format!(
                 "{to} is routed through {name}, where lb is not attached, so that its answers would not come back \
                  through lb: add \"{name}\" to datapath.interfaces"
             ));
-        }
+        };
         if !link.up {
             return Path::Unusable(format!("{to} is routed through {name}, which is down"));
         }
@@ -299,7 +338,8 @@ impl Tables {
         }
         let mtu = mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
         Path::Via {
-            ifindex,
+            ifindex: exit,
+            tags,
             next_hop: hop.1,
             neighbour: self.mac(hop).map(Into::into),
             interface_mac: mac.into(),
@@ -428,6 +468,7 @@ mod tests {
         ] {
             let expected = Path::Via {
                 ifindex: 2,
+                tags: [Tag::NONE; 2],
                 next_hop: parse(next_hop),
                 neighbour: neighbour.map(Into::into),
                 interface_mac: MAC.into(),
@@ -435,6 +476,51 @@ mod tests {
                 sources: ["192.0.2.2", "192.0.2.1"].map(parse).to_vec(),
             };
             assert_eq!(path(to, &via(2, gateway)), expected, "{to}");
+        }
+    }
+
+    #[test]
+    fn a_vlan_is_left_by_the_interface_below_it() {
+        let mut tables = tables();
+        let vlan = |id, parent| Link {
+            name: format!("vlan{id}"),
+            mac: Some(MAC),
+            mtu: 1496,
+            up: true,
+            parent: Some(parent),
+            vlan: Some(Tag::new(if id == 7 { 0x88a8 } else { 0x8100 }, id)),
+            ..Link::default()
+        };
+        tables.links.insert(10, vlan(7, 2));
+        tables.links.insert(11, vlan(5, 10));
+        tables.links.insert(12, vlan(9, 11));
+        let (service, customer) = (Tag::new(0x88a8, 7), Tag::new(0x8100, 5));
+        for (ifindex, attached, expected) in [
+            (10, 2, Some([service, Tag::NONE])),
+            (11, 2, Some([service, customer])),
+            (11, 10, Some([customer, Tag::NONE])),
+            (11, 11, Some([Tag::NONE; 2])),
+            // More than two tags are too many.
+            (12, 2, None),
+            (11, 3, None),
+        ] {
+            let path = tables.path(
+                parse("192.0.2.9"),
+                &via(ifindex, None),
+                &BTreeSet::from([attached]),
+            );
+            match (path, expected) {
+                (
+                    Path::Via {
+                        ifindex, tags, mtu, ..
+                    },
+                    Some(expected),
+                ) => {
+                    assert_eq!((ifindex, tags, mtu), (attached, expected, 1496));
+                }
+                (Path::Unusable(_), None) => {}
+                (path, _) => panic!("{path:?}"),
+            }
         }
     }
 

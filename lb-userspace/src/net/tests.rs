@@ -4,7 +4,7 @@ use super::interface;
 use super::netlink::Netlink;
 use super::paths::{PathWatcher, release_neighbours};
 use super::routing::{Neighbour, Tables};
-use lb_common::abi::Mac;
+use lb_common::abi::{Mac, Tag};
 use lb_core::engine::Path;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
@@ -224,6 +224,7 @@ fn origins_on_the_link_are_resolved() {
             let path = becomes(&mut paths, address, "resolved", by(address, PEER)).await;
             let eth0 = interface::by_name("eth0").unwrap();
             let expected = Path::Via {
+                tags: [Tag::NONE; 2],
                 ifindex: eth0.index,
                 next_hop: parse(address),
                 neighbour: Some(PEER.into()),

@@ -1,20 +1,20 @@
 //! From the configuration and health to tables: what a new configuration, a flip of health and a new path lead to.
 
 use super::capacity::check_slots;
-use super::design::{protocol, vips};
+use super::design::protocol;
 use super::layout::{Designs, Full};
 use super::plan::{Plan, Refusal};
 use super::records::Wanted;
 use super::{Command, Report, Setup, State, TargetId};
 use crate::health::OriginHealth;
 use crate::image::TableOp;
-use crate::model::{Config, FlowTimeouts, OnUnhealthy};
+use crate::model::{self, Config, FlowTimeouts, OnUnhealthy, Prefix};
 use crate::steering::pool_standing;
 use crate::time::Timestamp;
 use core::time::Duration;
 use lb_common::abi::{
-    ApplicationKey, Forwarding, Ip, OriginFlags, OriginId, OriginState, Parity, Port, Settings,
-    SettingsFlags, Timeouts,
+    ApplicationKey, Forwarding, Ip, Ip6, OriginFlags, OriginId, OriginState, Parity, Port, Rate, Settings,
+    SettingsFlags, Timeouts, TunnelSource,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ impl State {
         self.inherit_applications(&config);
         let former: BTreeMap<String, bool> = self.usability();
         self.stale_pools.clear();
+        self.stale_vips = false;
         self.rebuilt = Some(now);
         let mut plan = Plan::new(&config, &mut self.numbers, &self.drains.open())?;
         if !setup.assume_healthy {
@@ -60,6 +61,11 @@ impl State {
         let (mut shared, mut late) = (Vec::new(), Vec::new());
         self.update_records(&config, &mut shared, &mut late);
         self.update_timeouts(setup, &config, &mut shared);
+        if self.smallest_mtu() < self.settings.smallest_mtu {
+            // Before the hops that are smaller.
+            self.settings.smallest_mtu = self.smallest_mtu();
+            shared.insert(0, TableOp::Settings(self.settings));
+        }
         let mut ops = self.advance(setup, &config, true, shared)?.unwrap_or_default();
         ops.append(&mut late);
         commands.push(Command::Apply(ops));
@@ -119,6 +125,7 @@ impl State {
     ) {
         let Some(config) = self.config.clone() else { return };
         self.rebuilt = Some(now);
+        self.stale_vips = false;
         for pool in core::mem::take(&mut self.stale_pools) {
             let former = self.standings[pool];
             self.standings[pool] = pool_standing(&self.facts[pool]);
@@ -163,14 +170,8 @@ impl State {
         }
         let retired = self.numbers.origins.retired().map(OriginId);
         let retired: Vec<_> = retired.map(|id| (id, self.drains.state(id))).collect();
-        self.records.update(
-            &wanted,
-            &retired,
-            &self.paths,
-            &config.datapath.snat_addresses,
-            ops,
-            late,
-        );
+        self.records
+            .update(&wanted, &retired, &self.paths, &config.datapath, ops, late);
     }
 
     /// Lets those origins drain that are disabled, or gone and not known to be without flows.
@@ -212,9 +213,10 @@ impl State {
     /// Brings the idle times of the applications' flows in line with the configuration. Those of an application that is
     /// gone stay, for the flows that it still has.
     fn update_timeouts(&mut self, setup: &Setup, config: &Config, ops: &mut Vec<TableOp>) {
-        let record = timeouts(setup.hz, &config.datapath.flow_timeouts);
-        for planned in &self.plan.applications {
+        for (planned, wanted) in self.plan.applications.iter().zip(&config.applications) {
             let application = planned.id;
+            let times = wanted.flow_timeouts.or(&config.datapath.flow_timeouts);
+            let record = timeouts(setup.hz, &times);
             if self.timeouts.insert(application, record) != Some(record) {
                 ops.push(TableOp::Timeouts { application, record });
             }
@@ -230,8 +232,18 @@ impl State {
         if self.ranges {
             flags |= SettingsFlags::RANGES;
         }
+        let (reply_rate, tunnel_source) = self.config.as_ref().map_or_else(Default::default, |config| {
+            let datapath = &config.datapath;
+            (
+                rate(setup.hz, datapath.max_replies_per_second),
+                tunnel_source(&datapath.tunnel_source),
+            )
+        });
         Settings {
             hash_key: setup.hash_key,
+            reply_rate,
+            tunnel_source,
+            smallest_mtu: self.smallest_mtu(),
             second: setup.hz,
             snat_ports: setup.snat_ports,
             flags: SettingsFlags(flags),
@@ -240,10 +252,16 @@ impl State {
         }
     }
 
+    /// The smallest MTU of interfaces and next hops; 0: there are none.
+    pub(super) fn smallest_mtu(&self) -> u32 {
+        let interfaces = self.interfaces.values().map(|interface| interface.mtu);
+        interfaces.chain(self.records.smallest_mtu()).min().unwrap_or(0)
+    }
+
     /// Writes the settings if they changed and there is a generation that they hold for.
     pub(super) fn update_settings(&mut self, setup: &Setup, ops: &mut Vec<TableOp>) {
         let settings = self.settings(setup);
-        if settings.generation != 0 && settings != self.settings {
+        if self.config.is_some() && settings.generation != 0 && settings != self.settings {
             self.settings = settings;
             ops.push(TableOp::Settings(settings));
         }
@@ -275,7 +293,7 @@ impl State {
         }
     }
 
-    fn advance(
+    pub(super) fn advance(
         &mut self,
         setup: &Setup,
         config: &Config,
@@ -294,7 +312,7 @@ impl State {
         };
         let designs = Designs {
             pools: &self.designs,
-            vips: &vips(&listeners),
+            vips: &self.vips(&listeners),
             listeners: &listeners,
         };
         let mut ops = self
@@ -346,6 +364,32 @@ impl State {
         }
         self.fallbacks = fallbacks;
     }
+}
+
+/// So many events a second; 0: any number.
+pub(super) fn rate(hz: u32, per_second: u32) -> Rate {
+    match per_second {
+        0 => Rate::NONE,
+        count => Rate(((u64::from(hz) << 32) / u64::from(count)).max(1)),
+    }
+}
+
+fn tunnel_source(source: &model::TunnelSource) -> TunnelSource {
+    // Of a short prefix the last 32 bits: they are all that the packet path fills.
+    let mask = |prefix: Prefix| {
+        let free = u32::from(prefix.bits() - prefix.length()).min(32);
+        u32::MAX.checked_shr(32 - free).unwrap_or(0).to_be()
+    };
+    let mut record = TunnelSource::default();
+    if let Some(prefix) = source.v4
+        && let Some(address) = Ip::from(prefix.address()).v4()
+    {
+        (record.prefix4, record.mask4) = (address.0, mask(prefix));
+    }
+    if let Some(prefix) = source.v6 {
+        (record.prefix6, record.mask6) = (Ip6(Ip::from(prefix.address()).0), mask(prefix));
+    }
+    record
 }
 
 /// A time in jiffies; never 0.

@@ -6,9 +6,12 @@ use super::plan::Route;
 use super::{Setup, State};
 use crate::health::OriginHealth;
 use crate::maglev::Member;
-use crate::model::{Config, LoadBalancer, Ports, Transport};
+use crate::model::{Config, Echo, LoadBalancer, Ports, Transport};
 use crate::steering::{Candidates, Family, OriginFacts, PoolFacts, candidates};
-use lb_common::abi::{ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering};
+use core::net::IpAddr;
+use lb_common::abi::{
+    AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
+};
 use lb_common::datapath::select::MAX_POOLS;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,19 +91,16 @@ impl State {
             if self.has_direct_origins(config, planned.route) {
                 flags |= ApplicationFlags::DIRECT;
             }
-            let (fallback, served) = match planned.route {
+            let (last_resort, served) = match planned.route {
                 Route::Balancer(index) => {
                     let balancer = &config.load_balancers[index];
                     let fallback = balancer
                         .fallback_pool
                         .as_deref()
                         .and_then(|pool| self.plan.pool(pool));
-                    (
-                        fallback.map_or(PoolId::NONE, |pool| self.plan.pools[pool].id),
-                        balancer.enabled,
-                    )
+                    (fallback, balancer.enabled)
                 }
-                Route::Direct(_) => (PoolId::NONE, true),
+                Route::Direct(_) => (None, true),
             };
             if !(application.enabled && served) {
                 continue;
@@ -118,6 +118,8 @@ impl State {
                         (Layout::list(pools), Steering::ORDERED)
                     }
                 };
+                let serves = pools.is_some()
+                    || last_resort.is_some_and(|pool| self.standings[pool].is_last_resort(family));
                 listeners.push(ListenerDesign {
                     address: Ip::from(*address),
                     ports: application.ports,
@@ -125,13 +127,57 @@ impl State {
                     application: planned.id,
                     pools,
                     steering,
-                    fallback,
+                    fallback: last_resort.map_or(PoolId::NONE, |pool| self.plan.pools[pool].id),
                     origin_port: Port::new(application.port_at_origins()),
                     flags: ApplicationFlags(flags),
+                    echo: match application.echo {
+                        Echo::Off => false,
+                        Echo::Always => true,
+                        Echo::Healthy => serves,
+                    },
                 });
             }
         }
         listeners
+    }
+
+    /// The addresses that the listeners listen on, and those by which origins answer.
+    pub(super) fn vips(&self, listeners: &[ListenerDesign]) -> Vec<VipDesign> {
+        let mut vips: BTreeMap<Ip, VipDesign> = BTreeMap::new();
+        let design = |address, role| VipDesign {
+            address,
+            role,
+            tcp: Vec::new(),
+            udp: Vec::new(),
+            echo: false,
+        };
+        for listener in listeners {
+            let address = listener.address;
+            let vip = vips
+                .entry(address)
+                .or_insert_with(|| design(address, AddressRole::APPLICATION));
+            // The kernel answers for addresses of its own.
+            let is_own = || {
+                let own = self.own.as_ref();
+                own.is_none_or(|own| own.contains(&IpAddr::from(address)))
+            };
+            vip.echo |= listener.echo && !is_own();
+            if listener.ports.is_range() {
+                let spans = match listener.protocol {
+                    Protocol::TCP => &mut vip.tcp,
+                    _ => &mut vip.udp,
+                };
+                spans.push(span(listener.ports));
+            }
+        }
+        for (address, role) in self.records.roles() {
+            vips.entry(address).or_insert_with(|| design(address, role));
+        }
+        for vip in vips.values_mut() {
+            vip.tcp.sort_unstable();
+            vip.udp.sort_unstable();
+        }
+        vips.into_values().collect()
     }
 
     /// Whether the pools of a route, usable or not, have origins that answer clients directly.
@@ -175,31 +221,6 @@ impl State {
             }
         }
     }
-}
-
-/// The addresses that the listeners listen on.
-pub fn vips(listeners: &[ListenerDesign]) -> Vec<VipDesign> {
-    let mut vips: BTreeMap<Ip, VipDesign> = BTreeMap::new();
-    for listener in listeners {
-        let address = listener.address;
-        let vip = vips.entry(address).or_insert(VipDesign {
-            address,
-            tcp: Vec::new(),
-            udp: Vec::new(),
-        });
-        if listener.ports.is_range() {
-            let spans = match listener.protocol {
-                Protocol::TCP => &mut vip.tcp,
-                _ => &mut vip.udp,
-            };
-            spans.push(span(listener.ports));
-        }
-    }
-    for vip in vips.values_mut() {
-        vip.tcp.sort_unstable();
-        vip.udp.sort_unstable();
-    }
-    vips.into_values().collect()
 }
 
 fn span(ports: Ports) -> PortSpan {

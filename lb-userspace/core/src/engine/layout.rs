@@ -4,7 +4,9 @@ use crate::arena::Arena;
 use crate::maglev::{self, Member};
 use crate::model::Ports;
 use core::fmt;
-use lb_common::abi::{ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering};
+use lb_common::abi::{
+    AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -62,15 +64,19 @@ pub struct ListenerDesign {
     pub fallback: PoolId,
     pub origin_port: Port,
     pub flags: ApplicationFlags,
+    /// Whether echo requests to the address are answered on its behalf.
+    pub echo: bool,
 }
 
 /// An address as the next generation shall hold it.
 #[derive(Clone, Debug)]
 pub struct VipDesign {
     pub address: Ip,
+    pub role: AddressRole,
     /// Ranges of ports, in ascending order and disjoint.
     pub tcp: Vec<PortSpan>,
     pub udp: Vec<PortSpan>,
+    pub echo: bool,
 }
 
 /// A whole generation.

@@ -7,10 +7,10 @@ use crate::view::View;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
-    Application, ApplicationKey, HashKey, Hop, HopId, Ip, Mac, Origin, OriginId, PortRange, Settings,
-    SettingsFlags, Table, Vip, VipKey,
+    Application, ApplicationKey, HashKey, Hop, HopId, Interface, Ip, Mac, Origin, OriginId, PortRange,
+    Settings, SettingsFlags, Table, Tag, Vip, VipKey,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Everything that can happen to the engine.
@@ -36,6 +36,10 @@ pub enum Event {
     Drained(Vec<OriginId>),
     /// The program is to run with other flags than [`Environment::flags`]: interfaces have come or gone.
     Flags(SettingsFlags),
+    /// The program runs on exactly these interfaces, given by index with their MTU.
+    Interfaces(BTreeMap<u32, u32>),
+    /// The addresses that interfaces of this node have, also those without the program.
+    Addresses(BTreeSet<IpAddr>),
 }
 
 /// Everything the engine can ask for.
@@ -97,6 +101,8 @@ pub enum Path {
     /// By the neighbour `next_hop` (the gateway or the destination itself) on interface `ifindex`.
     Via {
         ifindex: u32,
+        /// Of a VLAN on that interface.
+        tags: [Tag; 2],
         next_hop: IpAddr,
         /// `None`: not resolved (yet).
         neighbour: Option<Mac>,
@@ -201,6 +207,8 @@ pub struct Adopted {
     pub stale_vips: Vec<VipKey>,
     /// All rows that are not empty. Hops that are not given here are left alone until no origin names them.
     pub hops: Vec<(HopId, Hop)>,
+    /// All records.
+    pub interfaces: Vec<(u32, Interface)>,
     /// The whole table of source addresses, or nothing: then new rows are used.
     pub snat_addresses: Vec<Ip>,
 }

@@ -44,7 +44,7 @@ use crate::view::View;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
-    ApplicationKey, HashKey, OriginId, OriginState, PortRange, Settings, SettingsFlags, Timeouts,
+    ApplicationKey, HashKey, Interface, OriginId, OriginState, PortRange, Settings, SettingsFlags, Timeouts,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -96,6 +96,11 @@ struct State {
     /// Application numbers of the former daemon, which knew no names.
     inherited_applications: BTreeMap<ApplicationKey, u32>,
     paths: Paths,
+    /// Addresses of this node; `None`: nobody has said so yet.
+    own: Option<BTreeSet<IpAddr>>,
+    /// Whether addresses of applications are behind `own`.
+    stale_vips: bool,
+    interfaces: BTreeMap<u32, Interface>,
     watched: Vec<IpAddr>,
     view: Arc<View>,
     view_is_due: bool,
@@ -148,6 +153,9 @@ impl Engine {
             fallbacks: BTreeMap::new(),
             inherited_applications: BTreeMap::new(),
             paths: None,
+            own: None,
+            stale_vips: false,
+            interfaces: BTreeMap::new(),
             watched: Vec::new(),
             view: Arc::default(),
             view_is_due: false,
@@ -190,7 +198,7 @@ impl Engine {
                 self.state.probes.set_astray(target, why);
                 self.state.view_is_due = true;
             }
-            Event::Paths(paths) => self.state.set_paths(paths, &mut commands),
+            Event::Paths(paths) => self.state.set_paths(&self.setup, paths, &mut commands),
             Event::Tick => {
                 let mut steps = Vec::new();
                 while let Some(step) = self.state.probes.advance(now) {
@@ -200,7 +208,14 @@ impl Engine {
                 self.state.end_drains(now, &mut ops);
             }
             Event::Drained(origins) => self.state.forget(&self.setup, &origins, &mut commands),
-            Event::Flags(flags) => self.set_flags(flags, &mut ops),
+            Event::Flags(flags) => {
+                self.setup.flags = flags;
+                self.state.update_settings(&self.setup, &mut ops);
+            }
+            Event::Interfaces(interfaces) => {
+                self.state.set_interfaces(&self.setup, &interfaces, &mut ops);
+            }
+            Event::Addresses(addresses) => self.state.set_addresses(addresses),
         }
         let due = self.state.rebuild_deadline();
         if may_rebuild && due.is_some_and(|deadline| deadline <= now) {
@@ -237,6 +252,11 @@ impl Engine {
         if state.config.is_some() {
             state.records.image(&mut ops);
             state.generations.image(&mut ops);
+            let interfaces = state.interfaces.iter();
+            ops.extend(interfaces.map(|(&index, &record)| TableOp::Interface {
+                index,
+                record: Some(record),
+            }));
             let timeouts = state.timeouts.iter();
             ops.extend(timeouts.map(|(&application, &record)| TableOp::Timeouts { application, record }));
             ops.push(TableOp::Settings(state.settings));
@@ -248,11 +268,6 @@ impl Engine {
     #[must_use]
     pub fn required_capacity(config: &Config) -> Capacity {
         capacity::required_capacity(config)
-    }
-
-    fn set_flags(&mut self, flags: SettingsFlags, ops: &mut Vec<TableOp>) {
-        self.setup.flags = flags;
-        self.state.update_settings(&self.setup, ops);
     }
 
     fn configure(&mut self, config: Arc<Config>, now: Timestamp, commands: &mut Vec<Command>) {
@@ -278,6 +293,7 @@ impl State {
             self.inherited_applications.insert(*key, record.id);
         }
         self.settings = adopted.settings;
+        self.interfaces = adopted.interfaces.iter().copied().collect();
         self.generations.adopt(&adopted);
     }
 
@@ -330,7 +346,7 @@ impl State {
         let deadline = self
             .rebuilt
             .map_or(at_once, |rebuilt| rebuilt.after(REBUILD_INTERVAL));
-        (!self.stale_pools.is_empty()).then_some(deadline)
+        (self.stale_vips || !self.stale_pools.is_empty()).then_some(deadline)
     }
 
     /// When results that changed nothing are to go out. Between a change of health and the tables that follow it the
@@ -344,7 +360,7 @@ impl State {
         })
     }
 
-    fn set_paths(&mut self, paths: BTreeMap<IpAddr, Path>, commands: &mut Vec<Command>) {
+    fn set_paths(&mut self, setup: &Setup, paths: BTreeMap<IpAddr, Path>, commands: &mut Vec<Command>) {
         // Without a configuration no address was asked for, so this says nothing of those that are missing.
         let Some(config) = self.config.clone() else { return };
         if self.paths.as_ref() == Some(&paths) {
@@ -353,12 +369,60 @@ impl State {
         self.paths = Some(paths);
         let mut ops = Vec::new();
         let mut late = Vec::new();
+        let roles = self.records.roles();
         self.update_records(&config, &mut ops, &mut late);
+        if self.records.roles() != roles {
+            match self.advance(setup, &config, false, Vec::new()) {
+                Ok(generation) => ops.extend(generation.into_iter().flatten()),
+                // Only fragments that come before their first one are worse off.
+                Err(full) => commands.push(Command::Report(Report::Refused(format!(
+                    "paths have changed, and the tables could not follow: {full}"
+                )))),
+            }
+        }
         ops.append(&mut late);
+        self.follow_mtu(setup, &mut ops);
         if !ops.is_empty() {
             commands.push(Command::Apply(ops));
         }
         self.publish(commands);
+    }
+
+    fn set_interfaces(&mut self, setup: &Setup, mtus: &BTreeMap<u32, u32>, ops: &mut Vec<TableOp>) {
+        let record = |mtu| Interface { mtu, reserved: 0 };
+        let wanted = mtus.iter().map(|(&index, &mtu)| (index, record(mtu)));
+        let former = core::mem::replace(&mut self.interfaces, wanted.collect());
+        for (&index, &record) in &self.interfaces {
+            if former.get(&index) != Some(&record) {
+                let record = Some(record);
+                ops.push(TableOp::Interface { index, record });
+            }
+        }
+        for &index in former.keys().filter(|index| !self.interfaces.contains_key(index)) {
+            ops.push(TableOp::Interface { index, record: None });
+        }
+        self.follow_mtu(setup, ops);
+    }
+
+    fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        let before = self.own.replace(addresses);
+        let Some(config) = &self.config else { return };
+        let owns = |own: &Option<BTreeSet<IpAddr>>, vip| own.as_ref().is_none_or(|own| own.contains(vip));
+        let mut vips = config
+            .applications
+            .iter()
+            .flat_map(|application| &application.addresses);
+        self.stale_vips |= vips.any(|vip| owns(&before, vip) != owns(&self.own, vip));
+    }
+
+    /// Puts the settings around writes of MTUs: a smaller smallest one comes before them, a larger one after.
+    fn follow_mtu(&mut self, setup: &Setup, ops: &mut Vec<TableOp>) {
+        let mtu = self.smallest_mtu();
+        if self.config.is_some() && mtu < self.settings.smallest_mtu {
+            self.settings.smallest_mtu = mtu;
+            ops.insert(0, TableOp::Settings(self.settings));
+        }
+        self.update_settings(setup, ops);
     }
 
     fn forget(&mut self, setup: &Setup, origins: &[OriginId], commands: &mut Vec<Command>) {

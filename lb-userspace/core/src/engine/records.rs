@@ -9,7 +9,9 @@ use crate::image::{Capacity, TableOp};
 use crate::model;
 use crate::steering::Family;
 use core::net::IpAddr;
-use lb_common::abi::{Forwarding, Hop, HopId, Ip, Mac, Origin, OriginFlags, OriginId, OriginState, Port};
+use lb_common::abi::{
+    AddressRole, Forwarding, Hop, HopId, Ip, Mac, Origin, OriginFlags, OriginId, OriginState, Port, Tag,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How the watched addresses are reached; `None`: nobody has said so yet.
@@ -122,7 +124,7 @@ impl Records {
         wanted: &[Wanted],
         retired: &[(OriginId, OriginState)],
         paths: &Paths,
-        snat: &[IpAddr],
+        datapath: &model::Datapath,
         ops: &mut Vec<TableOp>,
         late: &mut Vec<TableOp>,
     ) {
@@ -130,7 +132,7 @@ impl Records {
             wanted,
             retired,
             paths,
-            snat,
+            datapath,
         };
         let mut ending = BTreeMap::new();
         if self.pass(&pass, ops, &mut ending) == Room::Short {
@@ -153,11 +155,37 @@ impl Records {
         }
     }
 
+    /// The smallest MTU of the next hops.
+    pub fn smallest_mtu(&self) -> Option<u32> {
+        let adopted = self.hops.adopted.values().flatten();
+        let hops = self.hops.records.values().chain(adopted);
+        hops.map(|hop| u32::from(hop.mtu)).filter(|mtu| *mtu > 0).min()
+    }
+
     /// Whether packets reach an origin, also one that is gone and may still have flows, that way.
     pub fn forwards_by(&self, forwarding: Forwarding) -> bool {
         self.origins
             .values()
             .any(|record| record.identity != 0 && record.forwarding == forwarding)
+    }
+
+    /// Addresses that answers of origins come to or from, also of origins that are gone and may still have flows.
+    pub fn roles(&self) -> BTreeMap<Ip, AddressRole> {
+        let mut roles = BTreeMap::new();
+        for record in self.origins.values().filter(|record| record.identity != 0) {
+            match record.forwarding {
+                Forwarding::NAT => {
+                    let run = record.snat_base..record.snat_base.saturating_add(record.snat_count);
+                    let addresses = run.filter_map(|index| self.sources.addresses.get(&index));
+                    roles.extend(addresses.map(|address| (*address, AddressRole::SOURCE)));
+                }
+                Forwarding::DNAT => {
+                    roles.entry(record.address).or_insert(AddressRole::ORIGIN);
+                }
+                _ => {}
+            }
+        }
+        roles
     }
 
     /// Everything that the rows should hold.
@@ -287,6 +315,7 @@ impl Records {
             Some(Path::Unusable(why)) => return unreachable(why.clone()),
             Some(Path::Via {
                 ifindex,
+                tags,
                 next_hop,
                 neighbour,
                 interface_mac,
@@ -294,6 +323,7 @@ impl Records {
                 sources,
             }) => Via {
                 ifindex: *ifindex,
+                tags: *tags,
                 next_hop: *next_hop,
                 neighbour: *neighbour,
                 interface: *interface_mac,
@@ -301,11 +331,16 @@ impl Records {
                 sources,
             },
         };
-        let needs_source = forwarding != Forwarding::DNAT && forwarding != Forwarding::DSR_L2;
         let family = Family::of(address);
+        let prefix = match family {
+            Family::V4 => pass.datapath.tunnel_source.v4,
+            Family::V6 => pass.datapath.tunnel_source.v6,
+        };
+        let needs_source = forwarding == Forwarding::NAT || forwarding.is_tunnel() && prefix.is_none();
         let of_family = |source: &&IpAddr| Family::of(**source) == family;
         let mut list: Vec<Ip> = pass
-            .snat
+            .datapath
+            .snat_addresses
             .iter()
             .filter(of_family)
             .map(|source| Ip::from(*source))
@@ -357,7 +392,7 @@ struct Pass<'a> {
     wanted: &'a [Wanted],
     retired: &'a [(OriginId, OriginState)],
     paths: &'a Paths,
-    snat: &'a [IpAddr],
+    datapath: &'a model::Datapath,
 }
 
 /// Whether every row that was wanted could be had.
@@ -370,6 +405,7 @@ enum Room {
 /// [`Path::Via`] as a value.
 struct Via<'a> {
     ifindex: u32,
+    tags: [Tag; 2],
     next_hop: IpAddr,
     neighbour: Option<Mac>,
     interface: Mac,
@@ -388,7 +424,7 @@ struct Reach {
 /// Next hops, one for each neighbour on an interface.
 #[derive(Clone, Debug)]
 struct Hops {
-    ids: Ids<(u32, IpAddr)>,
+    ids: Ids<(u32, [Tag; 2], IpAddr)>,
     records: BTreeMap<HopId, Hop>,
     /// Rows of a former daemon, of which it is not known which neighbour they stood for.
     adopted: BTreeMap<HopId, Option<Hop>>,
@@ -416,20 +452,22 @@ impl Hops {
 
     /// Writes the hop of a path if need be.
     fn place(&mut self, path: &Via<'_>, ops: &mut Vec<TableOp>) -> Option<HopId> {
-        let key = (path.ifindex, path.next_hop);
+        let key = (path.ifindex, path.tags, path.next_hop);
         let record = Hop {
             neighbour: path.neighbour.unwrap_or_default(),
             mtu: path.mtu,
             interface: path.interface,
             resolved: u16::from(path.neighbour.is_some()),
             ifindex: path.ifindex,
+            tags: path.tags,
             ..Hop::default()
         };
         if self.ids.get(&key).is_none() {
             // The same link address on the same interface is the same neighbour: the row goes on.
             let same = |hop: &Hop| {
                 record.resolved != 0
-                    && (hop.resolved, hop.ifindex, hop.neighbour) == (1, record.ifindex, record.neighbour)
+                    && (hop.resolved, hop.ifindex, hop.tags, hop.neighbour)
+                        == (1, record.ifindex, record.tags, record.neighbour)
             };
             let row = self
                 .adopted

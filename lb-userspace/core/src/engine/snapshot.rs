@@ -98,12 +98,9 @@ impl State {
                     return (Some((*pool).to_owned()), false);
                 }
                 let fallback = balancer.fallback_pool.as_ref().filter(|pool| {
-                    self.plan.pool(pool).is_some_and(|pool| {
-                        self.facts[pool]
-                            .origins
-                            .iter()
-                            .any(|origin| origin.serves(family) && origin.is_last_resort())
-                    })
+                    self.plan
+                        .pool(pool)
+                        .is_some_and(|pool| self.standings[pool].is_last_resort(family))
                 });
                 (fallback.cloned(), fallback.is_some())
             }

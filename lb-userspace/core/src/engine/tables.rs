@@ -234,7 +234,8 @@ impl Generations {
             let record = Vip {
                 tcp: self.spans(&vip.tcp, &mut next, runs)?,
                 udp: self.spans(&vip.udp, &mut next, runs)?,
-                ..Vip::default()
+                echo: vip.echo.into(),
+                role: vip.role,
             };
             next.vips.insert(key, Some(record));
         }

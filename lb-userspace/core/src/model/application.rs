@@ -1,5 +1,6 @@
 //! Applications: what listens where, and which load balancer or origins it leads to.
 
+use super::SomeTimeouts;
 use core::fmt;
 use core::net::IpAddr;
 
@@ -16,6 +17,20 @@ pub struct Application {
     pub destination: Destination,
     /// Port at origins that name none; `None`: the application's own. Of a range: for its first port, at all origins.
     pub origin_port: Option<u16>,
+    /// Idle times of its flows; the others are the node's.
+    pub flow_timeouts: SomeTimeouts,
+    pub echo: Echo,
+}
+
+/// `echo`: whether echo requests to its addresses are answered, as far as no interface of the node owns them. With several
+/// applications on an address, one that wants an answer is enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Echo {
+    Off,
+    Always,
+    /// As long as somebody can serve the application there, be it the fallback pool.
+    #[default]
+    Healthy,
 }
 
 /// First part of `protocol`.

@@ -8,12 +8,14 @@ mod load_balancer;
 mod monitor;
 mod node;
 mod pool;
+mod prefix;
 
-pub use application::{Application, Destination, DirectOrigin, Ports, Transport};
+pub use application::{Application, Destination, DirectOrigin, Echo, Ports, Transport};
 pub use load_balancer::{LoadBalancer, SteeringPolicy};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe};
-pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit};
+pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
 pub use pool::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight, WeightError};
+pub use prefix::{Prefix, PrefixError};
 
 /// A whole configuration.
 #[derive(Clone, PartialEq, Debug)]

@@ -1,5 +1,6 @@
 //! The machine lb runs on, how it attaches, and where its API listens.
 
+use super::Prefix;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::path::PathBuf;
@@ -31,6 +32,22 @@ pub struct Datapath {
     pub max_flows: u32,
     pub on_exit: OnExit,
     pub flow_timeouts: FlowTimeouts,
+    /// Answers that the node gives itself (resets, ICMP), on each CPU; default [`Datapath::MAX_REPLIES`].
+    pub max_replies_per_second: u32,
+    pub tunnel_source: TunnelSource,
+}
+
+impl Datapath {
+    pub const MAX_REPLIES: u32 = 1000;
+}
+
+/// `datapath.tunnel_source`: where the outer source addresses of `dsr_ipip` and `dsr_gue` come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TunnelSource {
+    /// A prefix that each flow fills up, so that origins spread flows over their receive queues. `None`: the node's own
+    /// addresses.
+    pub v4: Option<Prefix>,
+    pub v6: Option<Prefix>,
 }
 
 /// `datapath.mode`.
@@ -59,6 +76,28 @@ pub struct FlowTimeouts {
     pub tcp_handshake: Duration,
     pub tcp_closing: Duration,
     pub udp: Duration,
+}
+
+/// Idle times that differ from others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SomeTimeouts {
+    pub tcp: Option<Duration>,
+    pub tcp_handshake: Option<Duration>,
+    pub tcp_closing: Option<Duration>,
+    pub udp: Option<Duration>,
+}
+
+impl SomeTimeouts {
+    /// These, and for the rest `others`.
+    #[must_use]
+    pub fn or(&self, others: &FlowTimeouts) -> FlowTimeouts {
+        FlowTimeouts {
+            tcp: self.tcp.unwrap_or(others.tcp),
+            tcp_handshake: self.tcp_handshake.unwrap_or(others.tcp_handshake),
+            tcp_closing: self.tcp_closing.unwrap_or(others.tcp_closing),
+            udp: self.udp.unwrap_or(others.udp),
+        }
+    }
 }
 
 impl Default for FlowTimeouts {

@@ -75,6 +75,7 @@ fn only_translation_and_tunnels_need_an_address_of_the_node() {
     let bare = |address: &IpAddr| {
         let Path::Via {
             ifindex,
+            tags,
             next_hop,
             neighbour,
             interface_mac,
@@ -89,6 +90,7 @@ fn only_translation_and_tunnels_need_an_address_of_the_node() {
             *address,
             Path::Via {
                 ifindex,
+                tags,
                 next_hop,
                 neighbour,
                 interface_mac,

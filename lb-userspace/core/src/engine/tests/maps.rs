@@ -6,8 +6,9 @@ use crate::image::TableOp;
 use crate::maglev::mix;
 use core::net::IpAddr;
 use lb_common::abi::{
-    self, ApplicationFlags, ApplicationKey, Forwarding, Hop, HopId, Ip, Mac, OriginId, OriginState, Parity,
-    PoolId, Port, PortSpan, Protocol, Settings, SettingsFlags, Steering, Table, Vip, VipKey,
+    self, ApplicationFlags, ApplicationKey, Forwarding, Hop, HopId, Interface, Ip, Mac, OriginId,
+    OriginState, Parity, PoolId, Port, PortSpan, Protocol, Settings, SettingsFlags, Steering, Table,
+    Timeouts, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,9 @@ pub struct Maps {
     pub settings: Settings,
     pub origins: BTreeMap<OriginId, abi::Origin>,
     pub hops: BTreeMap<HopId, Hop>,
+    pub interfaces: BTreeMap<u32, Interface>,
     pub sources: BTreeMap<u32, Ip>,
+    pub timeouts: BTreeMap<u32, Timeouts>,
     pub slots: Vec<u32>,
     pub pools: BTreeMap<u32, abi::Pool>,
     pub applications: BTreeMap<ApplicationKey, abi::Application>,
@@ -35,7 +38,9 @@ impl Default for Maps {
             settings: Settings::default(),
             origins: BTreeMap::new(),
             hops: BTreeMap::new(),
+            interfaces: BTreeMap::new(),
             sources: BTreeMap::new(),
+            timeouts: BTreeMap::new(),
             slots: vec![0; capacity().slots as usize],
             pools: BTreeMap::new(),
             applications: BTreeMap::new(),
@@ -80,11 +85,18 @@ impl Maps {
                 assert!(id.0 > 0 && id.0 < capacity().hops);
                 self.hops.insert(*id, *record);
             }
+            TableOp::Interface { index, record } => {
+                match record {
+                    Some(record) => self.interfaces.insert(*index, *record),
+                    None => Some(self.interfaces.remove(index).expect("a record to remove")),
+                };
+            }
             TableOp::Timeouts { application, record } => {
                 assert!(*application < capacity().application_rows);
                 assert!(
                     record.tcp > 0 && record.tcp_handshake > 0 && record.tcp_closing > 0 && record.udp > 0
                 );
+                self.timeouts.insert(*application, *record);
             }
             TableOp::SnatAddress { index, address } => {
                 assert!(*index < capacity().snat_addresses);
@@ -207,6 +219,11 @@ impl Maps {
 
     /// Every id that a packet can meet leads somewhere, and only where it should.
     pub fn check(&self) {
+        let named: BTreeSet<HopId> = self.origins.values().map(|record| record.hop).collect();
+        let hops = self.hops.iter().filter(|(id, _)| named.contains(id));
+        let hops = hops.map(|(_, hop)| u32::from(hop.mtu));
+        let mut mtus = hops.chain(self.interfaces.values().map(|interface| interface.mtu));
+        assert!(mtus.all(|mtu| self.settings.smallest_mtu <= mtu));
         for record in self
             .origins
             .values()
@@ -376,6 +393,11 @@ impl Maps {
             vips,
             stale_vips: stale_vips.into_iter().map(|(key, _)| key).collect(),
             hops: self.hops.iter().map(|(id, record)| (*id, *record)).collect(),
+            interfaces: self
+                .interfaces
+                .iter()
+                .map(|(index, record)| (*index, *record))
+                .collect(),
             snat_addresses: (0..sources)
                 .map(|index| self.sources.get(&index).copied().unwrap_or_default())
                 .collect(),

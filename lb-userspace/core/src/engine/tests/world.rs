@@ -6,15 +6,15 @@ use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::maglev::mix;
 use crate::model::{
-    Api, Application, AttachMode, Config, Datapath, Destination, FlowTimeouts, Forwarding, LoadBalancer,
-    Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin, OriginSteering, Pool, Ports, SteeringPolicy,
-    Transport, Weight,
+    Api, Application, AttachMode, Config, Datapath, Destination, Echo, FlowTimeouts, Forwarding,
+    LoadBalancer, Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin, OriginSteering, Pool, Ports,
+    SomeTimeouts, SteeringPolicy, Transport, TunnelSource, Weight,
 };
 use crate::time::Timestamp;
 use crate::view::{OriginView, PoolView, View};
 use core::net::IpAddr;
 use core::time::Duration;
-use lb_common::abi::{HashKey, Mac, PortRange, SettingsFlags};
+use lb_common::abi::{HashKey, Mac, PortRange, SettingsFlags, Tag};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -72,6 +72,8 @@ pub fn config() -> Config {
             max_flows: 1024,
             on_exit: OnExit::Keep,
             flow_timeouts: FlowTimeouts::default(),
+            max_replies_per_second: Datapath::MAX_REPLIES,
+            tunnel_source: TunnelSource::default(),
         },
         api: Api {
             socket: "/nowhere".into(),
@@ -148,6 +150,8 @@ pub fn application(name: &str, address: &str, load_balancer: &str) -> Applicatio
         addresses: vec![ip(address)],
         destination: Destination::LoadBalancer(load_balancer.into()),
         origin_port: None,
+        flow_timeouts: SomeTimeouts::default(),
+        echo: Echo::Healthy,
     }
 }
 
@@ -297,6 +301,7 @@ impl World {
         assert!(maps.origins == self.maps.origins && maps.hops == self.maps.hops);
         assert!(maps.pools == self.maps.pools && maps.applications == self.maps.applications);
         assert!(maps.vips == self.maps.vips && maps.spans == self.maps.spans);
+        assert!(maps.interfaces == self.maps.interfaces);
         assert!(maps.slots == self.maps.slots && maps.sources == self.maps.sources);
     }
 
@@ -400,10 +405,11 @@ pub fn path(address: IpAddr, router: u8) -> Path {
     let family = u8::from(address.is_ipv6());
     Path::Via {
         ifindex: 2,
+        tags: [Tag::NONE; 2],
         next_hop: address,
         neighbour: Some(Mac::from([2, family, router, 0, 0, last])),
         interface_mac: Mac::from([2, 0, 0, 0, 0, 99]),
-        mtu: 1500,
+        mtu: if router == 2 { 1400 } else { 1500 },
         sources: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("192.0.2.2")],
     }
 }
