@@ -455,6 +455,12 @@ impl Host {
         }
     }
 
+    /// What is told to userspace of the last frame that it shall hold.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        self.scratch.held
+    }
+
     /// Handles a frame that arrives by an interface.
     pub fn receive(&mut self, ifindex: u32, frame: &Frame) -> (Verdict, Frame) {
         let mut frame = frame.clone();
