@@ -10,8 +10,8 @@ use aya::util::{nr_cpus, online_cpus};
 use aya::{Ebpf, Pod};
 use lb_common::abi::maps;
 use lb_common::abi::{
-    AccessRule, Application, ApplicationKey, CountryKey, Held, Hop, Interface, Ip, Load, Origin, PathMtu, Pool,
-    PortSpan, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
+    AccessRule, Application, ApplicationKey, CountryKey, Held, Hop, Interface, Ip, Load, Origin, PathMtu,
+    Pool, PortSpan, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
 };
 use lb_common::datapath::{Exit, Stage, Verdict};
 use lb_common::testing::scenario::{ARRAY_ROWS, CLIENT_SIDE, ORIGIN_SIDE};
@@ -114,7 +114,10 @@ impl Kernel {
     fn load(sizes: &MapSizes, folder: Option<&Path>) -> Result<Self> {
         let mut loaded = load(sizes, folder)?;
         let clock = Clock::measure(&mut loaded.ebpf)?;
-        let held = loaded.ebpf.take_map(maps::HELD).context("a map for held frames")?;
+        let held = loaded
+            .ebpf
+            .take_map(maps::HELD)
+            .context("a map for held frames")?;
         let mut held = PerfEventArray::try_from(held)?;
         let cpus = online_cpus().map_err(|(_, error)| error)?;
         let held = cpus.into_iter().map(|cpu| held.open(cpu, Some(BUFFER_PAGES)));

@@ -2,7 +2,7 @@
 
 use super::{Frame, MemoryTables};
 use crate::abi::{
-    AddressRole, Application, ApplicationKey, Forwarding, Hop, HopId, Interface, Ip, Origin, OriginId,
+    AddressRole, Application, ApplicationKey, Forwarding, Held, Hop, HopId, Interface, Ip, Origin, OriginId,
     OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings,
     SettingsFlags, Slot, Steering, Table, Tag, Timeouts, Vip, VipKey,
 };
