@@ -1,6 +1,9 @@
 //! Host and kernel give every packet the same verdict and bytes, and remember and count the same.
 
-use lb_common::abi::{ApplicationKey, FlowCore, OriginId, OriginState, Parity, SettingsFlags, VipKey};
+use lb_common::abi::{
+    ApplicationKey, FlowCore, FragmentFlow, Held, OriginId, OriginState, Parity, PathMtu, SettingsFlags,
+    VipKey,
+};
 use lb_common::datapath::Verdict;
 use lb_common::testing::check::hex;
 use lb_common::testing::generate::Generator;
@@ -54,6 +57,16 @@ impl Pair {
             hex(&host.0),
             hex(&kernel.0),
         );
+        let held = self.kernel.held();
+        if let Verdict::Hold(_) = verdict {
+            let wanted = Held {
+                length: frame.0.len() as u32,
+                ..self.host.held()
+            };
+            assert_eq!(held, [(wanted, frame.clone())], "{}", context());
+        } else {
+            assert_eq!(held, [], "{}", context());
+        }
         (verdict, host)
     }
 
@@ -93,6 +106,15 @@ impl Pair {
                         bound.seen = bound.seen.wrapping_sub(by);
                     }
                 }
+                for first in host.fragments.borrow_mut().values_mut() {
+                    if random.once_in(2) {
+                        first.seen = first.seen.wrapping_sub(random.pick(&[151_013, 4_000_000]));
+                    }
+                }
+                // A path's MTU is forgotten.
+                for path in host.path_mtus.borrow_mut().values_mut() {
+                    *path = PathMtu::default();
+                }
             }
             5 => {
                 // As eviction and sweeping do.
@@ -102,6 +124,7 @@ impl Pair {
                 for flows in [&host.flows6, &host.tentative6] {
                     flows.borrow_mut().retain(|_, _| !random.once_in(4));
                 }
+                host.fragments.borrow_mut().retain(|_, _| !random.once_in(4));
             }
             6 => {
                 // Ports run out, and come back.
@@ -167,6 +190,7 @@ impl Pair {
         };
         assert_eq!(established(host), established(&kernel), "{}", context());
         self.compare_rules(&kernel, context);
+        self.compare_paths(&kernel, context);
         for (host, kernel) in [
             (&host.flows4, &kernel.flows4),
             (&host.tentative4, &kernel.tentative4),
@@ -208,6 +232,30 @@ impl Pair {
         assert!(
             written.clone().map(|(row, _)| row).eq(theirs.keys())
                 && written.zip(theirs.values()).all(|((_, a), b)| near(*a, *b)),
+            "{}\nhost   {mine:?}\nkernel {theirs:?}",
+            context()
+        );
+    }
+
+    /// Compares what is remembered of datagrams in fragments, and of paths.
+    fn compare_paths(&self, kernel: &MemoryTables, context: &dyn Fn() -> String) {
+        let host = &self.host.scenario.tables;
+        let apart = |a: u32, b: u32| a.wrapping_sub(b).min(b.wrapping_sub(a)) <= self.slack;
+        assert_eq!(host.fragment_count, kernel.fragment_count, "{}", context());
+        let (mine, theirs) = (host.fragments.borrow(), kernel.fragments.borrow());
+        let same = |(a, b): (&FragmentFlow, &FragmentFlow)| {
+            FragmentFlow { seen: 0, ..*a } == FragmentFlow { seen: 0, ..*b } && apart(a.seen, b.seen)
+        };
+        assert!(
+            mine.keys().eq(theirs.keys()) && mine.values().zip(theirs.values()).all(same),
+            "{}\nhost   {mine:?}\nkernel {theirs:?}",
+            context()
+        );
+        let (mine, theirs) = (host.path_mtus.borrow(), kernel.path_mtus.borrow());
+        let written: BTreeMap<_, _> = mine.iter().filter(|(_, path)| path.mtu != 0).collect();
+        let same = |(a, b): (&&PathMtu, &PathMtu)| a.mtu == b.mtu && apart(a.seen, b.seen);
+        assert!(
+            written.keys().copied().eq(theirs.keys()) && written.values().zip(theirs.values()).all(same),
             "{}\nhost   {mine:?}\nkernel {theirs:?}",
             context()
         );
@@ -287,7 +335,8 @@ fn run(course: Course) {
                 match verdict {
                     Verdict::Forward(_) => generator.forwarded(&frame, &left),
                     Verdict::Pass(_) => assert_eq!(left, frame, "{}", context()),
-                    Verdict::Reply(..) | Verdict::Hold(_) | Verdict::Drop(_) => {}
+                    Verdict::Hold(_) => generator.held(ifindex, &frame),
+                    Verdict::Reply(..) | Verdict::Drop(_) => {}
                 }
             }
             pair.compare(&|| format!("LB_TEST_SEED={seed} flags {}, after the round", course.flags));

@@ -3,14 +3,15 @@
 use crate::netns::Netns;
 use anyhow::{Context, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, PerfEventArray};
 use aya::programs::{TestRun, TestRunOptions};
-use aya::util::nr_cpus;
+use aya::util::{nr_cpus, online_cpus};
 use aya::{Ebpf, Pod};
 use lb_common::abi::maps;
 use lb_common::abi::{
-    AccessRule, Application, ApplicationKey, CountryKey, Hop, Interface, Ip, Load, Origin, PathMtu, Pool,
-    PortSpan, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
+    AccessRule, Application, ApplicationKey, CountryKey, Held, Hop, Interface, Ip, Load, Origin, PathMtu,
+    Pool, PortSpan, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
 };
 use lb_common::datapath::{DropReason, Exit, Hold, Stage, Verdict};
 use lb_common::testing::scenario::{ARRAY_ROWS, CLIENT_SIDE, ORIGIN_SIDE};
@@ -90,6 +91,8 @@ pub struct Kernel {
     pub clock: Clock,
     /// Room for what a run leaves of a frame.
     output: Vec<u8>,
+    /// Frames that the program hands over, one buffer a CPU.
+    held: Vec<PerfEventArrayBuffer<MapData>>,
 }
 
 impl Kernel {
@@ -112,7 +115,15 @@ impl Kernel {
     fn load(sizes: &MapSizes, folder: Option<&Path>) -> Result<Self> {
         let mut loaded = load(sizes, folder)?;
         let clock = Clock::measure(&mut loaded.ebpf)?;
+        let held = loaded
+            .ebpf
+            .take_map(maps::HELD)
+            .context("a map for held frames")?;
+        let mut held = PerfEventArray::try_from(held)?;
+        let cpus = online_cpus().map_err(|(_, error)| error)?;
+        let held = cpus.into_iter().map(|cpu| held.open(cpu, Some(BUFFER_PAGES)));
         Ok(Self {
+            held: held.collect::<Result<_, _>>()?,
             loaded,
             clock,
             output: vec![0; 80 * 1024],
@@ -165,6 +176,23 @@ impl Kernel {
         let result = program(&mut self.loaded.ebpf, Stage::Known.program())?.test_run(options)?;
         let left = self.output[..result.data_size_out as usize].to_vec();
         Ok((Action(result.return_value), Frame(left)))
+    }
+
+    /// The frames that the program has handed over to be held, since this was last asked.
+    pub fn held(&mut self) -> Vec<(Held, Frame)> {
+        let mut frames = Vec::new();
+        for buffer in &mut self.held {
+            buffer.for_each(|event| {
+                let PerfEvent::Sample { head, tail } = event else {
+                    panic!("frames were lost: {event:?}");
+                };
+                let bytes = [head, tail].concat();
+                let (held, rest) = bytes.split_at(size_of::<Held>());
+                let held: Held = bytemuck::pod_read_unaligned(held);
+                frames.push((held, Frame(rest[..held.length as usize].to_vec())));
+            });
+        }
+        frames
     }
 
     fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
@@ -392,6 +420,9 @@ impl Kernel {
         Ok(tables)
     }
 }
+
+/// Pages of a CPU's buffer for held frames: room for the longest.
+const BUFFER_PAGES: usize = 16;
 
 /// Rows of the traffic counters that scenarios use.
 const COUNTED: u32 = 64;

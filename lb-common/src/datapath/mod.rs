@@ -55,7 +55,7 @@ mod young;
 
 pub use admit::admit;
 pub use connect::connect;
-pub use fragment::fragment;
+pub use fragment::{LIFETIME as FRAGMENT_LIFETIME, fragment};
 pub use icmp::icmp;
 pub use known::known;
 pub use reply::reply;

@@ -1,5 +1,7 @@
 //! Generates packets: conversations that open flows and go on, and what nobody sane would send.
 
+mod side;
+
 use super::build::{Checksum, PacketBuilder, extension};
 use super::check;
 use super::scenario::{CLIENT_SIDE, ORIGIN_MAC, ORIGIN_NODE_MAC, ORIGIN_SIDE, VIPS};
@@ -14,6 +16,12 @@ pub struct Generator {
     pub random: Random,
     /// Packets that reached an origin or a client: their ends.
     seen: Vec<Talk>,
+    /// Fragments that are on their way.
+    pieces: Vec<side::Piece>,
+    /// Of the last packet, when it was one of those: how often it may be held.
+    sent: Option<u32>,
+    /// Packets as they left.
+    left: Vec<Frame>,
     /// Largest payload.
     pub max_payload: usize,
 }
@@ -37,6 +45,9 @@ impl Generator {
         Self {
             random: Random(seed),
             seen: Vec::new(),
+            pieces: Vec::new(),
+            sent: None,
+            left: Vec::new(),
             max_payload: 64,
         }
     }
@@ -44,14 +55,18 @@ impl Generator {
     /// The next packet, and the interface by which it arrives.
     pub fn packet(&mut self) -> (u32, Frame) {
         let ifindex = self.random.pick(&[CLIENT_SIDE, CLIENT_SIDE, ORIGIN_SIDE]);
+        self.sent = None;
         let (side, mut frame) = match self.random.below(100) {
-            0..35 => (ifindex, self.opening()),
-            35..65 => self.follow_up(),
-            65..96 => {
-                let (side, frame) = if self.random.once_in(2) {
-                    (ifindex, self.opening())
-                } else {
-                    self.follow_up()
+            0..26 => (ifindex, self.opening()),
+            26..48 => self.follow_up(),
+            48..62 => self.piece(),
+            62..70 => self.complaint(),
+            70..96 => {
+                let (side, frame) = match self.random.below(10) {
+                    0..4 => (ifindex, self.opening()),
+                    4..8 => self.follow_up(),
+                    8 => self.piece(),
+                    _ => self.complaint(),
                 };
                 (side, self.spoil(frame))
             }
@@ -69,9 +84,13 @@ impl Generator {
 
     /// Tells what became of a packet that was forwarded.
     pub fn forwarded(&mut self, arrived: &Frame, left: &Frame) {
+        self.note(left);
         let (Some((arrived, _)), Some((left, _))) = (check::dissect(arrived), check::dissect(left)) else {
             return;
         };
+        if !matches!(arrived.protocol, 6 | 17) {
+            return;
+        }
         let ends = |seen: &check::Seen| (seen.source, seen.destination);
         let translated = left.protocol == arrived.protocol
             && ends(&left) != ends(&arrived)

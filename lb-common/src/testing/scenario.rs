@@ -2,7 +2,7 @@
 
 use super::{Frame, MemoryTables};
 use crate::abi::{
-    AddressRole, Application, ApplicationKey, Forwarding, Hop, HopId, Interface, Ip, Origin, OriginId,
+    AddressRole, Application, ApplicationKey, Forwarding, Held, Hop, HopId, Interface, Ip, Origin, OriginId,
     OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings,
     SettingsFlags, Slot, Steering, Table, Tag, Timeouts, Vip, VipKey,
 };
@@ -453,6 +453,12 @@ impl Host {
             now: 1_000_000,
             scratch: Box::default(),
         }
+    }
+
+    /// What is told to userspace of the last frame that it shall hold.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        self.scratch.held
     }
 
     /// Handles a frame that arrives by an interface.

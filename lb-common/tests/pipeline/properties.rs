@@ -1,6 +1,7 @@
 //! What holds for every packet.
 
 use super::*;
+use lb_common::datapath::Reply;
 use lb_common::testing::check::{dissect, hex, is_valid};
 use lb_common::testing::generate::Generator;
 use proptest::prelude::*;
@@ -43,7 +44,12 @@ proptest! {
             let outcome = node.receive(ifindex, &frame);
             match outcome.verdict {
                 Verdict::Pass(_) => prop_assert_eq!(&outcome.frame, &frame),
-                Verdict::Drop(_) | Verdict::Hold(_) => {}
+                Verdict::Drop(_) => {}
+                Verdict::Hold(_) => generator.held(ifindex, &frame),
+                // The data of a ping comes back as it was, and so does what is wrong with it.
+                Verdict::Reply(Reply::Echo, _) => {
+                    prop_assert_eq!(is_valid(&frame), is_valid(&outcome.frame));
+                }
                 Verdict::Reply(..) => {
                     prop_assert!(is_valid(&outcome.frame), "{} from {}", hex(&outcome.frame.0), hex(&frame.0));
                 }
@@ -78,7 +84,8 @@ fn returns(node: &mut Node, arrived: &Frame, left: &Frame) {
     let (Some((arrived, _)), Some((left, _))) = (dissect(arrived), dissect(left)) else {
         return;
     };
-    if left.protocol != arrived.protocol
+    if !matches!(arrived.protocol, 6 | 17)
+        || left.protocol != arrived.protocol
         || left.destination == arrived.destination
         || left.destination.port() == GUE_PORT
     {

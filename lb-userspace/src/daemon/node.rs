@@ -10,6 +10,7 @@ use crate::api::{Handle, Request, Server};
 use crate::cli::{Exit, Failure};
 use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
+use crate::datapath::held::{self, HeldCounts};
 use crate::datapath::kernel::Datapath;
 use crate::datapath::pins::Pins;
 use crate::net::addresses::AddressWatch;
@@ -61,6 +62,7 @@ pub struct Node {
     pub(super) explainer: Explainer,
     pub(super) view: watch::Sender<Arc<View>>,
     pub(super) counts: FlowCounts,
+    pub(super) held: Arc<HeldCounts>,
     /// Read and swept by threads that may block.
     pub(super) flows: Arc<Mutex<FlowTables>>,
     sweeps: mpsc::Sender<Result<FlowCounts>>,
@@ -180,6 +182,13 @@ impl Node {
         let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
         let (observations, observed) = mpsc::unbounded_channel();
         let explainer = Explainer::new(&datapath)?;
+        let held = datapath
+            .holding()
+            .and_then(held::start)
+            .unwrap_or_else(|error| {
+                warn!(error = %format!("{error:#}"), "fragments that come before the first one of their datagram are lost");
+                Arc::default()
+            });
         let flows = Arc::new(Mutex::new(datapath.flow_tables()?));
         let (sweeps, swept) = mpsc::channel(1);
         let file = FileWatch::new(&config_path)
@@ -193,6 +202,7 @@ impl Node {
             explainer,
             view,
             counts: FlowCounts::default(),
+            held,
             flows,
             sweeps,
             swept,

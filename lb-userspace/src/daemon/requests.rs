@@ -39,8 +39,8 @@ impl Node {
             Request::Flows { filter, limit, reply } => self.list_flows(&filter, limit, reply),
             Request::FlushFlows { filter, reply } => self.flush(&filter, reply),
             Request::Drops { reply } => {
-                let drops = named(self.datapath.reader.drops());
-                let verdicts = named(self.datapath.reader.passes());
+                let drops = named(self.drops());
+                let verdicts = named(self.verdicts());
                 let _ = reply.send(Ok(Drops { drops, verdicts }));
             }
             Request::Events { since, reply } => {
@@ -71,8 +71,8 @@ impl Node {
                 .collect(),
             application_flows: self.counts.applications.clone(),
             origin_flows: self.counts.origins.clone(),
-            verdicts: reader.passes(),
-            drops: reader.drops(),
+            verdicts: self.verdicts(),
+            drops: self.drops(),
         };
         let node = NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -84,6 +84,20 @@ impl Node {
             unattached: self.unattached(),
             ..Status::new(&view, &counters, node, self.interface_status())
         }
+    }
+
+    /// Packets that were neither forwarded nor dropped, by reason.
+    fn verdicts(&self) -> Vec<(&'static str, u64)> {
+        let mut verdicts = self.datapath.reader.passes();
+        verdicts.extend(self.datapath.reader.holds());
+        verdicts
+    }
+
+    /// Packets that were not forwarded, by reason: as the program counts them, and what was held in vain.
+    fn drops(&self) -> Vec<(&'static str, u64)> {
+        let mut drops = self.datapath.reader.drops();
+        drops.extend(self.held.drops());
+        drops
     }
 
     fn snapshot(&self) -> Arc<View> {

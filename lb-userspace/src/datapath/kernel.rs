@@ -3,6 +3,7 @@
 use super::attach::{self, Attachment};
 use super::clock::Clock;
 use super::flows::FlowTables;
+use super::held;
 use super::migrate::Former;
 use super::object::{self, Loaded, MapSizes};
 use super::pins::{self, Pins};
@@ -22,6 +23,7 @@ use lb_core::image::Capacity;
 use lb_core::model::AttachMode;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::AsFd;
 use std::time::Instant;
 use tracing::{info, warn};
 
@@ -284,6 +286,24 @@ impl Datapath {
     /// When it cannot be opened.
     pub fn open_map(&self, name: &str) -> Result<Map> {
         open_map(&self.pins, name)
+    }
+
+    /// What holding frames needs; see [`super::held`].
+    ///
+    /// # Errors
+    /// When it is in use already, or a map cannot be opened.
+    pub fn holding(&mut self) -> Result<held::Parts> {
+        let held = self
+            .ebpf
+            .take_map(maps::HELD)
+            .context("frames are held already")?;
+        let program = object::program(&mut self.ebpf, Stage::Known.program())?.fd()?;
+        Ok(held::Parts {
+            held: held.try_into()?,
+            program: program.as_fd().try_clone_to_owned()?,
+            fragments: self.open_map(maps::FRAGMENTS)?.try_into()?,
+            clock: self.clock,
+        })
     }
 
     /// The settings in force.

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod clock;
 pub mod explain;
 pub mod flows;
+pub mod held;
 pub mod kernel;
 pub mod migrate;
 pub mod object;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use lb_common::abi::{Traffic, maps};
-use lb_common::datapath::{DropReason, Pass, Reply};
+use lb_common::datapath::{DropReason, Hold, Pass, Reply};
 
 /// The counter maps.
 pub struct Reader {
@@ -46,7 +46,16 @@ impl Reader {
             .collect()
     }
 
-    /// Packets of applications that were not forwarded, by reason: refused with an answer, or dropped.
+    /// Packets that userspace was to hold, by reason.
+    #[must_use]
+    pub fn holds(&self) -> Vec<(&'static str, u64)> {
+        Hold::ALL
+            .iter()
+            .map(|reason| (reason.name(), self.verdict(reason.row())))
+            .collect()
+    }
+
+    /// Packets of applications that were not forwarded by the program, by reason: refused with an answer, or dropped.
     #[must_use]
     pub fn drops(&self) -> Vec<(&'static str, u64)> {
         let refused = Reply::ALL

@@ -1,4 +1,4 @@
-//! BPF system calls that aya does not offer: maps in batches, and links detached for good.
+//! BPF system calls that aya does not offer: maps in batches, links detached for good, frames that arrive once more.
 #![expect(unsafe_code, reason = "raw bpf(2)")]
 
 use bytemuck::Pod;
@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
@@ -194,6 +195,50 @@ pub fn link_interface(path: &Path) -> io::Result<u32> {
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut query)?;
     Ok(info.ifindex)
+}
+
+/// Runs an XDP program on a frame as if it had just arrived by an interface of this network namespace, and does what the
+/// program says: the frame leaves, goes up the stack, or is dropped.
+///
+/// # Errors
+/// The kernel's error: the interface has gone, or the frame does not fit into a page.
+pub fn run_live(program: BorrowedFd<'_>, ifindex: u32, frame: &[u8]) -> io::Result<()> {
+    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 2;
+    /// `struct { ... } test` of `union bpf_attr`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Test {
+        program: u32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        context_size_in: u32,
+        context_size_out: u32,
+        context_in: u64,
+        context_out: u64,
+        flags: u32,
+        cpu: u32,
+        batch_size: u32,
+        reserved: u32,
+    }
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context: [u32; 6] = [0, frame.len() as u32, 0, ifindex, 0, 0];
+    let mut test = Test {
+        program: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: 1,
+        context_size_in: size_of_val(&context) as u32,
+        context_in: context.as_ptr() as u64,
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size: 1,
+        ..Test::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut test).map(|_| ())
 }
 
 /// Waits until every packet that is being handled now is done (an RCU grace period).
