@@ -4,9 +4,7 @@ use lb_tests::config::{Pool, application, balancer, pool};
 use lb_tests::daemon::Daemon;
 use lb_tests::gate::number;
 use lb_tests::lab::{Lab, VIP4};
-use lb_tests::traffic::{
-    FIRST_ORIGIN_PORT, FIRST_PORT, LAP, MAX_NUMBERED, STRIDE, Tally, Traffic, place,
-};
+use lb_tests::traffic::{FIRST_ORIGIN_PORT, FIRST_PORT, LAP, MAX_NUMBERED, STRIDE, Tally, Traffic, place};
 use lb_tests::{gate, needs_root};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
