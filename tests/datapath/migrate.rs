@@ -14,7 +14,9 @@ use lb_tests::prog::{Action, Kernel, namespace, small};
 use lb_userspace::datapath::flows::FlowTables;
 use lb_userspace::datapath::migrate::Former;
 use lb_userspace::datapath::pins::Pins;
+use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -26,14 +28,22 @@ const FIN: u8 = TcpFlags::FIN;
 struct Folders {
     old: PathBuf,
     pins: Pins,
+    /// `lb detach` of another test takes maps without links for abandoned, unless somebody holds their folder.
+    _lock: File,
 }
 
 impl Folders {
     fn new(name: &str) -> Self {
         let pins = Pins::open(&format!("m{}-{name}", std::process::id())).unwrap();
+        let lock = File::open(pins.folder()).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
         let old = pins.folder().parent().unwrap().join("v1");
         std::fs::create_dir(&old).unwrap();
-        Self { old, pins }
+        Self {
+            old,
+            pins,
+            _lock: lock,
+        }
     }
 }
 
