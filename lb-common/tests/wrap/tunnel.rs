@@ -319,7 +319,7 @@ fn a_packet_that_is_too_long_is_answered_and_untouched() {
                 stage.set_mtu(TWO_ARMED, mtu);
                 let path = PathMtu {
                     mtu: learned,
-                    seen: NOW - 600 * stage.tables.settings.second,
+                    seen: NOW.wrapping_sub(600 * stage.tables.settings.second),
                 };
                 stage.tables.path_mtus.borrow_mut().insert(ID.0, path);
                 let known = if learned == 0 { u32::from(mtu) } else { learned };
@@ -336,7 +336,7 @@ fn a_packet_that_is_too_long_is_answered_and_untouched() {
                 // What was learned does not hold for ever.
                 let path = PathMtu {
                     mtu: learned,
-                    seen: path.seen - 1,
+                    seen: path.seen.wrapping_sub(1),
                 };
                 stage.tables.path_mtus.borrow_mut().insert(ID.0, path);
                 let room = u32::from(mtu) - overhead;
