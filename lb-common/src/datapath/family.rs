@@ -6,9 +6,7 @@ use super::scratch::{Draft, Scratch};
 use super::tables::{InsertError, Memory, Tables};
 pub use super::tuple::Tuple;
 use super::verdict::Pass;
-use crate::abi::{
-    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Protocol, TunnelSource,
-};
+use crate::abi::{Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Protocol, TunnelSource};
 use crate::hash;
 use crate::packet::Packet;
 use core::mem::offset_of;
