@@ -1,9 +1,11 @@
 //! What the kernel maps should hold, and the ordered steps that bring them there.
 
+use crate::model::CountryTable;
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, HopId, Interface, Ip, Origin, OriginId, Pool, PoolRow, PortSpan,
-    Settings, Slot, Timeouts, Vip, VipKey,
+    AccessList, AccessRule, Application, ApplicationKey, Country, Hop, HopId, Interface, Ip, Origin,
+    OriginId, Pool, PoolRow, PortSpan, Settings, Slot, Timeouts, Vip, VipKey,
 };
+use std::sync::Arc;
 
 /// One step of the datapath writer. Steps are executed in order; together they keep the rule that a packet meets one
 /// generation only and never an entry that leads nowhere.
@@ -36,10 +38,36 @@ pub enum TableOp {
     Vip { key: VipKey, record: Vip },
     /// Removes a record of the generation that is not live.
     RemoveVip { key: VipKey },
+    /// Writes an access list under a number that no readable generation names.
+    AccessList {
+        list: AccessList,
+        rules: Arc<AccessRules>,
+    },
+    /// Removes an access list that no readable generation names.
+    RemoveAccessList {
+        list: AccessList,
+        rules: Arc<AccessRules>,
+    },
+    /// Brings the countries of addresses from `former` to `table`; `None`: it is not known what the map holds. An address
+    /// keeps a country while it has one in both.
+    Countries {
+        table: Arc<CountryTable>,
+        former: Option<Arc<CountryTable>>,
+    },
     /// Writes the settings. A new `generation` in them makes everything written before visible at once.
     Settings(Settings),
     /// Waits until no packet is still being handled that started before this step (an RCU grace period).
     Grace,
+}
+
+/// What an access list says.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct AccessRules {
+    /// Number of bits, address (IPv4 v4-mapped: 96 bits more) and rule, in ascending order. The prefix of no bits at all is
+    /// for whoever is in no other one.
+    pub prefixes: Vec<(u32, Ip, AccessRule)>,
+    /// In ascending order; [`Country::UNKNOWN`] for all that are not listed.
+    pub countries: Vec<(Country, AccessRule)>,
 }
 
 /// Sizes of the maps, fixed when they are created.

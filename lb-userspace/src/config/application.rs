@@ -1,5 +1,6 @@
 //! `[applications.NAME]`.
 
+use super::access::Lists;
 use super::reader::{Located, Place, Table, Value};
 use super::{address, direct, enabled, node};
 use lb_core::model::{Application, Destination, DirectOrigin, Echo, Ports, Transport};
@@ -18,7 +19,7 @@ pub(super) struct ReadApplication {
     pub direct: Vec<Place>,
 }
 
-pub(super) fn application(name: &Located<String>, table: Table<'_>) -> ReadApplication {
+pub(super) fn application(name: &Located<String>, table: Table<'_>, lists: &Lists) -> ReadApplication {
     let protocol = table
         .require("protocol", "such as \"tcp/80\" or \"udp/53\"")
         .and_then(|value| protocol(&value));
@@ -56,6 +57,7 @@ pub(super) fn application(name: &Located<String>, table: Table<'_>) -> ReadAppli
                 ])
             })
             .unwrap_or_default(),
+        access: lists.read(&table),
     };
     refuse_the_rest(&table);
     table.note("description");
@@ -245,8 +247,7 @@ fn refuse_the_rest(table: &Table<'_>) {
         "affinity",
         "use `origin_steering = { policy = \"hash\" }` on the pools",
     );
-    table.unsupported("access", "filter clients with nftables before lb");
-    table.unsupported("ip_firewall", "filter clients with nftables before lb");
+    table.unsupported("ip_firewall", "say with `access` who may open flows");
     table.unsupported("limits", "limit flows at the origins");
     table.refuse(
         "origin_dns",

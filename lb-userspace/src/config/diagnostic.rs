@@ -52,6 +52,8 @@ pub struct Diagnostic {
     source: Arc<Source>,
     /// Bytes of the file; `None`: the file could not be read.
     span: Option<Range<usize>>,
+    /// Where in the configuration file the file is named that it is about.
+    told_at: Option<usize>,
 }
 
 impl Diagnostic {
@@ -63,6 +65,7 @@ impl Diagnostic {
             help: None,
             source: Arc::clone(source),
             span: Some(clamp(&source.text, span)),
+            told_at: None,
         }
     }
 
@@ -75,6 +78,7 @@ impl Diagnostic {
             help: Some(help.to_owned()),
             source: Source::new(name, ""),
             span: None,
+            told_at: None,
         }
     }
 
@@ -108,8 +112,15 @@ impl Diagnostic {
         }
     }
 
+    /// The diagnostic of another file, to be told where that is named.
+    pub(super) fn told_at(mut self, place: usize) -> Self {
+        self.told_at = Some(place);
+        self
+    }
+
     pub(super) fn sort_key(&self) -> usize {
-        self.span.as_ref().map_or(0, |span| span.start)
+        let own = self.span.as_ref().map_or(0, |span| span.start);
+        self.told_at.unwrap_or(own)
     }
 
     /// Field and message, without the place.

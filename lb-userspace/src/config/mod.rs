@@ -4,16 +4,21 @@
 //! model, and `check` follows the references between them. Nothing is accepted without effect unless it is
 //! said so: what this version cannot do is an error that names the field.
 
+mod access;
 mod address;
 mod application;
 mod check;
 mod diagnostic;
 mod direct;
+mod geoip;
+mod lines;
 mod load_balancer;
 mod monitor;
 mod node;
 mod pool;
 mod reader;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -146,12 +151,15 @@ pub fn socket_in(path: &Path) -> Option<PathBuf> {
 /// Walks the whole file. With errors in the sink the result is only fit to be thrown away.
 fn configuration(root: &Table<'_>, defaults: &HostDefaults) -> Config {
     let node = node::node(root.table("node"), defaults);
-    let datapath = node::datapath(root.table("datapath"));
+    let lists = access::Lists::default();
+    let datapath = node::datapath(root.table("datapath"), &lists);
     let api = node::api(root.table("api"));
     let monitors = objects(root, "monitors", monitor::monitor);
     let pools = objects(root, "pools", pool::pool);
     let load_balancers = objects(root, "load_balancers", load_balancer::load_balancer);
-    let applications = objects(root, "applications", application::application);
+    let application = |name: &Located<String>, table| application::application(name, table, &lists);
+    let applications = objects(root, "applications", application);
+    let geoip = geoip::geoip(root, &lists);
     root.unsupported("monitor_groups", "give the pool one `monitor`");
     root.report_unknown();
     check::references(root.sink, &monitors, &pools, &load_balancers, &applications);
@@ -169,6 +177,7 @@ fn configuration(root: &Table<'_>, defaults: &HostDefaults) -> Config {
             .into_iter()
             .map(|declared| declared.object.application)
             .collect(),
+        geoip,
     }
 }
 

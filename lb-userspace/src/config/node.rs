@@ -1,5 +1,6 @@
 //! `[node]`, `[datapath]` and `[api]`.
 
+use super::access::Lists;
 use super::reader::{Located, Table, Value};
 use super::{DEFAULT_SOCKET, HostDefaults, address, check_name, seconds};
 use lb_core::model::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
@@ -88,7 +89,7 @@ pub(super) fn coordinates(table: &Table<'_>) -> (Option<f64>, Option<f64>) {
     )
 }
 
-pub(super) fn datapath(table: Option<Table<'_>>) -> Datapath {
+pub(super) fn datapath(table: Option<Table<'_>>, lists: &Lists) -> Datapath {
     let mut datapath = Datapath {
         interfaces: Vec::new(),
         mode: AttachMode::default(),
@@ -98,6 +99,7 @@ pub(super) fn datapath(table: Option<Table<'_>>) -> Datapath {
         flow_timeouts: FlowTimeouts::default(),
         max_replies_per_second: Datapath::MAX_REPLIES,
         tunnel_source: TunnelSource::default(),
+        access: None,
     };
     let Some(table) = table else {
         return datapath;
@@ -149,6 +151,7 @@ pub(super) fn datapath(table: Option<Table<'_>>) -> Datapath {
     if let Some(replies) = table.get("max_replies_per_second") {
         datapath.max_replies_per_second = replies.integer(1..=u32::MAX).unwrap_or(Datapath::MAX_REPLIES);
     }
+    datapath.access = lists.read(&table);
     if let Some(source) = table.get("tunnel_source") {
         datapath.tunnel_source = tunnel_source(&source);
     }

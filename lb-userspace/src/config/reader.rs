@@ -47,6 +47,15 @@ impl Sink {
         self.report(Severity::Warning, place, message.to_string(), help.into());
     }
 
+    /// An error in another file, which is named at `place`.
+    pub fn error_in(&self, source: &Arc<Source>, span: Range<usize>, place: &Place, message: impl Display) {
+        let mut diagnostic = Diagnostic::new(Severity::Error, source, &place.field, span);
+        diagnostic.message = message.to_string();
+        self.reported
+            .borrow_mut()
+            .push(diagnostic.told_at(place.span.start));
+    }
+
     fn report(&self, severity: Severity, place: &Place, message: String, help: Option<String>) {
         let mut diagnostic = Diagnostic::new(severity, &self.source, &place.field, place.span.clone());
         diagnostic.message = message;

@@ -1,6 +1,7 @@
 //! Files that are right, and files that are wrong in many ways: every mistake is found, at its place.
 
 use super::*;
+use lb_common::abi::Country;
 use lb_core::model::{
     Destination, Echo, Forwarding, MonitorKind, OnUnhealthy, Pool, SteeringPolicy, TunnelSource, Weight,
 };
@@ -42,7 +43,7 @@ macro_rules! broken_files {
 #[test]
 fn every_mistake_of_a_broken_file_is_reported_at_its_place() {
     let files = broken_files!(
-        "api" "applications" "columns" "datapath" "direct" "forwarding" "http" "load_balancers" "monitors" "names" "node"
+        "access" "api" "applications" "columns" "datapath" "direct" "forwarding" "geoip" "http" "load_balancers" "monitors" "names" "node"
         "one_line" "origins" "pools" "ranges" "refused" "syntax" "types" "unknown" "warnings"
     );
     for (name, text, expected) in files {
@@ -247,6 +248,123 @@ fn applications_differ_from_the_node() {
         .config
         .datapath;
     assert_eq!(node.tunnel_source, TunnelSource::default());
+}
+
+/// An application with this access list, and more of the file.
+fn guarded(access: &str, more: &str) -> String {
+    format!(
+        "[applications.a]
+        protocol = 'tcp/80'
+        addresses = ['203.0.113.10']
+        origin_direct = ['tcp://10.0.0.1:80']
+        access = {{ {access} }}
+        {more}"
+    )
+}
+
+#[test]
+fn access_lists_have_files_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("deny.txt");
+    std::fs::write(
+        &file,
+        "# bad\n10.0.0.0/8\n\n  192.0.2.7 ; worse\n2001:db8::/32\n10.0.0.0/8",
+    )
+    .unwrap();
+    let access = format!(
+        "allow = ['10.1.0.0/16'], deny = ['192.0.2.7', '198.51.100.0/24'], deny_files = ['{}']",
+        file.display()
+    );
+    let text = guarded(
+        &access,
+        &guarded(&access, "")
+            .replace("[applications.a]", "[applications.b]")
+            .replace("tcp/80", "tcp/81"),
+    );
+    let applications = parse_text(&text).unwrap().config.applications;
+    let access = applications[0].access.clone().unwrap();
+    let deny: Vec<String> = access.deny.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        deny,
+        ["10.0.0.0/8", "192.0.2.7/32", "198.51.100.0/24", "2001:db8::/32"]
+    );
+    assert!(
+        std::sync::Arc::ptr_eq(&access, applications[1].access.as_ref().unwrap()),
+        "equal lists are one"
+    );
+    let empty = parse_text(&guarded("allow = []", "")).unwrap().config;
+    assert_eq!(empty.applications[0].access, None);
+}
+
+#[test]
+fn mistakes_in_files_are_told_at_their_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("deny.txt");
+    let text = guarded(&format!("deny_files = ['{}']", file.display()), "unknown = 1");
+    std::fs::write(&file, "10.0.0.0/8\n 10.0.0.1/8 # no\nnonsense\n").unwrap();
+    let said = verdict(&text);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].contains("deny.txt:2:2: applications.a.access.deny_files[0]: \"10.0.0.1/8\" has bits"),
+        "{said}"
+    );
+    assert!(lines[1].contains("deny.txt:3:1: "), "{said}");
+    assert!(lines[2].contains("lb.toml:6:"), "{said}");
+    std::fs::write(&file, "nonsense\n".repeat(30)).unwrap();
+    let said = verdict(&text);
+    assert!(
+        said.contains("10 more lines of ") && said.lines().count() == 22,
+        "{said}"
+    );
+}
+
+#[test]
+fn countries_come_from_a_database_or_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut database = testing::Database::new(&["country", "iso_code"]);
+    database.insert("192.0.2.0/24", "DE");
+    std::fs::write(path("geo.mmdb"), database.bytes()).unwrap();
+    std::fs::write(path("geo.txt"), "# mine\n192.0.2.0/24 DE\n").unwrap();
+    let asks = "allow_countries = ['DE']";
+    for key in [
+        format!("database = '{}'", path("geo.mmdb")),
+        format!("prefixes = '{}'", path("geo.txt")),
+    ] {
+        let config = parse_text(&guarded(asks, &format!("[geoip]\n{key}")))
+            .unwrap()
+            .config;
+        let table = config.geoip.unwrap();
+        assert_eq!(
+            table.rows(),
+            [("192.0.2.0/24".parse().unwrap(), Country::new(*b"DE"))]
+        );
+        // Nobody asks.
+        let config = parse_text(&guarded("deny = ['10.0.0.0/8']", &format!("[geoip]\n{key}")))
+            .unwrap()
+            .config;
+        assert_eq!(config.geoip, None);
+    }
+    std::fs::write(path("bad.mmdb"), "hello").unwrap();
+    std::fs::write(path("bad.txt"), "192.0.2.0/24 Germany\n192.0.2.0 24 DE\n").unwrap();
+    for (key, said) in [
+        (
+            format!("database = '{}'", path("bad.mmdb")),
+            "not a MaxMind database",
+        ),
+        (format!("database = '{}'", path("none")), "cannot read the file"),
+        (
+            format!("prefixes = '{}'", path("bad.txt")),
+            "\"Germany\" is not a country code",
+        ),
+        (
+            format!("prefixes = '{}'", path("bad.txt")),
+            "bad.txt:2:1: geoip.prefixes: \"192.0.2.0 24 DE\" is not a prefix and a country",
+        ),
+    ] {
+        let text = verdict(&guarded(asks, &format!("[geoip]\n{key}")));
+        assert!(text.contains(said), "{text}");
+    }
 }
 
 #[test]

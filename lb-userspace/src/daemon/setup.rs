@@ -29,9 +29,10 @@ const FLOOR: Capacity = Capacity {
     slots: 1 << 22,
     application_rows: 8_192,
     spans: 8_192,
-    access_prefixes: 262_144,
+    // Tries take memory for what they hold, not for what they could.
+    access_prefixes: 1 << 22,
     country_rules: 16_384,
-    country_prefixes: 1,
+    country_prefixes: 1 << 22,
     clients: 131_072,
 };
 

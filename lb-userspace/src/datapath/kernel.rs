@@ -1,5 +1,6 @@
 //! The running datapath of one node: programs, maps, links, and the way to take them over from a former daemon.
 
+use super::access::AccessMaps;
 use super::attach::{self, Attachment};
 use super::clock::Clock;
 use super::flows::FlowTables;
@@ -453,6 +454,7 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
         .filter(|&(_, size)| size > 0)
         .map(|(base, size)| Table { base, size });
     let origins: Array<_, Origin> = open_map(pins, maps::ORIGINS)?.try_into()?;
+    let access = AccessMaps::new(|name| open_map(pins, name))?;
     let interfaces: HashMap<_, u32, Interface> = open_map(pins, maps::INTERFACES)?.try_into()?;
     let hops: Array<_, Hop> = open_map(pins, maps::HOPS)?.try_into()?;
     let snat_addresses: Array<_, Ip> = open_map(pins, maps::SNAT_ADDRESSES)?.try_into()?;
@@ -471,6 +473,8 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
             .into_iter()
             .map(|(id, row)| (HopId(id), row))
             .collect(),
+        access: access.prefixes()?,
+        country_rules: access.countries()?,
         interfaces: interfaces.iter().collect::<Result<_, _>>()?,
         snat_addresses: snat_addresses.iter().collect::<Result<_, _>>()?,
     }))

@@ -1,5 +1,6 @@
 //! The kernel's side of the datapath: loading the program, its maps, its links. Nothing here decides about traffic.
 
+pub mod access;
 pub mod attach;
 pub mod clock;
 pub mod explain;

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -16,6 +17,9 @@ const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// Entries written or removed by one system call.
+const ENTRIES_PER_CALL: usize = 16_384;
 
 /// `struct { ... } batch` of `union bpf_attr` (include/uapi/linux/bpf.h).
 #[repr(C)]
@@ -70,6 +74,69 @@ pub fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> 
     }
 }
 
+/// Writes any number of entries.
+///
+/// # Errors
+/// The kernel's error; entries before the refused one are written.
+pub fn update_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    let mut chunks = keys.chunks(ENTRIES_PER_CALL).zip(values.chunks(ENTRIES_PER_CALL));
+    chunks.try_for_each(|(keys, values)| update(map, keys, values))
+}
+
+/// Removes any number of entries; what is not there is no error.
+///
+/// # Errors
+/// The kernel's error; entries before the refused one are removed.
+pub fn remove_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
+    let mut left = keys;
+    while !left.is_empty() {
+        let mut batch = Batch {
+            keys: left.as_ptr() as u64,
+            count: left.len().min(ENTRIES_PER_CALL) as u32,
+            map_fd: map.as_raw_fd() as u32,
+            ..Batch::default()
+        };
+        let asked = batch.count as usize;
+        let done = match bpf(BPF_MAP_DELETE_BATCH, &mut batch) {
+            Ok(_) => asked,
+            // The kernel says how many it has removed before the one that is missing.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => batch.count as usize + 1,
+            Err(error) => return Err(error),
+        };
+        left = left.get(done..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// The value of a key, which in a trie is that of the longest prefix.
+///
+/// # Errors
+/// The kernel's error.
+pub fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    /// `struct { ... }` of the element commands in `union bpf_attr`.
+    #[repr(C)]
+    struct Element {
+        map_fd: u32,
+        reserved: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let mut value = V::zeroed();
+    let mut element = Element {
+        map_fd: map.as_raw_fd() as u32,
+        reserved: 0,
+        key: &raw const *key as u64,
+        value: &raw mut value as u64,
+        flags: 0,
+    };
+    match bpf(BPF_MAP_LOOKUP_ELEM, &mut element) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes entries in one system call.
 ///
 /// # Errors
@@ -88,7 +155,7 @@ pub fn remove<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
     }
 }
 
-/// Calls `visit` with every entry of a hash map; entries that come or go meanwhile may be missed or seen twice.
+/// Calls `visit` with every entry of a hash map or trie; entries that come or go meanwhile may be missed or seen twice.
 ///
 /// # Errors
 /// The kernel's error.
@@ -97,7 +164,9 @@ pub fn for_each<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut visit: impl FnMut(&K, &
     const CHUNK: usize = 4096;
     let mut keys = vec![K::zeroed(); CHUNK];
     let mut values = vec![V::zeroed(); CHUNK];
-    let (mut position, mut next) = (0u32, 0u32);
+    // A bucket's number in a hash map, a key in a trie.
+    const { assert!(size_of::<K>() >= size_of::<u32>()) };
+    let (mut position, mut next) = (K::zeroed(), K::zeroed());
     let mut started = false;
     loop {
         let mut batch = Batch {

@@ -1,5 +1,6 @@
 //! Executes the engine's map steps, in order, without a thought.
 
+use super::access::AccessMaps;
 use super::sys;
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
@@ -22,6 +23,7 @@ pub struct Writer {
     spans: MapData,
     vips: HashMap<MapData, VipKey, Vip>,
     interfaces: HashMap<MapData, u32, Interface>,
+    access: AccessMaps,
 }
 
 /// Rows written by one system call.
@@ -50,6 +52,7 @@ impl Writer {
             spans,
             vips: take(maps::VIPS)?.try_into()?,
             interfaces: take(maps::INTERFACES)?.try_into()?,
+            access: AccessMaps::new(take)?,
         })
     }
 
@@ -108,6 +111,18 @@ impl Writer {
             }
             TableOp::Vip { key, record } => self.vips.insert(key, record, 0).context("write an address"),
             TableOp::RemoveVip { key } => gone(self.vips.remove(key)).context("remove an address"),
+            TableOp::AccessList { list, rules } => self
+                .access
+                .write(*list, rules)
+                .with_context(|| format!("write access list {}", list.0)),
+            TableOp::RemoveAccessList { list, rules } => self
+                .access
+                .remove(*list, rules)
+                .with_context(|| format!("remove access list {}", list.0)),
+            TableOp::Countries { table, former } => self
+                .access
+                .set_countries(table, former.as_deref())
+                .context("write the countries of addresses"),
             TableOp::Settings(settings) => self.settings.set(0, settings, 0).context("write the settings"),
             TableOp::Grace => {
                 sys::wait_for_packets();
@@ -147,8 +162,13 @@ impl Writer {
             TableOp::Vip { key, record } => self.vips.get(key, 0).is_ok_and(|found| found == *record),
             TableOp::RemoveVip { key } => self.vips.get(key, 0).is_err(),
             TableOp::Settings(settings) => self.settings.get(&0, 0)? == *settings,
+            TableOp::AccessList { list, rules } => self.access.holds(*list, rules)?,
             // Slots are many and nobody writes them but this daemon, into runs that are not live.
-            TableOp::Slots { .. } | TableOp::Spans { .. } | TableOp::Grace => true,
+            TableOp::Slots { .. }
+            | TableOp::Spans { .. }
+            | TableOp::RemoveAccessList { .. }
+            | TableOp::Countries { .. }
+            | TableOp::Grace => true,
         })
     }
 }

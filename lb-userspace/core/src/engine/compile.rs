@@ -8,13 +8,13 @@ use super::records::Wanted;
 use super::{Command, Report, Setup, State, TargetId};
 use crate::health::OriginHealth;
 use crate::image::TableOp;
-use crate::model::{self, Config, FlowTimeouts, OnUnhealthy, Prefix};
+use crate::model::{self, Access, Config, FlowTimeouts, OnUnhealthy, Prefix};
 use crate::steering::pool_standing;
 use crate::time::Timestamp;
 use core::time::Duration;
 use lb_common::abi::{
-    ApplicationKey, Forwarding, Ip, Ip6, OriginFlags, OriginId, OriginState, Parity, Port, Rate, Settings,
-    SettingsFlags, Timeouts, TunnelSource,
+    AccessList, ApplicationKey, Forwarding, Ip, Ip6, OriginFlags, OriginId, OriginState, Parity, Port, Rate,
+    Settings, SettingsFlags, Timeouts, TunnelSource,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,6 +61,7 @@ impl State {
         let (mut shared, mut late) = (Vec::new(), Vec::new());
         self.update_records(&config, &mut shared, &mut late);
         self.update_timeouts(setup, &config, &mut shared);
+        self.update_access(&config, &mut shared)?;
         if self.smallest_mtu() < self.settings.smallest_mtu {
             // Before the hops that are smaller.
             self.settings.smallest_mtu = self.smallest_mtu();
@@ -68,6 +69,7 @@ impl State {
         }
         let mut ops = self.advance(setup, &config, true, shared)?.unwrap_or_default();
         ops.append(&mut late);
+        self.remove_access(&config, &mut ops)?;
         commands.push(Command::Apply(ops));
         self.watch(commands);
         commands.push(Command::Report(Report::Configured {
@@ -225,6 +227,42 @@ impl State {
         }
     }
 
+    /// Writes the access lists and countries that the configuration needs.
+    fn update_access(&mut self, config: &Config, ops: &mut Vec<TableOp>) -> Result<(), Full> {
+        // Many applications may have the same long list.
+        let mut placed: BTreeMap<Option<&Access>, AccessList> = BTreeMap::new();
+        let mut place = |access| match placed.get(&access) {
+            Some(list) => Ok(*list),
+            None => {
+                let list = self.access.place(access, ops)?;
+                placed.insert(access, list);
+                Ok(list)
+            }
+        };
+        self.global_access = place(config.datapath.access.as_deref())?;
+        for (planned, wanted) in self.plan.applications.iter_mut().zip(&config.applications) {
+            planned.access = place(wanted.access.as_deref())?;
+        }
+        match &config.geoip {
+            Some(table) => self.access.place_countries(table, ops),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the access lists and countries that only the generation before needs, once no packet reads it.
+    fn remove_access(&mut self, config: &Config, ops: &mut Vec<TableOp>) -> Result<(), Full> {
+        let used = self.plan.applications.iter().map(|planned| planned.access);
+        let mut gone = self.access.retain(&used.chain([self.global_access]).collect());
+        if config.geoip.is_none() {
+            self.access.place_countries(&Arc::default(), &mut gone)?;
+        }
+        if !gone.is_empty() {
+            ops.push(TableOp::Grace);
+            ops.append(&mut gone);
+        }
+        Ok(())
+    }
+
     /// The settings as the configuration and the records want them.
     fn settings(&self, setup: &Setup) -> Settings {
         let mut flags = setup.flags.0;
@@ -233,6 +271,13 @@ impl State {
         }
         if self.ranges {
             flags |= SettingsFlags::RANGES;
+        }
+        if has_countries(
+            self.config
+                .as_ref()
+                .and_then(|config| config.datapath.access.as_deref()),
+        ) {
+            flags |= SettingsFlags::COUNTRIES;
         }
         let (reply_rate, tunnel_source) = self.config.as_ref().map_or_else(Default::default, |config| {
             let datapath = &config.datapath;
@@ -247,6 +292,7 @@ impl State {
             tunnel_source,
             smallest_mtu: self.smallest_mtu(),
             second: setup.hz,
+            access: self.global_access,
             snat_ports: setup.snat_ports,
             flags: SettingsFlags(flags),
             generation: self.generations.live(),
@@ -367,6 +413,11 @@ impl State {
         }
         self.fallbacks = fallbacks;
     }
+}
+
+/// Whether the country of a client counts.
+pub(super) fn has_countries(access: Option<&Access>) -> bool {
+    access.is_some_and(Access::has_countries)
 }
 
 /// So many events a second; 0: any number.

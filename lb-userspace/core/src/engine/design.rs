@@ -1,5 +1,6 @@
 //! What the next generation shall hold: the tables and lists that follow from the plan and from health.
 
+use super::compile::has_countries;
 use super::ids::pool_identity;
 use super::layout::{Layout, ListenerDesign, PoolDesign, VipDesign};
 use super::plan::Route;
@@ -91,6 +92,9 @@ impl State {
             if self.has_direct_origins(config, planned.route) {
                 flags |= ApplicationFlags::DIRECT;
             }
+            if has_countries(application.access.as_deref()) {
+                flags |= ApplicationFlags::COUNTRIES;
+            }
             let (last_resort, served) = match planned.route {
                 Route::Balancer(index) => {
                     let balancer = &config.load_balancers[index];
@@ -130,6 +134,7 @@ impl State {
                     fallback: last_resort.map_or(PoolId::NONE, |pool| self.plan.pools[pool].id),
                     origin_port: Port::new(application.port_at_origins()),
                     flags: ApplicationFlags(flags),
+                    access: planned.access,
                     echo: match application.echo {
                         Echo::Off => false,
                         Echo::Always => true,

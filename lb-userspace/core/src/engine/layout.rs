@@ -5,7 +5,7 @@ use crate::maglev::{self, Member};
 use crate::model::Ports;
 use core::fmt;
 use lb_common::abi::{
-    AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
+    AccessList, AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -64,6 +64,7 @@ pub struct ListenerDesign {
     pub fallback: PoolId,
     pub origin_port: Port,
     pub flags: ApplicationFlags,
+    pub access: AccessList,
     /// Whether echo requests to the address are answered on its behalf.
     pub echo: bool,
 }

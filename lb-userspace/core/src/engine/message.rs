@@ -7,8 +7,8 @@ use crate::view::View;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
-    Application, ApplicationKey, HashKey, Hop, HopId, Interface, Ip, Mac, Origin, OriginId, PortRange,
-    Settings, SettingsFlags, Table, Tag, Vip, VipKey,
+    AccessKey, AccessRule, Application, ApplicationKey, CountryKey, HashKey, Hop, HopId, Interface, Ip, Mac,
+    Origin, OriginId, PortRange, Settings, SettingsFlags, Table, Tag, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -209,6 +209,9 @@ pub struct Adopted {
     pub hops: Vec<(HopId, Hop)>,
     /// All records.
     pub interfaces: Vec<(u32, Interface)>,
+    /// All prefixes of access lists, with the number of their bits.
+    pub access: Vec<(u32, AccessKey, AccessRule)>,
+    pub country_rules: Vec<(CountryKey, AccessRule)>,
     /// The whole table of source addresses, or nothing: then new rows are used.
     pub snat_addresses: Vec<Ip>,
 }

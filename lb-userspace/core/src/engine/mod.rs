@@ -6,6 +6,7 @@
 //! Paths ─────────────────────────────────────────────▶ records (shared by generations) ─┘
 //! ```
 
+mod access;
 mod capacity;
 mod compile;
 mod design;
@@ -27,6 +28,7 @@ pub use self::message::{
     TargetId, Via,
 };
 
+use self::access::AccessLists;
 use self::drains::Drains;
 use self::ids::Ids;
 use self::layout::PoolDesign;
@@ -44,8 +46,8 @@ use crate::view::View;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
-    AddressRole, ApplicationKey, HashKey, Interface, Ip, OriginId, OriginState, PortRange, Settings,
-    SettingsFlags, Timeouts,
+    AccessList, AddressRole, ApplicationKey, HashKey, Interface, Ip, OriginId, OriginState, PortRange,
+    Settings, SettingsFlags, Timeouts,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -77,6 +79,9 @@ struct State {
     probes: Probes,
     drains: Drains,
     records: Records,
+    access: AccessLists,
+    /// Who may open flows of any application.
+    global_access: AccessList,
     generations: Generations,
     /// What was written last.
     settings: Settings,
@@ -144,6 +149,8 @@ impl Engine {
             probes: Probes::new(kept.health, seed, now),
             drains: Drains::new(kept.drains, now),
             records: Records::new(&capacity, adopted.as_ref()),
+            access: AccessLists::new(capacity, adopted.as_ref()),
+            global_access: AccessList::NONE,
             generations: Generations::new(capacity),
             settings: Settings::default(),
             ranges: false,
@@ -256,6 +263,7 @@ impl Engine {
         if state.config.is_some() {
             state.records.image(&mut ops);
             state.generations.image(&mut ops);
+            state.access.image(&mut ops);
             let interfaces = state.interfaces.iter();
             ops.extend(interfaces.map(|(&index, &record)| TableOp::Interface {
                 index,

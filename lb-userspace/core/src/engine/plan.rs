@@ -9,7 +9,7 @@ use crate::model::{
 };
 use core::net::IpAddr;
 use core::time::Duration;
-use lb_common::abi::{OriginId, PoolId};
+use lb_common::abi::{AccessList, OriginId, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -71,6 +71,8 @@ pub struct PlannedApplication {
     /// Row of the counters.
     pub id: u32,
     pub route: Route,
+    /// Who may open its flows.
+    pub access: AccessList,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,7 +149,11 @@ impl Plan {
                 },
                 Destination::Direct(_) => Route::Direct(plan.add_direct_pool(application)?),
             };
-            plan.applications.push(PlannedApplication { id: 0, route });
+            plan.applications.push(PlannedApplication {
+                id: 0,
+                route,
+                access: AccessList::NONE,
+            });
         }
         plan.number(config, numbers, draining)?;
         Ok(plan)

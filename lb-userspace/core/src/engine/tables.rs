@@ -335,6 +335,7 @@ fn record(listener: &ListenerDesign, table: Table) -> Application {
         origin_port: listener.origin_port,
         first_port,
         flags: listener.flags,
+        access: listener.access,
         ..Application::default()
     }
 }

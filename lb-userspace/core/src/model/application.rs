@@ -1,8 +1,9 @@
 //! Applications: what listens where, and which load balancer or origins it leads to.
 
-use super::SomeTimeouts;
+use super::{Access, SomeTimeouts};
 use core::fmt;
 use core::net::IpAddr;
+use std::sync::Arc;
 
 /// `[applications.NAME]`.
 #[derive(Clone, PartialEq, Debug)]
@@ -20,6 +21,8 @@ pub struct Application {
     /// Idle times of its flows; the others are the node's.
     pub flow_timeouts: SomeTimeouts,
     pub echo: Echo,
+    /// Who may open flows, beside what holds for all applications.
+    pub access: Option<Arc<Access>>,
 }
 
 /// `echo`: whether echo requests to its addresses are answered, as far as no interface of the node owns them. With several

@@ -3,6 +3,7 @@
 //! Objects keep the order in which they were declared. References between objects are names, which are unique for each
 //! kind of object.
 
+mod access;
 mod application;
 mod load_balancer;
 mod monitor;
@@ -10,12 +11,15 @@ mod node;
 mod pool;
 mod prefix;
 
+pub use access::{Access, CountryTable};
 pub use application::{Application, Destination, DirectOrigin, Echo, Ports, Transport};
 pub use load_balancer::{LoadBalancer, SteeringPolicy};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe};
 pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
 pub use pool::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight, WeightError};
 pub use prefix::{Prefix, PrefixError};
+
+use std::sync::Arc;
 
 /// A whole configuration.
 #[derive(Clone, PartialEq, Debug)]
@@ -27,6 +31,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     pub load_balancers: Vec<LoadBalancer>,
     pub applications: Vec<Application>,
+    /// `[geoip]`, loaded if some access list has countries.
+    pub geoip: Option<Arc<CountryTable>>,
 }
 
 impl Config {

@@ -1,9 +1,10 @@
 //! The machine lb runs on, how it attaches, and where its API listens.
 
-use super::Prefix;
+use super::{Access, Prefix};
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// `[node]`: one machine that runs lb.
 #[derive(Clone, PartialEq, Debug)]
@@ -35,6 +36,8 @@ pub struct Datapath {
     /// Answers that the node gives itself (resets, ICMP), on each CPU; default [`Datapath::MAX_REPLIES`].
     pub max_replies_per_second: u32,
     pub tunnel_source: TunnelSource,
+    /// Who may open flows of any application.
+    pub access: Option<Arc<Access>>,
 }
 
 impl Datapath {

@@ -63,6 +63,18 @@ impl Prefix {
         self.length
     }
 
+    /// The prefix that this one and `other`, which follows it, make up; `None` when they are not its halves.
+    #[must_use]
+    pub fn joined(self, other: Self) -> Option<Self> {
+        let length = self.length.checked_sub(1)?;
+        let both = Self::new(self.address, length)?;
+        let halves = self.length == other.length
+            && self != other
+            && both.address == self.address
+            && Self::new(other.address, length) == Some(both);
+        halves.then_some(both)
+    }
+
     /// Bits of an address of the family.
     #[must_use]
     pub const fn bits(self) -> u8 {

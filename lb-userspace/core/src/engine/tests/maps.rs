@@ -2,15 +2,17 @@
 
 use super::world::{capacity, ip};
 use crate::engine::Adopted;
-use crate::image::TableOp;
+use crate::image::{AccessRules, TableOp};
 use crate::maglev::mix;
+use crate::model::CountryTable;
 use core::net::IpAddr;
 use lb_common::abi::{
-    self, ApplicationFlags, ApplicationKey, Forwarding, Hop, HopId, Interface, Ip, Mac, OriginId,
-    OriginState, Parity, PoolId, Port, PortSpan, Protocol, Settings, SettingsFlags, Steering, Table,
-    Timeouts, Vip, VipKey,
+    self, AccessKey, AccessList, AccessRule, ApplicationFlags, ApplicationKey, CountryKey, Forwarding, Hop,
+    HopId, Interface, Ip, Mac, OriginId, OriginState, Parity, PoolId, Port, PortSpan, Protocol, Settings,
+    SettingsFlags, Steering, Table, Timeouts, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The maps, as far as a writer fills them.
 #[derive(Clone)]
@@ -25,6 +27,10 @@ pub struct Maps {
     pub pools: BTreeMap<u32, abi::Pool>,
     pub applications: BTreeMap<ApplicationKey, abi::Application>,
     pub vips: BTreeMap<VipKey, Vip>,
+    pub access: BTreeMap<AccessList, Arc<AccessRules>>,
+    /// Access lists of all applications that a packet may still read.
+    pub readable_access: Vec<AccessList>,
+    pub countries: Arc<CountryTable>,
     pub spans: Vec<PortSpan>,
     /// Generations that a packet may still read: the live one, and the one before until a grace period has passed.
     pub readable: Vec<u32>,
@@ -45,6 +51,9 @@ impl Default for Maps {
             pools: BTreeMap::new(),
             applications: BTreeMap::new(),
             vips: BTreeMap::new(),
+            access: BTreeMap::new(),
+            readable_access: Vec::new(),
+            countries: Arc::default(),
             spans: vec![PortSpan::default(); capacity().spans as usize],
             readable: vec![0],
             neighbours: BTreeMap::new(),
@@ -151,7 +160,30 @@ impl Maps {
                 self.assert_unread(u32::from(key.parity.0));
                 assert!(self.vips.remove(key).is_some());
             }
+            TableOp::AccessList { list, rules } => {
+                let former = self.access.insert(*list, Arc::clone(rules));
+                if former.as_ref() != Some(rules) {
+                    assert!(!self.reads_list(*list), "a list that packets read");
+                }
+                let rows = |count: fn(&AccessRules) -> usize| -> usize {
+                    self.access.values().map(|rules| count(rules)).sum()
+                };
+                assert!(rows(|rules| rules.prefixes.len()) <= capacity().access_prefixes as usize);
+                assert!(rows(|rules| rules.countries.len()) <= capacity().country_rules as usize);
+            }
+            TableOp::RemoveAccessList { list, rules } => {
+                assert!(!self.reads_list(*list), "a list that packets read");
+                assert_eq!(self.access.remove(list).as_ref(), Some(rules));
+            }
+            TableOp::Countries { table, former } => {
+                if let Some(former) = former {
+                    assert_eq!(former, &self.countries);
+                }
+                assert!(table.rows().len() <= capacity().country_prefixes as usize);
+                self.countries = Arc::clone(table);
+            }
             TableOp::Settings(settings) => {
+                self.readable_access.push(settings.access);
                 assert_ne!(settings.generation, 0);
                 if settings.generation != self.settings.generation {
                     assert_ne!(settings.generation & 1, self.settings.generation & 1);
@@ -159,8 +191,21 @@ impl Maps {
                 }
                 self.settings = *settings;
             }
-            TableOp::Grace => self.readable = vec![self.settings.generation],
+            TableOp::Grace => {
+                self.readable = vec![self.settings.generation];
+                self.readable_access = vec![self.settings.access];
+            }
         }
+    }
+
+    /// Whether a packet may ask the list.
+    fn reads_list(&self, list: AccessList) -> bool {
+        let mut applications = self
+            .applications
+            .iter()
+            .filter(|(key, _)| self.is_read(key.parity.0));
+        applications.any(|(_, application)| application.access == list)
+            || self.readable_access.contains(&list)
     }
 
     fn is_read(&self, parity: u8) -> bool {
@@ -243,6 +288,10 @@ impl Maps {
                 assert!(same_family);
             }
         }
+        let countries = self.settings.flags.has(SettingsFlags::COUNTRIES);
+        for list in &self.readable_access {
+            self.check_access(*list, countries);
+        }
         for generation in self
             .readable
             .iter()
@@ -271,9 +320,22 @@ impl Maps {
                     }
                 }
                 self.check_ports(key, application);
+                let countries = application.flags.has(ApplicationFlags::COUNTRIES);
+                self.check_access(application.access, countries);
                 assert!(!direct || application.flags.has(ApplicationFlags::DIRECT));
                 assert!(key.port.host() != 0);
             }
+        }
+    }
+
+    /// A list that packets ask is there, and so are countries if it needs them.
+    fn check_access(&self, list: AccessList, countries: bool) {
+        if list == AccessList::NONE {
+            return;
+        }
+        let rules = &self.access[&list];
+        if !rules.countries.is_empty() {
+            assert!(countries && !self.countries.rows().is_empty());
         }
     }
 
@@ -371,6 +433,30 @@ impl Maps {
         })
     }
 
+    fn access_rows(&self) -> Vec<(u32, AccessKey, AccessRule)> {
+        let mut rows = Vec::new();
+        for (list, rules) in &self.access {
+            for (length, address, rule) in &rules.prefixes {
+                let (list, address) = (list.0.to_be(), *address);
+                rows.push((length + 32, AccessKey { list, address }, *rule));
+            }
+        }
+        rows.reverse();
+        rows
+    }
+
+    fn country_rows(&self) -> Vec<(CountryKey, AccessRule)> {
+        let mut rows = Vec::new();
+        for (list, rules) in &self.access {
+            for (country, rule) in &rules.countries {
+                let (list, country) = (*list, *country);
+                rows.push((CountryKey { list, country }, *rule));
+            }
+        }
+        rows.reverse();
+        rows
+    }
+
     pub fn adopted(&self) -> Adopted {
         let live = self.settings.parity();
         let (current, stale): (Vec<_>, Vec<_>) = self
@@ -393,6 +479,8 @@ impl Maps {
             vips,
             stale_vips: stale_vips.into_iter().map(|(key, _)| key).collect(),
             hops: self.hops.iter().map(|(id, record)| (*id, *record)).collect(),
+            access: self.access_rows(),
+            country_rules: self.country_rows(),
             interfaces: self
                 .interfaces
                 .iter()

@@ -1,5 +1,6 @@
 //! The engine against an in-memory model of the maps.
 
+mod access;
 mod addresses;
 mod asking;
 mod drains;

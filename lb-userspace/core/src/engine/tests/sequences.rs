@@ -7,9 +7,10 @@ use crate::image::Capacity;
 use crate::model::*;
 use core::net::IpAddr;
 use core::time::Duration;
-use lb_common::abi::OriginState;
+use lb_common::abi::{Country, OriginState};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -31,6 +32,32 @@ fn address(number: u8) -> IpAddr {
     } else {
         ip(&format!("2001:db8::{number}"))
     }
+}
+
+/// One of a few access lists.
+fn access(number: usize) -> Arc<Access> {
+    let prefixes = |list: &[&str]| list.iter().map(|prefix| prefix.parse().unwrap()).collect();
+    let mut access = Access::default();
+    match number {
+        0 => access.allow = prefixes(&["10.0.0.0/8"]),
+        1 => access.deny = prefixes(&["10.0.0.0/8", "2001:db8::/32"]),
+        2 => access.allow_countries = vec![Country::new(*b"DE")],
+        3 => access.deny_countries = vec![Country::new(*b"FR"), Country::new(*b"US")],
+        _ => {
+            access.allow = prefixes(&["192.0.2.0/24"]);
+            access.deny = prefixes(&["192.0.2.7"]);
+            access.allow_countries = vec![Country::new(*b"DE")];
+        }
+    }
+    Arc::new(access)
+}
+
+fn countries(version: usize) -> Arc<CountryTable> {
+    let row = |prefix: &str, letters| (prefix.parse().unwrap(), Country::new(letters));
+    Arc::new(CountryTable::new(match version {
+        0 => vec![row("10.0.0.0/8", *b"DE")],
+        _ => vec![row("10.0.0.0/9", *b"FR"), row("2001:db8::/32", *b"DE")],
+    }))
 }
 
 fn any_range() -> impl Strategy<Value = (Ports, Transport)> {
@@ -89,6 +116,8 @@ prop_compose! {
         fallback in prop::option::of(0usize..3),
         applications in prop::collection::btree_set(0u8..4, 0..4),
         ranges in prop::collection::vec(any_range(), 0..3),
+        lists in prop::collection::vec(prop::option::weighted(0.4, 0usize..5), 3),
+        geoip in 0usize..2,
         interval in 1u64..6,
         source in prop::option::weighted(0.3, Just("198.51.100.9")),
     ) -> Config {
@@ -113,6 +142,14 @@ prop_compose! {
                 new
             })
             .collect();
+        config.datapath.access = lists[0].map(access);
+        for (application, list) in config.applications.iter_mut().zip(&lists[1..]) {
+            application.access = list.map(access);
+        }
+        let asks = |access: &Option<Arc<Access>>| access.as_ref().is_some_and(|access| access.has_countries());
+        if asks(&config.datapath.access) || config.applications.iter().any(|application| asks(&application.access)) {
+            config.geoip = Some(countries(geoip));
+        }
         for (number, (ports, transport)) in (0..).zip(ranges) {
             let mut new = application(&format!("range-{number}"), "203.0.113.0", "web");
             (new.ports, new.transport) = (ports, transport);

@@ -33,6 +33,9 @@ pub fn capacity() -> Capacity {
         slots: 400_000,
         application_rows: 16,
         spans: 24,
+        access_prefixes: 24,
+        country_rules: 16,
+        country_prefixes: 8,
         ..Capacity::default()
     }
 }
@@ -75,6 +78,7 @@ pub fn config() -> Config {
             flow_timeouts: FlowTimeouts::default(),
             max_replies_per_second: Datapath::MAX_REPLIES,
             tunnel_source: TunnelSource::default(),
+            access: None,
         },
         api: Api {
             socket: "/nowhere".into(),
@@ -85,6 +89,7 @@ pub fn config() -> Config {
         pools: Vec::new(),
         load_balancers: Vec::new(),
         applications: Vec::new(),
+        geoip: None,
     }
 }
 
@@ -153,6 +158,7 @@ pub fn application(name: &str, address: &str, load_balancer: &str) -> Applicatio
         origin_port: None,
         flow_timeouts: SomeTimeouts::default(),
         echo: Echo::Healthy,
+        access: None,
     }
 }
 
@@ -197,6 +203,7 @@ impl World {
 
     fn with_maps(environment: Environment, mut maps: Maps) -> Self {
         maps.readable = vec![maps.settings.generation];
+        maps.readable_access = vec![maps.settings.access];
         Self {
             engine: Engine::new(environment.clone(), Timestamp::default()),
             environment,
@@ -292,7 +299,10 @@ impl World {
         maps.readable.clear();
         for op in self.engine.image() {
             match op {
-                TableOp::Grace | TableOp::RemoveApplication { .. } | TableOp::RemoveVip { .. } => {
+                TableOp::Grace
+                | TableOp::RemoveApplication { .. }
+                | TableOp::RemoveVip { .. }
+                | TableOp::RemoveAccessList { .. } => {
                     panic!("{op:?} repairs nothing")
                 }
                 TableOp::Settings(settings) => assert_eq!(settings, self.maps.settings),
@@ -303,6 +313,7 @@ impl World {
         assert!(maps.pools == self.maps.pools && maps.applications == self.maps.applications);
         assert!(maps.vips == self.maps.vips && maps.spans == self.maps.spans);
         assert!(maps.interfaces == self.maps.interfaces);
+        assert!(maps.access == self.maps.access && maps.countries == self.maps.countries);
         assert!(maps.slots == self.maps.slots && maps.sources == self.maps.sources);
     }
 
