@@ -108,7 +108,7 @@ impl Pair {
                 }
                 for first in host.fragments.borrow_mut().values_mut() {
                     if random.once_in(2) {
-                        first.seen = first.seen.wrapping_sub(random.pick(&[151_013, 4_000_000]));
+                        first.seen = first.seen.wrapping_sub(random.pick(&[1_000_003, 4_000_037]));
                     }
                 }
                 // A path's MTU is forgotten.

@@ -11,6 +11,7 @@ mod check_file;
 mod explain;
 mod failover;
 mod flood;
+mod fragments;
 mod generations;
 mod interfaces;
 mod matrix;

@@ -79,6 +79,8 @@ pub trait Family: Sized {
     fn flow(core: FlowCore, leaving: &Tuple<Self::Address>) -> Self::Flow;
     fn core(flow: &Self::Flow) -> &FlowCore;
     fn core_mut(flow: &mut Self::Flow) -> &mut FlowCore;
+    /// Makes an entry's packets leave with another source address.
+    fn set_source(flow: &mut Self::Flow, source: Self::Address);
     /// The tuple that a flow's packets leave with.
     fn leaving(flow: &Self::Flow, protocol: Protocol) -> Tuple<Self::Address>;
     fn draft(scratch: &mut Scratch) -> &mut Draft<Self::Address, Self::Key, Self::Flow>;
@@ -298,6 +300,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn set_source(flow: &mut Flow4, source: Ip4) {
+        flow.source = source;
+    }
+
+    #[inline(always)]
     fn leaving(flow: &Flow4, protocol: Protocol) -> Tuple<Ip4> {
         Tuple {
             source: flow.source,
@@ -505,6 +512,11 @@ impl Family for V6 {
     #[inline(always)]
     fn core_mut(flow: &mut Flow6) -> &mut FlowCore {
         &mut flow.core
+    }
+
+    #[inline(always)]
+    fn set_source(flow: &mut Flow6, source: Ip6) {
+        flow.source = source;
     }
 
     #[inline(always)]

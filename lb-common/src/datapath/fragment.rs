@@ -20,9 +20,10 @@ use crate::abi::{AddressRole, ApplicationKey, FragmentFlow, Protocol, Settings, 
 use crate::packet::Packet;
 
 /// How long a first fragment is remembered, in seconds: as long as Linux waits for the others (RFC 8200 has 60, RFC 791 15).
+///
+/// A client that uses a number again within this time gets the same one again, too: the network may have doubled the first
+/// fragment, or the others of the new datagram may have come before it and left by what is remembered.
 pub const LIFETIME: u32 = 30;
-/// A first fragment that comes again within this time, in seconds, is the same one: the network doubled it.
-const DOUBLED: u32 = 1;
 
 /// Handles a fragment.
 #[inline(always)]
@@ -63,18 +64,13 @@ fn handle<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: 
     }
 }
 
-/// What was remembered within the last `seconds` of the datagram that the scratch's key names.
+/// What is remembered of the datagram that the scratch's key names.
 #[inline(always)]
-fn recall<T: Tables>(
-    tables: &T,
-    settings: &Settings,
-    scratch: &Scratch,
-    seconds: u32,
-) -> Option<FragmentFlow> {
+fn recall<T: Tables>(tables: &T, settings: &Settings, scratch: &Scratch) -> Option<FragmentFlow> {
     let flow = tables.fragment(&scratch.held.key)?;
     let age = scratch.opening.now.wrapping_sub(flow.seen);
     // Another CPU may be a jiffy ahead.
-    (age <= settings.second.wrapping_mul(seconds) || age > u32::MAX / 2).then_some(flow)
+    (age <= settings.second.wrapping_mul(LIFETIME) || age > u32::MAX / 2).then_some(flow)
 }
 
 /// Handles a first fragment as a whole packet, and remembers what it says.
@@ -98,9 +94,9 @@ fn first<F: Family, P: Packet, T: Tables>(
     let segment = transport::read(packet, network, ports);
     subject.arriving = network.tuple(ports);
     subject.segment = segment.unwrap_or_default();
-    let doubled = recall(tables, settings, scratch, DOUBLED)
+    let again = recall(tables, settings, scratch)
         .filter(|flow| flow.source_port == ports.source && flow.destination_port == ports.destination);
-    scratch.datagram.leaving = match doubled {
+    scratch.datagram.leaving = match again {
         Some(flow) => flow.identification,
         None => tables.next_fragment(),
     };
@@ -159,7 +155,7 @@ fn later<F: Family, P: Packet, T: Tables>(
     settings: &Settings,
     scratch: &mut Scratch,
 ) -> Step {
-    let Some(first) = recall(tables, settings, scratch, LIFETIME) else {
+    let Some(first) = recall(tables, settings, scratch) else {
         // What is fragmented may begin with a further IPv6 extension header.
         let protocol = F::draft(scratch).subject.network.protocol;
         let possible = protocol == Protocol::TCP || protocol == Protocol::UDP || parse::extends(protocol.0);

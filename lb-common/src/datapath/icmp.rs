@@ -11,7 +11,7 @@ use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, IPV4_LEN, IPV6_LEN,
 use super::rate;
 use super::reply;
 use super::room::PATH_MTU_SECONDS;
-use super::scratch::{Opening, Scratch};
+use super::scratch::{Draft, Opening, Scratch};
 use super::tables::Tables;
 use super::transport;
 use super::verdict::{DropReason, Pass, Reply, Verdict};
@@ -218,7 +218,8 @@ fn error<F: Messages, P: Packet, T: Tables>(
     header: &Header,
 ) -> Option<Step> {
     let at = network.transport + HEADER_LEN;
-    let quote = F::quoted(packet, at, network.transport_len - HEADER_LEN)?;
+    let quote = &mut F::draft(scratch).quote;
+    *quote = F::quoted(packet, at, network.transport_len - HEADER_LEN)?;
     // An error goes to who sent the packet, and the ports are in the first fragment.
     if quote.source != network.destination || quote.fragment == Fragment::Later {
         return None;
@@ -227,7 +228,7 @@ fn error<F: Messages, P: Packet, T: Tables>(
         return None;
     }
     if (quote.protocol == Protocol::TCP || quote.protocol == Protocol::UDP)
-        && let Some(step) = about_flow::<F, P, T>(packet, tables, scratch, network, header, at, &quote)
+        && let Some(step) = about_flow::<F, P, T>(packet, tables, scratch, header)
     {
         return Some(step);
     }
@@ -247,7 +248,7 @@ fn error<F: Messages, P: Packet, T: Tables>(
     } else {
         path.mtu
     };
-    let origin = tunnelled::<F, P, T>(packet, tables, scratch, &quote)?;
+    let origin = tunnelled::<F, P, T>(packet, tables, scratch)?;
     learn(tables, settings, origin, PathMtu { mtu, ..path });
     Some(drop(DropReason::PathMtuLearned))
 }
@@ -258,44 +259,43 @@ fn about_flow<F: Messages, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
-    network: &Network<F::Address>,
     header: &Header,
-    at: usize,
-    quote: &Network<F::Address>,
 ) -> Option<Step> {
-    let ports: Ports = packet.read(quote.transport)?;
-    let quoted = quote.tuple(ports);
     let now = scratch.opening.now;
-    let draft = F::draft(scratch);
-    let answers = quoted.reversed();
-    if !flow::peek::<F, T>(tables, now, &answers, &mut draft.client) {
+    let Draft {
+        subject,
+        client,
+        quote,
+        ..
+    } = F::draft(scratch);
+    let ports: Ports = packet.read(quote.transport)?;
+    subject.arriving = quote.tuple(ports).reversed();
+    if !flow::peek::<F, T>(tables, now, &subject.arriving, client) {
         return None;
     }
+    let network = &subject.network;
     // An error is never answered with another.
     if network.ttl <= 1 {
         return Some(drop(DropReason::TtlExpired));
     }
-    draft.subject.arriving = answers;
-    let mut leaving = F::leaving(&draft.client, quote.protocol);
-    let sent = leaving.reversed();
+    let mut leaving = F::leaving(client, quote.protocol);
     // Packets of `dsr` flows leave as they came, and so do errors about them.
-    if sent != quoted {
+    if leaving != subject.arriving {
+        let sent = leaving.reversed();
         // Where the client's address is kept, so is the router's: otherwise the inside is nobody's business.
         if leaving.source == quote.destination {
             leaving.source = network.source;
         }
         let before = F::sum(network.source) + F::sum(network.destination);
         let after = F::sum(leaving.source) + F::sum(leaving.destination);
-        let mut core = *F::core(&draft.client);
-        let restored = restore::<F, P>(packet, at, quote, &ports, &sent, core.payload_delta);
-        core.header_delta = checksum::difference(before, after);
-        draft.client = F::flow(core, &leaving);
+        let outer = checksum::difference(before, after);
+        let delta = F::core(client).payload_delta;
+        let at = network.transport + HEADER_LEN;
+        let restored = restore::<F, P>(packet, at, quote, &ports, &sent, delta);
+        F::core_mut(client).header_delta = outer;
+        F::set_source(client, leaving.source);
         // The pseudo-header is in the sum of ICMPv6 only.
-        let pseudo = if F::ICMP == Protocol::ICMPV6 {
-            core.header_delta
-        } else {
-            0
-        };
+        let pseudo = if F::ICMP == Protocol::ICMPV6 { outer } else { 0 };
         let written = restored.and_then(|inner| {
             let field = checksum::adjust(header.checksum, checksum::fold(inner + u32::from(pseudo)));
             packet.write(network.transport + offset_of!(Header, checksum), field)
@@ -348,8 +348,8 @@ fn tunnelled<F: Messages, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
-    quote: &Network<F::Address>,
 ) -> Option<OriginId> {
+    let quote = &F::draft(scratch).quote;
     let udp = quote.protocol == Protocol::UDP;
     let skipped = if udp { UDP_LEN } else { 0 };
     let at = packet.opaque(quote.transport + skipped);
@@ -372,6 +372,7 @@ fn tunnelled<F: Messages, P: Packet, T: Tables>(
         return None;
     };
     let origin = tables.origin(id)?;
+    let quote = &F::draft(scratch).quote;
     let address: Ip = quote.destination.into();
     let ours = if udp {
         let ports: Ports = packet.read(quote.transport)?;

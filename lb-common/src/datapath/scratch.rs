@@ -170,6 +170,8 @@ pub struct Draft<A, K, F> {
     pub origin: F,
     /// Who holds the origin's key.
     pub holder: Holder,
+    /// The packet that an ICMP error quotes.
+    pub quote: Network<A>,
 }
 
 /// What the first stage has read of a packet that may open a flow.

@@ -6,7 +6,7 @@ use super::super::pieces::cut;
 use super::*;
 
 /// How often a fragment that is held comes again.
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 2;
 /// How many fragments are on their way at most.
 const MAX_PIECES: usize = 60;
 
@@ -146,7 +146,9 @@ impl Generator {
             [100, 64, 0, 1].into()
         };
         let what = self.random.pick(&kind::ERRORS[usize::from(v6)]);
-        let mtu = self.random.pick(&[0, 68, 576, 1280, 1400, 1450, 9000_u32]);
+        let mtu = self
+            .random
+            .pick(&[0, 68, 68, 68, 576, 1280, 1400, 1450, 9000_u32]);
         let length = self.random.pick(&[20, 28, 48, 60, 88, 128, 548, 2_000]);
         let length = length + self.random.below(9);
         let mut error = message(router, sender, what, mtu.to_be_bytes(), quote(&about, length));
