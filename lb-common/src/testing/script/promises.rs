@@ -117,8 +117,8 @@ fn tunnel(Frame(frame): &Frame) -> Option<Tunnel> {
     } else {
         let end = |at: usize| Some(Ipv4Addr::from(*ip.get(at..)?.first_chunk::<4>()?).into());
         let total = usize::from(word(2)?);
-        // Ours has no options, and is never cut into fragments.
-        let valid = sum(&[ip.get(..20)?]) == 0xffff && total <= ip.len() && word(6)? == 0x4000;
+        // Ours has no options, and is whole; routers may cut it when nobody could make it smaller.
+        let valid = sum(&[ip.get(..20)?]) == 0xffff && total <= ip.len() && word(6)? & 0xbfff == 0;
         (
             valid && *ip.first()? == 0x45,
             20,
