@@ -15,6 +15,7 @@ mod fragments;
 mod generations;
 mod interfaces;
 mod matrix;
+mod messages;
 mod others;
 mod pmtu;
 mod privilege;
