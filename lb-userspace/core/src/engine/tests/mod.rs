@@ -8,6 +8,7 @@ mod forwarding;
 mod listeners;
 mod maps;
 mod restart;
+mod scale;
 mod scenarios;
 mod sequences;
 mod world;
