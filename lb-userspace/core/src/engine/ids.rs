@@ -36,6 +36,17 @@ pub fn identity(pool: &str, origin: &str, address: IpAddr, port: Option<u16>, fo
     fingerprint(parts.into_iter().flatten().copied())
 }
 
+/// Tells which origins a client of an application may be bound to: it changes with the set of pools, given by name.
+/// Those that may not serve, though some of their origins could, are listed apart.
+pub fn affinity_epoch(application: &str, pools: &BTreeSet<&str>, barred: &BTreeSet<&str>) -> u32 {
+    let names = |pools: &BTreeSet<&str>| -> Vec<u8> {
+        let names = pools.iter().flat_map(|pool| pool.bytes().chain([0]));
+        names.chain([0]).collect()
+    };
+    let application = application.bytes().chain([0]);
+    (fingerprint(application.chain(names(pools)).chain(names(barred))) >> 32) as u32
+}
+
 /// The identity of a pool as a competitor of other pools: its name.
 pub fn pool_identity(pool: &str) -> u64 {
     fingerprint(pool.bytes())

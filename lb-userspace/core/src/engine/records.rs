@@ -24,6 +24,8 @@ pub struct Wanted {
     pub port: Option<u16>,
     pub state: OriginState,
     pub flags: OriginFlags,
+    /// 0: any number.
+    pub max_flows: u32,
     pub forwarding: model::Forwarding,
 }
 
@@ -230,9 +232,9 @@ impl Records {
                 port: origin.port.map_or(Port::default(), Port::new),
                 state: origin.state,
                 flags: origin.flags,
+                max_flows: origin.max_flows,
                 forwarding: mode,
                 gue_port,
-                ..Origin::default()
             };
             self.write(origin.id, record, ops, ending);
         }
