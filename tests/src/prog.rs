@@ -4,7 +4,7 @@ use crate::netns::Netns;
 use anyhow::{Context, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, PerfEventArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, PerfEventArray};
 use aya::programs::{TestRun, TestRunOptions};
 use aya::util::{nr_cpus, online_cpus};
 use aya::{Ebpf, Pod};
@@ -133,6 +133,23 @@ impl Kernel {
     #[must_use]
     pub fn ebpf(&self) -> &Ebpf {
         &self.loaded.ebpf
+    }
+
+    /// A further handle to a map.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn map(&self, name: &str) -> Result<Map> {
+        let map = self.loaded.ebpf.map(name).with_context(|| name.to_owned())?;
+        let data = match map {
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::PerCpuArray(data) => data,
+            other => anyhow::bail!("{name} is a {other:?}"),
+        };
+        Ok(Map::from_map_data(MapData::from_id(data.info()?.id())?)?)
     }
 
     /// Bytes of kernel memory that each map takes, as the kernel accounts for them.
