@@ -14,6 +14,7 @@ mod flood;
 mod fragments;
 mod generations;
 mod interfaces;
+mod limits;
 mod matrix;
 mod others;
 mod pmtu;
