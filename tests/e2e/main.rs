@@ -8,6 +8,7 @@
 
 mod agent;
 mod check_file;
+mod endings;
 mod explain;
 mod failover;
 mod flood;
