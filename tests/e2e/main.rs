@@ -8,6 +8,7 @@
 
 mod agent;
 mod check_file;
+mod endings;
 mod explain;
 mod failover;
 mod flood;
@@ -16,6 +17,7 @@ mod generations;
 mod interfaces;
 mod limits;
 mod matrix;
+mod messages;
 mod others;
 mod pmtu;
 mod privilege;
