@@ -16,6 +16,7 @@ mod ports;
 mod properties;
 mod ranges;
 mod rates;
+mod reasons;
 mod select;
 mod strangers;
 
