@@ -5,6 +5,7 @@
 mod access;
 mod affinity;
 mod caps;
+mod corpus;
 mod endings;
 mod fixtures;
 mod flows;
