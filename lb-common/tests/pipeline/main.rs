@@ -5,6 +5,7 @@
 mod access;
 mod affinity;
 mod caps;
+mod corpus;
 mod endings;
 mod fixtures;
 mod flows;
@@ -16,6 +17,7 @@ mod ports;
 mod properties;
 mod ranges;
 mod rates;
+mod reasons;
 mod select;
 mod strangers;
 

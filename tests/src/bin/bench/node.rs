@@ -309,7 +309,7 @@ impl Node {
     fn counters(&self) -> Result<Counters> {
         let found = self.bench.map(FOUND).context("the counter of floors")?;
         let found: PerCpuArray<_, u64> = found.try_into()?;
-        let verdicts = self.reader.passes().into_iter().chain(self.reader.drops());
+        let verdicts = self.reader.verdicts().into_iter().chain(self.reader.drops());
         let mut counters = Counters {
             application: self.reader.application(APPLICATION),
             origins: [V4::ORIGIN, V6::ORIGIN].map(|origin| self.reader.origin(origin.0)),
