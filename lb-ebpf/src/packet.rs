@@ -8,6 +8,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::XdpContext;
 use bytemuck::Pod;
 use core::arch::asm;
+use core::ptr::NonNull;
 use lb_common::packet::{MAX_OFFSET, Packet, SUM_CHUNK, SUM_CHUNKS};
 
 /// Frames of several buffers have more than this in the first one, or else their headers alone, and then more follows than
@@ -17,11 +18,17 @@ const SINGLE_BUFFER: usize = 2048;
 /// One frame, whose first part lies in linear memory; headers always do.
 pub struct XdpPacket {
     context: *mut xdp_md,
+    /// See [`Packet::opaque`].
+    lane: Option<NonNull<u32>>,
 }
 
 impl XdpPacket {
+    #[inline(always)]
     pub fn new(context: &XdpContext) -> Self {
-        Self { context: context.ctx }
+        Self {
+            context: context.ctx,
+            lane: maps::lane().and_then(NonNull::new),
+        }
     }
 
     /// Start of the frame. Read anew each time: helpers that resize the frame move it.
@@ -111,7 +118,7 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn opaque(&self, value: usize) -> usize {
-        let Some(lane) = maps::lane() else { return value };
+        let Some(lane) = self.lane else { return value };
         // SAFETY: a per-CPU map value; volatile, because the detour is the point.
         unsafe {
             lane.write_volatile(value as u32);
