@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::XdpContext;
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use core::arch::asm;
 use core::ptr::NonNull;
 use lb_common::packet::{MAX_OFFSET, Packet, SUM_CHUNK, SUM_CHUNKS};
@@ -93,6 +93,16 @@ pub fn within<T: Pod>(
 
 const _: () = assert!(size_of::<maps::SumBuffer>() > SUM_CHUNK);
 
+/// Two values without a gap.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Both<A, B>(A, B);
+
+// SAFETY: zeros are valid for both.
+unsafe impl<A: Pod, B: Pod> Zeroable for Both<A, B> {}
+// SAFETY: any bytes are valid for both, and packed leaves no padding.
+unsafe impl<A: Pod, B: Pod> Pod for Both<A, B> {}
+
 impl Packet for XdpPacket {
     #[inline(always)]
     fn holds(&self, length: usize) -> bool {
@@ -113,6 +123,17 @@ impl Packet for XdpPacket {
         let pointer = self.at::<T>(at)?;
         // SAFETY: as for `read`; XDP owns the frame.
         unsafe { *pointer = value };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn write_both<A: Pod, B: Pod>(&mut self, at: usize, first: A, second: B) -> Option<()> {
+        let pointer = self.at::<Both<A, B>>(at)?.cast::<u8>();
+        // SAFETY: `at` proved that both lie in the frame, one behind the other.
+        unsafe {
+            *pointer.cast::<A>() = first;
+            *pointer.add(size_of::<A>()).cast::<B>() = second;
+        }
         Some(())
     }
 
