@@ -8,6 +8,7 @@
 
 mod agent;
 mod check_file;
+mod endings;
 mod explain;
 mod failover;
 mod flood;
@@ -15,6 +16,7 @@ mod fragments;
 mod generations;
 mod interfaces;
 mod matrix;
+mod messages;
 mod others;
 mod pmtu;
 mod privilege;
