@@ -7,6 +7,7 @@
 mod access;
 mod differential;
 mod fixtures;
+mod flows;
 mod migrate;
 mod object;
 mod probe;

@@ -3,13 +3,14 @@
 //! The packet path ignores entries that have timed out; sweeping them keeps the counts true and frees source ports.
 
 use super::clock::Clock;
+use super::loads::Loads;
 use super::sys;
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Ip, Load, OriginId, Port, Protocol, TcpState,
-    Timeouts, maps,
+    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Ip, OriginId, Port, Protocol, TcpState, Timeouts,
+    maps,
 };
 use lb_common::datapath::Memory;
 use lb_common::datapath::track::{self, Age};
@@ -23,7 +24,7 @@ pub struct FlowTables {
     v4: [Table<FlowKey4, Flow4>; 2],
     v6: [Table<FlowKey6, Flow6>; 2],
     timeouts: Array<MapData, Timeouts>,
-    swept: Array<MapData, Load>,
+    loads: Loads,
 }
 
 struct Table<K, V> {
@@ -138,7 +139,8 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         timeouts: &Array<MapData, Timeouts>,
         now: u32,
         counts: &mut FlowCounts,
-        swept: &mut BTreeMap<OriginId, u32>,
+        found: &mut BTreeMap<OriginId, u32>,
+        loads: &mut Loads,
     ) -> Result<()> {
         let mut rows = BTreeMap::new();
         let mut timeouts = |application: u32| {
@@ -148,8 +150,12 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
                 .or_insert_with(|| timeouts.get(&application, 0).unwrap_or_default())
         };
         let mut expired = Vec::new();
+        let established = self.memory == Memory::Established;
         self.for_each(|key, flow| {
             let core = flow.core();
+            if established && core.side == FlowSide::CLIENT {
+                *found.entry(core.origin).or_default() += 1;
+            }
             if track::age(&timeouts(core.application), V::protocol(key), core, now) == Age::Expired {
                 expired.push(*key);
             } else if core.side == FlowSide::CLIENT && !core.tcp.closing() {
@@ -158,6 +164,7 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
                 counts.total += 1;
             }
         })?;
+        let mut removed = BTreeMap::new();
         for key in expired {
             // A packet may have renewed it since it was read.
             let Ok(flow) = self.map.get(&key, 0) else { continue };
@@ -165,12 +172,12 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             let still = track::age(&timeouts(core.application), V::protocol(&key), core, now) == Age::Expired;
             if still && self.map.remove(&key).is_ok() {
                 counts.expired += 1;
-                if self.memory == Memory::Established && core.side == FlowSide::CLIENT {
-                    *swept.entry(core.origin).or_default() += 1;
+                if established && core.side == FlowSide::CLIENT {
+                    *removed.entry(core.origin).or_default() += 1;
                 }
             }
         }
-        Ok(())
+        loads.take_off(&removed)
     }
 
     fn list(
@@ -205,28 +212,27 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         })
     }
 
-    fn flush(
-        &mut self,
-        wanted: &mut dyn FnMut(&FlowCore) -> bool,
-        swept: &mut BTreeMap<OriginId, u32>,
-    ) -> Result<u64> {
+    fn flush(&mut self, wanted: &mut dyn FnMut(&FlowCore) -> bool, loads: &mut Loads) -> Result<u64> {
         let mut found = Vec::new();
         self.for_each(|key, flow| {
             if flow.core().side == FlowSide::CLIENT && wanted(flow.core()) {
-                found.push((*key, flow.twin(key), flow.core().origin));
+                let twin = (!flow.core().forwarding.is_direct()).then(|| flow.twin(key));
+                found.push((*key, twin, flow.core().origin));
             }
         })?;
         let mut flushed = 0;
+        let mut removed = BTreeMap::new();
         for (key, twin, origin) in found {
             // Either may have gone meanwhile.
-            let _ = self.map.remove(&twin);
+            let _gone = twin.map(|twin| self.map.remove(&twin));
             if self.map.remove(&key).is_ok() {
                 flushed += 1;
                 if self.memory == Memory::Established {
-                    *swept.entry(origin).or_default() += 1;
+                    *removed.entry(origin).or_default() += 1;
                 }
             }
         }
+        loads.take_off(&removed)?;
         Ok(flushed)
     }
 }
@@ -267,7 +273,7 @@ impl FlowTables {
                 )?,
             ],
             timeouts: take(maps::TIMEOUTS)?.try_into()?,
-            swept: take(maps::SWEPT)?.try_into()?,
+            loads: Loads::new(take)?,
         })
     }
 
@@ -277,25 +283,28 @@ impl FlowTables {
     /// When a table cannot be read.
     pub fn sweep(&mut self, clock: &Clock) -> Result<FlowCounts> {
         let mut counts = FlowCounts::default();
-        let mut swept = BTreeMap::new();
+        let mut found = BTreeMap::new();
+        let before = self.loads.read()?;
         for table in &mut self.v4 {
-            table.sweep(&self.timeouts, clock.now(), &mut counts, &mut swept)?;
+            table.sweep(
+                &self.timeouts,
+                clock.now(),
+                &mut counts,
+                &mut found,
+                &mut self.loads,
+            )?;
         }
         for table in &mut self.v6 {
-            table.sweep(&self.timeouts, clock.now(), &mut counts, &mut swept)?;
+            table.sweep(
+                &self.timeouts,
+                clock.now(),
+                &mut counts,
+                &mut found,
+                &mut self.loads,
+            )?;
         }
-        self.take_off(&swept)?;
+        self.loads.compare(&before, &found)?;
         Ok(counts)
-    }
-
-    /// Notes how many established flows of each origin were removed.
-    fn take_off(&mut self, swept: &BTreeMap<OriginId, u32>) -> Result<()> {
-        for (origin, count) in swept {
-            let mut load = self.swept.get(&origin.0, 0)?;
-            load.established = load.established.wrapping_add(*count);
-            self.swept.set(origin.0, load, 0)?;
-        }
-        Ok(())
     }
 
     /// The flows whose entry is `wanted`.
@@ -319,14 +328,12 @@ impl FlowTables {
     /// When a table cannot be read.
     pub fn flush(&mut self, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<u64> {
         let mut flushed = 0;
-        let mut swept = BTreeMap::new();
         for table in &mut self.v4 {
-            flushed += table.flush(&mut wanted, &mut swept)?;
+            flushed += table.flush(&mut wanted, &mut self.loads)?;
         }
         for table in &mut self.v6 {
-            flushed += table.flush(&mut wanted, &mut swept)?;
+            flushed += table.flush(&mut wanted, &mut self.loads)?;
         }
-        self.take_off(&swept)?;
         Ok(flushed)
     }
 }

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod flows;
 pub mod held;
 pub mod kernel;
+pub mod loads;
 pub mod migrate;
 pub mod object;
 pub mod pins;

@@ -145,13 +145,10 @@ impl Records {
         }));
     }
 
-    /// Empties the record of an origin that no flow means any more.
+    /// Forgets an origin that no flow means any more.
     pub fn clear(&mut self, id: OriginId, ops: &mut Vec<TableOp>) {
         if self.origins.remove(&id).is_some() {
-            ops.push(TableOp::Origin {
-                id,
-                record: Origin::default(),
-            });
+            ops.push(TableOp::ForgetOrigin { id });
         }
     }
 
