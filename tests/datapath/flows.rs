@@ -162,7 +162,7 @@ fn counts_that_a_dead_daemon_left_wrong_are_put_right() {
 }
 
 #[test]
-fn what_is_removed_is_taken_off() {
+fn what_is_removed_is_taken_off_and_what_closes_still_names_its_origin() {
     needs_root!();
     namespace().enter(|| {
         let mut bed = Bed::new();
@@ -170,13 +170,22 @@ fn what_is_removed_is_taken_off() {
         bed.open(2, 1000..1004, hour);
         bed.open(2, 2000..2003, 0);
         bed.set_load(2, 7);
+        let closing = FlowCore {
+            origin: OriginId(6),
+            tcp: TcpState(TcpState::CLIENT_FIN | TcpState::ORIGIN_FIN),
+            ..FlowCore::default()
+        };
+        let ends = (("198.51.100.1:9", VIP), ("192.0.2.1:9", "10.0.0.6:8080"));
+        bed.enter(maps::TENTATIVE4, Protocol::TCP, ends.0, ends.1, closing);
         let counts = bed.sweep();
         assert_eq!((counts.expired, counts.total), (8, 3));
         assert_eq!(bed.established(2), 3);
+        assert_eq!(counts.named, [OriginId(2), OriginId(6)].into());
         assert_eq!(counts.origins, [(2, 3)].into());
         assert_eq!(bed.tables.flush(|core| core.origin == OriginId(2)).unwrap(), 3);
         assert_eq!(bed.established(2), 0);
         assert_eq!(bed.table(maps::FLOWS4).keys().count(), 0);
+        assert_eq!(bed.sweep().named, [OriginId(6)].into());
     });
 }
 

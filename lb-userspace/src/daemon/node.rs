@@ -450,9 +450,10 @@ impl Node {
 
     fn end_sweep(&mut self, result: Result<FlowCounts>) {
         match result {
-            Ok(counts) => {
+            Ok(mut counts) => {
+                let named = std::mem::take(&mut counts.named);
+                self.drains.swept(self.sweep_started, named);
                 self.counts = counts;
-                self.drains.counted_since = Some(self.sweep_started);
             }
             Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
         }
@@ -503,7 +504,7 @@ impl Node {
             _ => None,
         });
         let draining = draining.filter(|id| !shown.contains(id)).collect();
-        let drained = self.drains.drained(draining, &self.counts, Instant::now());
+        let drained = self.drains.drained(draining, Instant::now());
         if !drained.is_empty() {
             self.tell(Event::Drained(drained));
         }

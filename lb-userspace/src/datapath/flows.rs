@@ -14,7 +14,7 @@ use lb_common::abi::{
 };
 use lb_common::datapath::Memory;
 use lb_common::datapath::track::{self, Age};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -53,6 +53,8 @@ pub struct FlowCounts {
     pub applications: BTreeMap<u32, u64>,
     pub origins: BTreeMap<u32, u64>,
     pub total: u64,
+    /// Origins that some entry names, be it of a flow that is closing.
+    pub named: BTreeSet<OriginId>,
     /// Entries that had timed out and were removed.
     pub expired: u64,
 }
@@ -158,7 +160,10 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             }
             if track::age(&timeouts(core.application), V::protocol(key), core, now) == Age::Expired {
                 expired.push(*key);
-            } else if core.side == FlowSide::CLIENT && !core.tcp.closing() {
+                return;
+            }
+            counts.named.insert(core.origin);
+            if core.side == FlowSide::CLIENT && !core.tcp.closing() {
                 *counts.applications.entry(core.application).or_default() += 1;
                 *counts.origins.entry(core.origin.0).or_default() += 1;
                 counts.total += 1;
@@ -175,6 +180,8 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
                 if established && core.side == FlowSide::CLIENT {
                     *removed.entry(core.origin).or_default() += 1;
                 }
+            } else {
+                counts.named.insert(core.origin);
             }
         }
         loads.take_off(&removed)
