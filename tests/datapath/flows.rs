@@ -9,7 +9,7 @@ use lb_common::abi::{
 use lb_core::image::TableOp;
 use lb_tests::needs_root;
 use lb_tests::prog::{Kernel, namespace, small};
-use lb_userspace::datapath::flows::{FlowCounts, FlowTables};
+use lb_userspace::datapath::flows::{Flow, FlowCounts, FlowTables};
 use lb_userspace::datapath::writer::Writer;
 use std::net::{IpAddr, SocketAddr};
 
@@ -133,6 +133,10 @@ impl Bed {
     fn sweep(&mut self) -> FlowCounts {
         self.tables.sweep(&self.kernel.clock).unwrap()
     }
+
+    fn list(&self) -> Vec<Flow> {
+        self.tables.list(&self.kernel.clock, |_| true).unwrap()
+    }
 }
 
 #[test]
@@ -186,6 +190,80 @@ fn what_is_removed_is_taken_off_and_what_closes_still_names_its_origin() {
         assert_eq!(bed.established(2), 0);
         assert_eq!(bed.table(maps::FLOWS4).keys().count(), 0);
         assert_eq!(bed.sweep().named, [OriginId(6)].into());
+    });
+}
+
+#[test]
+fn flows_are_shown_as_their_origin_sees_them() {
+    needs_root!();
+    namespace().enter(|| {
+        let bed = Bed::new();
+        let mut origins = bed.array::<Origin>(maps::ORIGINS);
+        let record = Origin {
+            address: "10.0.0.9".parse::<IpAddr>().unwrap().into(),
+            identity: 9,
+            forwarding: Forwarding::DSR_IPIP,
+            ..Origin::default()
+        };
+        origins.set(9, record, 0).unwrap();
+        let established = TcpState(TcpState::ANSWERED | TcpState::ESTABLISHED);
+        let core = |origin, forwarding| FlowCore {
+            origin: OriginId(origin),
+            forwarding,
+            tcp: established,
+            ..FlowCore::default()
+        };
+        let client = "198.51.100.1:7";
+        let arriving = (client, VIP);
+        bed.enter(
+            maps::FLOWS4,
+            Protocol::TCP,
+            arriving,
+            ("192.0.2.1:61000", "10.0.0.7:8080"),
+            core(7, Forwarding::NAT),
+        );
+        bed.enter(
+            maps::FLOWS4,
+            Protocol::UDP,
+            arriving,
+            (client, "10.0.0.8:8080"),
+            core(8, Forwarding::DNAT),
+        );
+        let other = ("198.51.100.2:7", VIP);
+        bed.enter(
+            maps::TENTATIVE4,
+            Protocol::TCP,
+            other,
+            other,
+            core(9, Forwarding::DSR_IPIP),
+        );
+        let mut shown: Vec<_> = bed
+            .list()
+            .into_iter()
+            .map(|flow| {
+                let snat = flow.snat.map(|snat| snat.to_string());
+                let origin = flow.origin_address.to_string();
+                (flow.origin.0, flow.client.to_string(), snat, origin, flow.state)
+            })
+            .collect();
+        shown.sort();
+        let row = |origin, client: &str, snat: Option<&str>, to: &str, state| {
+            (
+                origin,
+                client.to_owned(),
+                snat.map(str::to_owned),
+                to.to_owned(),
+                state,
+            )
+        };
+        assert_eq!(
+            shown,
+            [
+                row(7, client, Some("192.0.2.1:61000"), "10.0.0.7:8080", "established"),
+                row(8, client, None, "10.0.0.8:8080", "-"),
+                row(9, "198.51.100.2:7", None, "10.0.0.9:80", "established"),
+            ]
+        );
     });
 }
 

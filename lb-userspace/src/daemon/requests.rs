@@ -263,7 +263,7 @@ fn row(view: &View, flow: &Flow) -> FlowRow {
         .to_owned(),
         client: flow.client,
         vip: flow.vip,
-        snat: Some(flow.snat),
+        snat: flow.snat,
         origin_address: flow.origin_address,
         application: application.map(|application| application.name.clone()),
         origin: place.map(|(_, origin)| origin.name.clone()),

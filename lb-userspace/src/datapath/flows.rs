@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Ip, OriginId, Port, Protocol, TcpState, Timeouts,
-    maps,
+    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Forwarding, Ip, Origin, OriginId, Port, Protocol,
+    TcpState, Timeouts, maps,
 };
 use lb_common::datapath::Memory;
 use lb_common::datapath::track::{self, Age};
@@ -24,6 +24,7 @@ pub struct FlowTables {
     v4: [Table<FlowKey4, Flow4>; 2],
     v6: [Table<FlowKey6, Flow6>; 2],
     timeouts: Array<MapData, Timeouts>,
+    origins: Array<MapData, Origin>,
     loads: Loads,
 }
 
@@ -39,7 +40,9 @@ pub struct Flow {
     pub protocol: Protocol,
     pub client: SocketAddr,
     pub vip: SocketAddr,
-    pub snat: SocketAddr,
+    /// What the origin sees as its client; `None`: the client itself.
+    pub snat: Option<SocketAddr>,
+    /// Where its packets go; of an origin that takes the VIP's, the origin's own address with the VIP's port.
     pub origin_address: SocketAddr,
     pub application: u32,
     pub origin: OriginId,
@@ -190,10 +193,20 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
     fn list(
         &self,
         clock: &Clock,
+        origins: &Array<MapData, Origin>,
         wanted: &mut dyn FnMut(&FlowCore) -> bool,
         flows: &mut Vec<Flow>,
     ) -> Result<()> {
         let now = clock.now();
+        let mut rows = BTreeMap::new();
+        let mut address = |origin: OriginId| {
+            *rows.entry(origin).or_insert_with(|| {
+                let record = origins.get(&origin.0, 0).ok();
+                record
+                    .filter(|record| record.identity != 0)
+                    .map(|record| IpAddr::from(record.address))
+            })
+        };
         self.for_each(|key, flow| {
             let core = flow.core();
             if core.side != FlowSide::CLIENT || !wanted(core) {
@@ -201,14 +214,19 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             }
             let Tuples {
                 arriving: (client, vip),
-                leaving: (snat, origin_address),
+                leaving: (snat, mut origin_address),
             } = flow.describe(key);
+            if core.forwarding.is_direct()
+                && let Some(address) = address(core.origin)
+            {
+                origin_address.set_ip(address);
+            }
             let idle = now.wrapping_sub(core.seen);
             flows.push(Flow {
                 protocol: V::protocol(key),
                 client,
                 vip,
-                snat,
+                snat: (core.forwarding == Forwarding::NAT).then_some(snat),
                 origin_address,
                 application: core.application,
                 origin: core.origin,
@@ -246,7 +264,7 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
 
 fn state(protocol: Protocol, tcp: TcpState) -> &'static str {
     if protocol != Protocol::TCP {
-        "open"
+        "-"
     } else if tcp.closing() {
         "closing"
     } else if tcp.has(TcpState::ESTABLISHED) {
@@ -280,6 +298,7 @@ impl FlowTables {
                 )?,
             ],
             timeouts: take(maps::TIMEOUTS)?.try_into()?,
+            origins: take(maps::ORIGINS)?.try_into()?,
             loads: Loads::new(take)?,
         })
     }
@@ -321,10 +340,10 @@ impl FlowTables {
     pub fn list(&self, clock: &Clock, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<Vec<Flow>> {
         let mut flows = Vec::new();
         for table in &self.v4 {
-            table.list(clock, &mut wanted, &mut flows)?;
+            table.list(clock, &self.origins, &mut wanted, &mut flows)?;
         }
         for table in &self.v6 {
-            table.list(clock, &mut wanted, &mut flows)?;
+            table.list(clock, &self.origins, &mut wanted, &mut flows)?;
         }
         Ok(flows)
     }
