@@ -12,7 +12,7 @@ mod routes;
 mod tests;
 mod token;
 
-pub use listen::Server;
+pub use listen::{Listeners, Server};
 pub use request::{Handle, Reply, Request};
 pub use routes::router;
 pub use token::Token;

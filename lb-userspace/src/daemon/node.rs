@@ -6,7 +6,7 @@ use super::setup::{self, Lock};
 use super::takeover::{self, Former};
 use super::watch::FileWatch;
 use super::ways::ProbeWays;
-use crate::api::{Handle, Request, Server};
+use crate::api::{Handle, Listeners, Request, Server};
 use crate::cli::{Exit, Failure};
 use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
@@ -28,7 +28,7 @@ use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
 use lb_core::view::View;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -50,6 +50,14 @@ const FIRST_PATHS: Duration = Duration::from_secs(1);
 const HANDOVER: Duration = Duration::from_secs(5);
 /// Events that are remembered for the API.
 const MAX_EVENTS: usize = 10_000;
+
+/// Who has the node while a daemon starts.
+enum Claim {
+    /// This one, from now on.
+    Free(Server, Lock),
+    /// Another one, which is to leave.
+    Held(Former, Listeners),
+}
 
 /// A running node.
 pub struct Node {
@@ -91,6 +99,8 @@ pub struct Node {
     pub(super) flags: SettingsFlags,
     pub(super) path_changes: mpsc::Receiver<BTreeMap<IpAddr, Path>>,
     requests: mpsc::Receiver<Request>,
+    /// Where the API listens on TCP.
+    pub(super) listen: Vec<SocketAddr>,
     pub(super) file: Option<FileWatch>,
     stop: CancellationToken,
     /// Cancelled once another process may have the API's addresses.
@@ -128,27 +138,41 @@ impl Node {
             true => Former::find(&config).await?,
             false => None,
         };
-        let (server, lock, mut datapath) = match former {
+        // What can fail without a trace comes before what leaves one, and before another daemon leaves.
+        let (claim, mut datapath) = match former {
             None => {
-                // What can fail without a trace comes before what leaves one.
                 let server = Server::bind(&config.api)?;
                 let (pins, lock) = setup::claim(&config.node.name)?;
                 let datapath = Datapath::open(pins, sizes).map_err(setup::cannot_open)?;
-                (server, lock, datapath)
+                (Claim::Free(server, lock), datapath)
             }
             Some(former) => {
-                Server::check(&config.api)?;
+                let listeners =
+                    Listeners::bind_beside(&config.api, former.listen()).map_err(takeover::unchanged)?;
                 let pins = Pins::open(&config.node.name)?;
                 let datapath = Datapath::open(pins, sizes).map_err(takeover::cannot_open)?;
                 takeover::rehearse(setup::environment(&datapath, flags)?, &config)?;
+                (Claim::Held(former, listeners), datapath)
+            }
+        };
+        let named = interfaces.named();
+        let indexes: Vec<u32> = named.iter().map(|(_, index)| *index).collect();
+        let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
+        let explainer = Explainer::new(&datapath)?;
+        let flows = Arc::new(Mutex::new(datapath.flow_tables()?));
+        let probes = Arc::new(Probes::new()?);
+        let (server, lock) = match claim {
+            Claim::Free(server, lock) => (server, lock),
+            Claim::Held(former, listeners) => {
                 let (_, lock) = former.hand_over(&config.node.name).await?;
                 if !datapath.is_current()? {
                     let message = "the maps were made anew meanwhile: start again";
                     return Err(Failure::new(Exit::Conflict, message));
                 }
-                (Server::bind(&config.api)?, lock, datapath)
+                (Server::succeed(&config.api, listeners)?, lock)
             }
         };
+        let listen = server.tcp_addresses();
         let migrates = datapath.is_migrating();
         let flags = match migrates {
             true => SettingsFlags(flags.0 | SettingsFlags::MIGRATING),
@@ -166,12 +190,9 @@ impl Node {
         };
         let started = Instant::now();
         let engine = Engine::new(environment, Timestamp::default());
-        let named = interfaces.named();
         if !migrates {
             datapath.attach(&named, config.datapath.mode)?;
         }
-        let indexes: Vec<u32> = named.iter().map(|(_, index)| *index).collect();
-        let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
         let (view, views) = watch::channel(Arc::new(View::default()));
         let (sender, requests) = mpsc::channel(64);
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
@@ -181,7 +202,6 @@ impl Node {
         };
         let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
         let (observations, observed) = mpsc::unbounded_channel();
-        let explainer = Explainer::new(&datapath)?;
         let held = datapath
             .holding()
             .and_then(held::start)
@@ -189,7 +209,6 @@ impl Node {
                 warn!(error = %format!("{error:#}"), "fragments that come before the first one of their datagram are lost");
                 Arc::default()
             });
-        let flows = Arc::new(Mutex::new(datapath.flow_tables()?));
         let (sweeps, swept) = mpsc::channel(1);
         let file = FileWatch::new(&config_path)
             .inspect_err(|error| warn!(error = %format!("{error:#}"), "changes of the file are not noticed"));
@@ -215,7 +234,7 @@ impl Node {
             next_event: 1,
             refusal: None,
             saver: store.map(Saver::start),
-            probes: Arc::new(Probes::new()?),
+            probes,
             ways: ProbeWays::default(),
             observations,
             observed,
@@ -226,6 +245,7 @@ impl Node {
             flags,
             path_changes,
             requests,
+            listen,
             file: file.ok(),
             stop,
             closed,

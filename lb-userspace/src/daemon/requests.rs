@@ -77,6 +77,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             uptime_seconds: self.started.elapsed().as_secs(),
+            listen: Some(self.listen.clone()),
             ..NodeStatus::default()
         };
         Status {
