@@ -48,6 +48,8 @@ const REPAIR: Duration = Duration::from_secs(30);
 const FIRST_PATHS: Duration = Duration::from_secs(1);
 /// How long what is going on may take when another process takes over.
 const HANDOVER: Duration = Duration::from_secs(5);
+/// How often it is looked whether fragments are held still.
+const HELD_LOOK: Duration = Duration::from_millis(10);
 /// Events that are remembered for the API.
 const MAX_EVENTS: usize = 10_000;
 
@@ -161,6 +163,14 @@ impl Node {
         let explainer = Explainer::new(&datapath)?;
         let flows = Arc::new(Mutex::new(datapath.flow_tables()?));
         let probes = Arc::new(Probes::new()?);
+        // Before the first packet that the program may hand over.
+        let held = datapath
+            .holding()
+            .and_then(held::start)
+            .unwrap_or_else(|error| {
+                warn!(error = %format!("{error:#}"), "fragments that come before the first one of their datagram are lost");
+                Arc::default()
+            });
         let (server, lock) = match claim {
             Claim::Free(server, lock) => (server, lock),
             Claim::Held(former, listeners) => {
@@ -202,13 +212,6 @@ impl Node {
         };
         let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
         let (observations, observed) = mpsc::unbounded_channel();
-        let held = datapath
-            .holding()
-            .and_then(held::start)
-            .unwrap_or_else(|error| {
-                warn!(error = %format!("{error:#}"), "fragments that come before the first one of their datagram are lost");
-                Arc::default()
-            });
         let (sweeps, swept) = mpsc::channel(1);
         let file = FileWatch::new(&config_path)
             .inspect_err(|error| warn!(error = %format!("{error:#}"), "changes of the file are not noticed"));
@@ -359,6 +362,9 @@ impl Node {
         }
         // The server removes its socket; what else could go wrong there ends with the process.
         let _ = (&mut self.server).await;
+        if self.handed_over {
+            self.see_fragments_off().await;
+        }
         if self.config.datapath.on_exit == OnExit::Detach && !self.handed_over {
             self.paths.release().await?;
             self.datapath.remove()?;
@@ -375,8 +381,17 @@ impl Node {
         }
         let _ = timeout(HANDOVER, self.closed.cancelled()).await;
         self.saver = None;
+        self.ways = ProbeWays::default();
         self.lock = None;
         info!("handed over: another lb goes on");
+    }
+
+    /// Holds fragments until the other's program is there, and then until those that wait have gone or waited too long.
+    async fn see_fragments_off(&mut self) {
+        let deadline = Instant::now() + held::LIMITS.patience;
+        while (self.datapath.is_attached() || self.held.waiting() > 0) && Instant::now() < deadline {
+            tokio::time::sleep(HELD_LOOK).await;
+        }
     }
 
     /// Tells the engine what has happened and does what it asks for.
