@@ -16,6 +16,7 @@ mod flood;
 mod fragments;
 mod generations;
 mod interfaces;
+mod limits;
 mod matrix;
 mod messages;
 mod others;

@@ -4,7 +4,7 @@ use crate::netns::Netns;
 use anyhow::{Context, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, PerfEventArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, PerfEventArray};
 use aya::programs::{TestRun, TestRunOptions};
 use aya::util::{nr_cpus, online_cpus};
 use aya::{Ebpf, Pod};
@@ -88,6 +88,8 @@ pub fn small() -> MapSizes {
 /// The loaded program.
 pub struct Kernel {
     loaded: Loaded,
+    /// Rows of arrays that have been written, as far as [`COUNTED`] does not cover them: only they are read and cleared.
+    used: BTreeMap<String, u32>,
     pub clock: Clock,
     /// Room for what a run leaves of a frame.
     output: Vec<u8>,
@@ -125,6 +127,7 @@ impl Kernel {
         Ok(Self {
             held: held.collect::<Result<_, _>>()?,
             loaded,
+            used: BTreeMap::new(),
             clock,
             output: vec![0; 80 * 1024],
         })
@@ -133,6 +136,23 @@ impl Kernel {
     #[must_use]
     pub fn ebpf(&self) -> &Ebpf {
         &self.loaded.ebpf
+    }
+
+    /// A further handle to a map.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn map(&self, name: &str) -> Result<Map> {
+        let map = self.loaded.ebpf.map(name).with_context(|| name.to_owned())?;
+        let data = match map {
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::PerCpuArray(data) => data,
+            other => anyhow::bail!("{name} is a {other:?}"),
+        };
+        Ok(Map::from_map_data(MapData::from_id(data.info()?.id())?)?)
     }
 
     /// Bytes of kernel memory that each map takes, as the kernel accounts for them.
@@ -238,15 +258,24 @@ impl Kernel {
     }
 
     fn fill<V: Pod>(&mut self, name: &str, rows: impl Iterator<Item = (u32, V)>) -> Result<()> {
+        let mut used = self.used(name);
         let mut array = self.array(name)?;
         for (index, row) in rows {
             array.set(index, row, 0)?;
+            used = used.max(index + 1);
         }
+        self.used.insert(name.to_owned(), used);
         Ok(())
     }
 
+    /// How many rows of an array may hold something.
+    fn used(&self, name: &str) -> u32 {
+        self.used.get(name).copied().unwrap_or(COUNTED)
+    }
+
     fn clear<V: Pod + Default>(&mut self, name: &str) -> Result<()> {
-        self.fill(name, (0..ARRAY_ROWS).map(|index| (index, V::default())))
+        let rows = 0..self.used(name);
+        self.fill(name, rows.map(|index| (index, V::default())))
     }
 
     fn replace<K: Pod, V: Pod>(&mut self, name: &str, rows: impl Iterator<Item = (K, V)>) -> Result<()> {
@@ -369,9 +398,10 @@ impl Kernel {
 
     /// The rows of an array that hold something.
     fn written<V: Pod + Default + PartialEq>(&mut self, name: &str) -> Result<BTreeMap<u32, V>> {
+        let used = self.used(name);
         let array = self.array::<V>(name)?;
         let mut rows = BTreeMap::new();
-        for index in 0..ARRAY_ROWS {
+        for index in 0..used {
             let row = array.get(&index, 0)?;
             if row != V::default() {
                 rows.insert(index, row);
@@ -445,5 +475,5 @@ impl Kernel {
 /// Pages of a CPU's buffer for held frames: room for the longest.
 const BUFFER_PAGES: usize = 16;
 
-/// Rows of the traffic counters that scenarios use.
-const COUNTED: u32 = 64;
+/// Rows of counters that scenarios use, by application and by origin.
+const COUNTED: u32 = 128;

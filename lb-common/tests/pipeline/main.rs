@@ -10,6 +10,7 @@ mod endings;
 mod fixtures;
 mod flows;
 mod fragments;
+mod heads;
 mod memory;
 mod messages;
 mod modes;
