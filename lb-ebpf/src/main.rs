@@ -29,8 +29,9 @@ pub fn lb(context: XdpContext) -> u32 {
         ifindex: context.ingress_ifindex() as u32,
         now,
     };
-    let step = datapath::known(&mut XdpPacket::new(&context), &BpfTables, scratch, arrival);
-    go_on(&context, step)
+    let tables = BpfTables::new();
+    let step = datapath::known(&mut XdpPacket::new(&context), &tables, scratch, arrival);
+    go_on(&context, &tables, step)
 }
 
 macro_rules! stages {
@@ -41,8 +42,9 @@ macro_rules! stages {
             let Some(scratch) = maps::scratch() else {
                 return xdp_action::XDP_ABORTED;
             };
-            let step = datapath::$stage(&mut XdpPacket::new(&context), &BpfTables, scratch);
-            go_on(&context, step)
+            let tables = BpfTables::new();
+            let step = datapath::$stage(&mut XdpPacket::new(&context), &tables, scratch);
+            go_on(&context, &tables, step)
         }
     )* };
 }
@@ -72,7 +74,7 @@ pub fn lb_clock(context: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn go_on(context: &XdpContext, step: Step) -> u32 {
+fn go_on(context: &XdpContext, tables: &BpfTables, step: Step) -> u32 {
     let verdict = match step {
         Step::Done(verdict) => verdict,
         Step::Go(stage) => {
@@ -85,7 +87,7 @@ fn go_on(context: &XdpContext, step: Step) -> u32 {
         Verdict::Hold(_) => hold(context, verdict),
         _ => verdict,
     };
-    datapath::count(&BpfTables, verdict);
+    datapath::count(tables, verdict);
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Forward(exit) | Verdict::Reply(_, exit) => leave(exit),

@@ -139,7 +139,19 @@ pub fn sum_buffer() -> Option<&'static mut SumBuffer> {
 }
 
 /// The kernel's maps as the pipeline's tables.
-pub struct BpfTables;
+pub struct BpfTables {
+    /// Looked up once a program.
+    settings: Option<&'static Settings>,
+}
+
+impl BpfTables {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self {
+            settings: SETTINGS.get(0),
+        }
+    }
+}
 
 #[inline(always)]
 fn inserted(result: Result<(), i32>) -> Result<(), InsertError> {
@@ -179,14 +191,14 @@ unsafe fn add_atomically(word: *mut u32, by: u32) -> u32 {
 impl Tables for BpfTables {
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
-        SETTINGS.get(0)
+        self.settings
     }
 
     #[inline(always)]
     fn generation(&self) -> u32 {
-        // SAFETY: the pointer is valid as long as the map. Volatile: one read, so one generation for the whole packet.
-        SETTINGS.get_ptr(0).map_or(0, |settings| unsafe {
-            (&raw const (*settings).generation).read_volatile()
+        // SAFETY: the reference is valid as long as the map. Volatile: one read, so one generation for the whole packet.
+        self.settings.map_or(0, |settings| unsafe {
+            (&raw const settings.generation).read_volatile()
         })
     }
 

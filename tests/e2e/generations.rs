@@ -82,13 +82,15 @@ fn each_packet_of_a_thousand_generations_is_handled_by_one_of_them() {
             (sent, traffic)
         });
         for generation in 1..=generations {
-            lb.write_config(&configuration(&lab, generation));
+            // Before the file is there: lb watches it.
             conductor.say(generation - 1, generation);
+            lb.write_config(&configuration(&lab, generation));
             lb.lb_ok(&["reload"]);
             conductor.say(generation, generation);
-            if flowing.is_finished() {
-                break;
-            }
+            assert!(
+                !flowing.is_finished(),
+                "{MAX_NUMBERED} packets were sent before generation {generation}"
+            );
         }
         stop.store(true, Ordering::Relaxed);
         flowing.join().unwrap()

@@ -125,8 +125,8 @@ pub enum WrapKind {
     Fit,
     /// The IP packet is rewritten and counted: it gets its link addresses and tags, and leaves.
     Relink,
-    /// The IP packet is as it came and not counted. When it fits, it gets its outer header, by the record of the entry's
-    /// origin, link addresses and tags, and leaves; otherwise it is answered.
+    /// The IP packet is as it came and not counted. When it fits, it gets its outer header, link addresses and tags, by the
+    /// records of the entry's origin and its hop, and leaves; otherwise it is answered. Nothing else is told here.
     Tunnel,
 }
 
