@@ -43,18 +43,30 @@ fn find<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
     };
     let core = *F::core(&draft.client);
     let mut alive = match fate {
-        Fate::Keep | Fate::Renew | Fate::Refuse => true,
+        Fate::Keep | Fate::Renew | Fate::Revise | Fate::Refuse => true,
+        Fate::Ask => {
+            scratch.errand = Errand::Ask;
+            return open::<F>(settings, scratch);
+        }
         Fate::End | Fate::Retry => false,
         Fate::Reset => {
             end::<F, T>(tables, draft, context.now);
             true
         }
     };
-    if fate == Fate::Renew || fate == Fate::Reset {
-        let twin = flow::renew_twin::<F, T>(tables, Memory::Tentative, context.now, &arriving, &draft.client);
+    let renewed = fate == Fate::Renew || fate == Fate::Revise;
+    if renewed || fate == Fate::Reset {
+        let twin = flow::renew_twin::<F, T>(
+            tables,
+            Memory::Tentative,
+            context.now,
+            fate,
+            &arriving,
+            &draft.client,
+        );
         alive = twin == Twin::Ours;
     }
-    if alive && fate == Fate::Renew && track::proven(&core, arriving.protocol) {
+    if alive && renewed && track::proven(&core, arriving.protocol) {
         alive = promote::<F, T>(tables, draft) == Twin::Ours;
     }
     if !alive {

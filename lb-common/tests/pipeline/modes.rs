@@ -51,7 +51,7 @@ fn dnat_keeps_the_client() {
         assert_eq!(node.established(origin), 1);
         check::check(&node.tcp(client, &vip, ACK).frame, &leaving);
         check::check(&node.answer(&syn, ACK).frame, &back);
-        node.tcp(client, &vip, RST);
+        node.close(&syn, client, &vip);
         assert_eq!(node.established(origin), 0);
     }
 }
@@ -91,13 +91,20 @@ fn with_other_address() -> Node {
 fn dnat_cannot_tell_two_flows_of_one_client_port_apart() {
     let (client, vip) = &ends(app::DNAT)[0];
     let mut node = with_other_address();
-    node.connect(client, vip);
+    let first = node.connect(client, vip);
     let second = node.tcp(client, OTHER, SYN);
     assert_eq!(second.verdict, Verdict::Drop(DropReason::TupleTaken));
     assert_eq!(second.moved, "drop tuple_taken 1");
     assert_eq!(node.remembered(), (2, 0));
-    // It has closed, for a while.
+    // Whether a reset was the client's own is not known.
     node.tcp(client, vip, RST);
+    node.pass_time((TIMEOUTS.tcp_closing >> 4) + 1);
+    assert_eq!(
+        node.tcp(client, OTHER, SYN).verdict,
+        Verdict::Drop(DropReason::TupleTaken)
+    );
+    // It has closed, for a while.
+    node.close(&first, client, vip);
     assert_eq!(
         node.tcp(client, OTHER, SYN).verdict,
         Verdict::Drop(DropReason::TupleTaken)
