@@ -157,6 +157,20 @@ fn counts_that_a_dead_daemon_left_wrong_are_put_right() {
             assert_eq!((counts.total, counts.origins[&2], counts.origins[&3]), (12, 5, 7));
         }
         assert_eq!(wrong(&bed), [5, 7, 0, 0]);
+        // All direct origins have a row together.
+        let direct = FlowCore {
+            origin: OriginId(6),
+            forwarding: Forwarding::DSR_IPIP,
+            tcp: TcpState(TcpState::ANSWERED | TcpState::ESTABLISHED),
+            ..FlowCore::default()
+        };
+        let ends = ("198.51.100.9:9", VIP);
+        bed.enter(maps::FLOWS4, Protocol::TCP, ends, ends, direct);
+        bed.set_load(6, 4);
+        for _ in 0..MANY {
+            bed.sweep();
+        }
+        assert_eq!([OriginId::DIRECT.0, 6].map(|row| bed.established(row)), [1, 1]);
         // What is right stays so.
         for _ in 0..MANY {
             bed.sweep();

@@ -159,7 +159,7 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         self.for_each(|key, flow| {
             let core = flow.core();
             if established && core.side == FlowSide::CLIENT {
-                *found.entry(core.origin).or_default() += 1;
+                count(core, found);
             }
             if track::age(&timeouts(core.application), V::protocol(key), core, now) == Age::Expired {
                 expired.push(*key);
@@ -181,7 +181,7 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             if still && self.map.remove(&key).is_ok() {
                 counts.expired += 1;
                 if established && core.side == FlowSide::CLIENT {
-                    *removed.entry(core.origin).or_default() += 1;
+                    count(core, &mut removed);
                 }
             } else {
                 counts.named.insert(core.origin);
@@ -242,23 +242,31 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         self.for_each(|key, flow| {
             if flow.core().side == FlowSide::CLIENT && wanted(flow.core()) {
                 let twin = (!flow.core().forwarding.is_direct()).then(|| flow.twin(key));
-                found.push((*key, twin, flow.core().origin));
+                found.push((*key, twin, *flow.core()));
             }
         })?;
         let mut flushed = 0;
         let mut removed = BTreeMap::new();
-        for (key, twin, origin) in found {
+        for (key, twin, core) in found {
             // Either may have gone meanwhile.
             let _gone = twin.map(|twin| self.map.remove(&twin));
             if self.map.remove(&key).is_ok() {
                 flushed += 1;
                 if self.memory == Memory::Established {
-                    *removed.entry(origin).or_default() += 1;
+                    count(&core, &mut removed);
                 }
             }
         }
         loads.take_off(&removed)?;
         Ok(flushed)
+    }
+}
+
+/// Counts an established flow wherever the program has counted it.
+fn count(core: &FlowCore, flows: &mut BTreeMap<OriginId, u32>) {
+    *flows.entry(core.origin).or_default() += 1;
+    if core.forwarding.is_direct() {
+        *flows.entry(OriginId::DIRECT).or_default() += 1;
     }
 }
 
