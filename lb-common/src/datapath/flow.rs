@@ -357,22 +357,28 @@ pub fn enter<F: Family, T: Tables>(
     let core = F::core(flow);
     if memory == Memory::Established && core.side == FlowSide::CLIENT {
         tables.establish(core.origin);
+        if core.forwarding.is_direct() {
+            tables.establish(OriginId::DIRECT);
+        }
     }
     Ok(())
 }
 
-/// Removes an entry that [`enter`] added.
+/// Removes an entry of a side that [`enter`] added, of the flow of which `core` is one.
 #[inline(always)]
 pub fn leave<F: Family, T: Tables>(
     tables: &T,
     memory: Memory,
     key: &F::Key,
     side: FlowSide,
-    origin: OriginId,
+    core: &FlowCore,
 ) {
     // Whoever has removed it counts it.
     if F::remove(tables, memory, key) && memory == Memory::Established && side == FlowSide::CLIENT {
-        tables.disestablish(origin);
+        tables.disestablish(core.origin);
+        if core.forwarding.is_direct() {
+            tables.disestablish(OriginId::DIRECT);
+        }
     }
 }
 
@@ -387,9 +393,9 @@ pub fn forget<F: Family, T: Tables>(
     let core = F::core(flow);
     if owns_twin::<F, T>(tables, memory, arriving, flow) {
         let key = twin_key::<F>(arriving, flow);
-        leave::<F, T>(tables, memory, &key, opposite(core.side), core.origin);
+        leave::<F, T>(tables, memory, &key, opposite(core.side), core);
     }
-    leave::<F, T>(tables, memory, &F::key(arriving), core.side, core.origin);
+    leave::<F, T>(tables, memory, &F::key(arriving), core.side, core);
 }
 
 /// Whether the other direction's entry is there, and this flow's.

@@ -31,7 +31,8 @@ impl TcpFlags {
 /// A reset may be a stranger's, and its receiver may know so. When both sides go on after it, the connection is alive. When
 /// the origin answers a SYN after it, that is another connection.
 ///
-/// Of a flow that is forwarded directly the origin's side is never seen: its client's word is taken for the handshake, and
+/// Of a flow that is forwarded directly the origin's side is never seen: its client's word is taken for the handshake (so
+/// such flows fill no more than their share of the memory of established ones), and
 /// when the client closes, the flow closes, until the client goes on. Should it do so after longer than a closing flow is
 /// remembered, then its next segment is most likely given to the same origin, because that is how an origin is chosen.
 #[inline(always)]

@@ -161,7 +161,8 @@ reasons! {
 reasons! {
     /// What is counted of a packet beside its verdict.
     Notice from 120 {
-        /// A flow has proven itself, but the table of established flows is full: it may be evicted.
+        /// A flow has proven itself, but the table of established flows is full, or holds as many direct ones as it may: it
+        /// may be evicted.
         FlowTableFull = "flow_table_full",
     }
 }

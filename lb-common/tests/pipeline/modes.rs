@@ -1,7 +1,7 @@
 //! Forwarding modes: what is remembered, and how packets leave.
 
 use super::*;
-use lb_common::abi::{Forwarding, TcpState};
+use lb_common::abi::{Forwarding, OriginId, TcpState};
 use lb_common::datapath::{DropReason, Reply};
 use lb_common::testing::build::{CLIENT_MAC, NODE_MAC};
 use lb_common::testing::check;
@@ -197,6 +197,44 @@ fn of_direct_flows_the_client_is_remembered() {
             again.moved
         );
         assert_eq!(node.remembered(), (0, 1));
+    }
+}
+
+/// Two forged segments make such a flow.
+#[test]
+fn direct_connections_fill_no_more_than_their_share() {
+    for (application, origin) in DIRECT {
+        let (_, vip) = &ends(application)[0];
+        let mut node = with_one_origin(origin);
+        node.0.scenario.tables.settings.max_direct = 2;
+        let direct = |node: &Node| node.0.scenario.tables.established(OriginId::DIRECT);
+        for number in 0..5 {
+            node.tcp(&client(number), vip, SYN);
+            let ack = node.tcp(&client(number), vip, ACK);
+            assert!(matches!(ack.verdict, Verdict::Forward(_)));
+            let told = ack.moved.contains("notice flow_table_full 1");
+            assert_eq!(told, number >= 2, "{}", ack.moved);
+        }
+        assert_eq!(node.remembered(), (2, 3));
+        assert_eq!((direct(&node), node.established(origin)), (2, 2));
+        // The others go on where they are, and where they are not.
+        let before = node.tcp(&client(4), vip, ACK);
+        node.memory(Memory::Tentative).borrow_mut().clear();
+        let again = node.tcp(&client(4), vip, ACK);
+        assert_eq!(again.frame, before.frame);
+        // Translated ones have room, and count for themselves.
+        node.connect("198.51.100.9:9", WEB);
+        assert_eq!((node.remembered().0, direct(&node)), (4, 2));
+        // When one closes, there is room again.
+        node.tcp(&client(0), vip, FIN | ACK);
+        assert_eq!((direct(&node), node.established(origin)), (1, 1));
+        node.pass_time(TIMEOUTS.tcp / 8 + 1);
+        node.tcp(&client(4), vip, ACK);
+        assert_eq!((direct(&node), node.established(origin)), (2, 2));
+        // As when one times out.
+        node.pass_time(TIMEOUTS.tcp);
+        node.tcp(&client(1), vip, SYN);
+        assert_eq!(direct(&node), 1);
     }
 }
 

@@ -99,8 +99,10 @@ impl Player {
 
     fn set_flags(&mut self, bytes: &mut Bytes) -> Option<()> {
         let chosen = SettingsFlags::PARTIAL_CHECKSUMS | SettingsFlags::NO_XDP_TX | SettingsFlags::MIGRATING;
-        let flags = &mut self.host.scenario.tables.settings.flags;
-        flags.0 = flags.0 & !chosen | u32::from(bytes.byte()?) & chosen;
+        let settings = &mut self.host.scenario.tables.settings;
+        let byte = u32::from(bytes.byte()?);
+        settings.flags.0 = settings.flags.0 & !chosen | byte & chosen;
+        settings.max_direct = byte >> 6;
         Some(())
     }
 

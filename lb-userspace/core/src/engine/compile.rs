@@ -297,6 +297,7 @@ impl State {
             snat_ports: setup.snat_ports,
             flags: SettingsFlags(flags),
             generation: self.generations.live(),
+            max_direct: setup.max_flows.div_ceil(2),
             ..Settings::default()
         }
     }

@@ -68,6 +68,7 @@ struct Setup {
     snat_ports: PortRange,
     flags: SettingsFlags,
     capacity: Capacity,
+    max_flows: u32,
     assume_healthy: bool,
     adopted: bool,
 }
@@ -135,6 +136,7 @@ impl Engine {
             snat_ports,
             flags,
             capacity,
+            max_flows,
             adopted,
             kept,
             assume_healthy,
@@ -182,6 +184,7 @@ impl Engine {
             snat_ports,
             flags,
             capacity,
+            max_flows,
             assume_healthy,
             adopted: adopts,
         };
