@@ -1,6 +1,6 @@
 //! The flow tables as userspace reads and sweeps them: what it shows, counts and puts right.
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::abi::{
     Flow4, FlowCore, FlowKey4, FlowSide, Forwarding, Ip, Ip4, Load, Origin, OriginId, PathMtu, Port,
@@ -16,19 +16,6 @@ use std::net::{IpAddr, SocketAddr};
 const VIP: &str = "203.0.113.10:80";
 /// More sweeps than agree before a count is put right.
 const MANY: usize = 12;
-
-/// A further handle to a map.
-fn again(kernel: &Kernel, name: &str) -> anyhow::Result<Map> {
-    let id = match kernel.ebpf().map(name).unwrap() {
-        Map::Array(data)
-        | Map::HashMap(data)
-        | Map::LruHashMap(data)
-        | Map::LpmTrie(data)
-        | Map::PerCpuArray(data) => data.info()?.id(),
-        other => panic!("{name} is a {other:?}"),
-    };
-    Ok(Map::from_map_data(MapData::from_id(id)?)?)
-}
 
 struct Bed {
     kernel: Kernel,
@@ -49,7 +36,7 @@ fn ends((source, destination): Ends<'_>) -> [SocketAddr; 2] {
 impl Bed {
     fn new() -> Self {
         let kernel = Kernel::new(&small()).unwrap();
-        let mut timeouts: Array<_, Timeouts> = again(&kernel, maps::TIMEOUTS).unwrap().try_into().unwrap();
+        let mut timeouts: Array<_, Timeouts> = kernel.map(maps::TIMEOUTS).unwrap().try_into().unwrap();
         let hz = kernel.clock.hz;
         let times = Timeouts {
             tcp: 3600 * hz,
@@ -59,17 +46,17 @@ impl Bed {
         };
         timeouts.set(1, times, 0).unwrap();
         Self {
-            tables: FlowTables::new(|name| again(&kernel, name)).unwrap(),
+            tables: FlowTables::new(|name| kernel.map(name)).unwrap(),
             kernel,
         }
     }
 
     fn table(&self, name: &str) -> HashMap<MapData, FlowKey4, Flow4> {
-        again(&self.kernel, name).unwrap().try_into().unwrap()
+        self.kernel.map(name).unwrap().try_into().unwrap()
     }
 
     fn array<V: aya::Pod>(&self, name: &str) -> Array<MapData, V> {
-        again(&self.kernel, name).unwrap().try_into().unwrap()
+        self.kernel.map(name).unwrap().try_into().unwrap()
     }
 
     /// Writes one direction of a flow of application 1.
@@ -286,7 +273,7 @@ fn a_number_that_is_given_anew_inherits_nothing() {
     needs_root!();
     namespace().enter(|| {
         let bed = Bed::new();
-        let mut writer = Writer::new(|name| again(&bed.kernel, name)).unwrap();
+        let mut writer = Writer::new(|name| bed.kernel.map(name)).unwrap();
         let path = PathMtu {
             mtu: 1400,
             ..PathMtu::default()
@@ -295,10 +282,8 @@ fn a_number_that_is_given_anew_inherits_nothing() {
             packets_in: 5,
             ..Traffic::default()
         };
-        let mut counters: PerCpuArray<_, Traffic> = again(&bed.kernel, maps::ORIGIN_TRAFFIC)
-            .unwrap()
-            .try_into()
-            .unwrap();
+        let mut counters: PerCpuArray<_, Traffic> =
+            bed.kernel.map(maps::ORIGIN_TRAFFIC).unwrap().try_into().unwrap();
         for origin in [2, 3] {
             bed.set_load(origin, 40);
             bed.array(maps::PATH_MTUS).set(origin, path, 0).unwrap();
