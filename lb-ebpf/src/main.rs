@@ -7,6 +7,7 @@
 
 mod maps;
 mod packet;
+mod trace;
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_redirect};
@@ -20,17 +21,31 @@ use packet::XdpPacket;
 /// The first stage, attached to interfaces.
 #[xdp(frags)]
 pub fn lb(context: XdpContext) -> u32 {
-    let Some(scratch) = maps::scratch() else {
+    let (Some(scratch), tables) = (maps::scratch(), BpfTables::new()) else {
         return xdp_action::XDP_ABORTED;
     };
-    // SAFETY: the helper has no arguments; the verifier inlines it to a load.
-    let now = unsafe { bpf_jiffies64() } as u32;
-    let arrival = Arrival {
-        ifindex: context.ingress_ifindex() as u32,
-        now,
+    let step = datapath::known(&mut XdpPacket::new(&context), &tables, scratch, arrival(&context));
+    // Packets that are traced end elsewhere.
+    act(conclude(&context, &tables, step))
+}
+
+/// The first stage for packets that are traced.
+#[xdp(frags)]
+pub fn lb_traced(context: XdpContext) -> u32 {
+    let (Some(scratch), tables) = (maps::scratch(), BpfTables::new()) else {
+        return xdp_action::XDP_ABORTED;
     };
-    let step = datapath::known(&mut XdpPacket::new(&context), &BpfTables, scratch, arrival);
-    go_on(&context, step)
+    let step = datapath::traced(&mut XdpPacket::new(&context), &tables, scratch, arrival(&context));
+    go_on(&context, &tables, step)
+}
+
+#[inline(always)]
+fn arrival(context: &XdpContext) -> Arrival {
+    Arrival {
+        ifindex: context.ingress_ifindex() as u32,
+        // SAFETY: the helper has no arguments; the verifier inlines it to a load.
+        now: unsafe { bpf_jiffies64() } as u32,
+    }
 }
 
 macro_rules! stages {
@@ -38,11 +53,11 @@ macro_rules! stages {
         $(#[$doc])*
         #[xdp(frags)]
         pub fn $program(context: XdpContext) -> u32 {
-            let Some(scratch) = maps::scratch() else {
+            let (Some(scratch), tables) = (maps::scratch(), BpfTables::new()) else {
                 return xdp_action::XDP_ABORTED;
             };
-            let step = datapath::$stage(&mut XdpPacket::new(&context), &BpfTables, scratch);
-            go_on(&context, step)
+            let step = datapath::$stage(&mut XdpPacket::new(&context), &tables, scratch);
+            go_on(&context, &tables, step)
         }
     )* };
 }
@@ -71,8 +86,17 @@ pub fn lb_clock(context: XdpContext) -> u32 {
     }
 }
 
+/// Goes on with the next stage, or ends.
 #[inline(always)]
-fn go_on(context: &XdpContext, step: Step) -> u32 {
+fn go_on(context: &XdpContext, tables: &BpfTables, step: Step) -> u32 {
+    let verdict = conclude(context, tables, step);
+    trace::report(context, tables, verdict);
+    act(verdict)
+}
+
+/// Goes on with the next stage; comes back with the verdict, counted, when there is none.
+#[inline(always)]
+fn conclude(context: &XdpContext, tables: &BpfTables, step: Step) -> Verdict {
     let verdict = match step {
         Step::Done(verdict) => verdict,
         Step::Go(stage) => {
@@ -85,7 +109,12 @@ fn go_on(context: &XdpContext, step: Step) -> u32 {
         Verdict::Hold(_) => hold(context, verdict),
         _ => verdict,
     };
-    datapath::count(&BpfTables, verdict);
+    datapath::count(tables, verdict);
+    verdict
+}
+
+#[inline(always)]
+fn act(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Forward(exit) | Verdict::Reply(_, exit) => leave(exit),

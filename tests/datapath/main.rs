@@ -10,4 +10,5 @@ mod fixtures;
 mod migrate;
 mod object;
 mod probe;
+mod trace;
 mod tunnel;

@@ -135,6 +135,10 @@ impl Kernel {
         &self.loaded.ebpf
     }
 
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.loaded.ebpf
+    }
+
     /// Bytes of kernel memory that each map takes, as the kernel accounts for them.
     ///
     /// # Errors

@@ -13,5 +13,6 @@ pub mod pins;
 pub mod question;
 pub mod reader;
 pub mod sys;
+pub mod trace;
 pub mod ways;
 pub mod writer;
