@@ -10,4 +10,5 @@ mod maps;
 mod restart;
 mod scenarios;
 mod sequences;
+mod tracing;
 mod world;
