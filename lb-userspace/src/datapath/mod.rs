@@ -3,6 +3,7 @@
 pub mod access;
 pub mod attach;
 pub mod clock;
+pub mod dissect;
 pub mod explain;
 pub mod flows;
 pub mod held;
