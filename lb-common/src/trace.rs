@@ -6,7 +6,7 @@ use crate::abi::{
 };
 use crate::datapath::family::{Family, V4, V6};
 use crate::datapath::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Ports};
-use crate::datapath::{Exit, Note, Outcome, Verdict};
+use crate::datapath::{Note, Outcome, Verdict};
 use crate::packet::Packet;
 
 /// Offsets of the source address in IP headers; the destination follows it.
@@ -63,24 +63,21 @@ fn find_ports<F: Family, P: Packet>(packet: &P, at: usize, ends: &mut Ends) {
     }
 }
 
-/// What was decided, in plain words.
+/// What was decided, in plain words; a redirect's interface is to be filled in.
 #[inline(always)]
-pub fn outcome(verdict: Verdict) -> Outcome {
-    let told = |kind, row, leaves_by| Outcome { kind, row, leaves_by };
-    match verdict {
-        Verdict::Pass(reason) => told(ReportKind::PASS, reason.row(), 0),
-        Verdict::Forward(exit) => told(ReportKind::FORWARD, Report::NO_REASON, leaves_by(exit)),
-        Verdict::Reply(reason, exit) => told(ReportKind::REPLY, reason.row(), leaves_by(exit)),
-        Verdict::Hold(reason) => told(ReportKind::HOLD, reason.row(), 0),
-        Verdict::Drop(reason) => told(ReportKind::DROP, reason.row(), 0),
-    }
-}
-
-#[inline(always)]
-fn leaves_by(exit: Exit) -> u32 {
-    match exit {
-        Exit::Transmit => Outcome::BACK,
-        Exit::Redirect { ifindex } => ifindex,
+pub fn decided(verdict: Verdict) -> Outcome {
+    let (kind, leaves_by) = match verdict {
+        Verdict::Pass(_) => (ReportKind::PASS, 0),
+        Verdict::Forward(_) => (ReportKind::FORWARD, Outcome::BACK),
+        Verdict::Reply(..) => (ReportKind::REPLY, Outcome::BACK),
+        Verdict::Hold(_) => (ReportKind::HOLD, 0),
+        Verdict::Drop(_) => (ReportKind::DROP, 0),
+    };
+    Outcome {
+        kind,
+        row: verdict.row().unwrap_or(Report::NO_REASON),
+        leaves_by,
+        action: 0,
     }
 }
 
@@ -150,7 +147,7 @@ pub fn admit(tracing: &Tracing, tap: &mut Tap, now: u32, hz: u32) -> bool {
 mod tests {
     use super::*;
     use crate::abi::OriginId;
-    use crate::datapath::{DropReason, Pass, Reply};
+    use crate::datapath::{DropReason, Exit, Hold, Pass, Reply};
     use crate::testing::PacketBuilder;
     use core::net::{IpAddr, SocketAddr};
 
@@ -180,7 +177,13 @@ mod tests {
         let mut tap: Tap = bytemuck::Zeroable::zeroed();
         tap.report.ifindex = 7;
         let origin = OriginId(4);
-        note(&mut tap.report, outcome(verdict), Note { application, origin });
+        let mut outcome = decided(verdict);
+        if let Verdict::Forward(exit) | Verdict::Reply(_, exit) = verdict
+            && let Exit::Redirect { ifindex } = exit
+        {
+            outcome.leaves_by = ifindex;
+        }
+        note(&mut tap.report, outcome, Note { application, origin });
         tap.report.ends = [
             between("198.51.100.7:40000", "203.0.113.10:80"),
             between("192.0.2.10:30000", "10.0.0.11:8080"),
@@ -266,6 +269,7 @@ mod tests {
             Verdict::Forward(Exit::Transmit),
             Verdict::Forward(exit),
             Verdict::Reply(Reply::ResetNoOrigin, exit),
+            Verdict::Hold(Hold::Fragment),
             Verdict::Drop(DropReason::NoNextHop),
         ]
         .into_iter()
@@ -282,6 +286,7 @@ mod tests {
                 (ReportKind::FORWARD, 7, Report::NO_REASON),
                 (ReportKind::FORWARD, 9, Report::NO_REASON),
                 (ReportKind::REPLY, 9, Reply::ResetNoOrigin.row()),
+                (ReportKind::HOLD, 0, Hold::Fragment.row()),
                 (ReportKind::DROP, 0, DropReason::NoNextHop.row()),
             ]
         );

@@ -13,8 +13,10 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_redirect};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use lb_common::datapath::{self, Arrival, DropReason, Exit, Step, Verdict};
+use lb_common::abi::maps::REPORT;
+use lb_common::datapath::{self, Arrival, DropReason, Exit, Scratch, Step, Verdict};
 use lb_common::packet::Packet;
+use lb_common::trace::decided;
 use maps::BpfTables;
 use packet::XdpPacket;
 
@@ -36,7 +38,7 @@ pub fn lb_traced(context: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     };
     let step = datapath::traced(&mut XdpPacket::new(&context), &tables, scratch, arrival(&context));
-    go_on(&context, &tables, step)
+    go_on(&context, &tables, scratch, step)
 }
 
 #[inline(always)]
@@ -57,7 +59,7 @@ macro_rules! stages {
                 return xdp_action::XDP_ABORTED;
             };
             let step = datapath::$stage(&mut XdpPacket::new(&context), &tables, scratch);
-            go_on(&context, &tables, step)
+            go_on(&context, &tables, scratch, step)
         }
     )* };
 }
@@ -86,12 +88,26 @@ pub fn lb_clock(context: XdpContext) -> u32 {
     }
 }
 
-/// Goes on with the next stage, or ends.
+/// Goes on with the next stage, or ends; what was decided is reported of packets that are traced.
+///
+/// What is reported is noted where the verdict is acted upon: used in two places, the parts that a variant leaves out get
+/// registers of their own, and the verifier refuses to see those spilled.
 #[inline(always)]
-fn go_on(context: &XdpContext, tables: &BpfTables, step: Step) -> u32 {
+fn go_on(context: &XdpContext, tables: &BpfTables, scratch: &mut Scratch, step: Step) -> u32 {
     let verdict = conclude(context, tables, step);
-    trace::report(context, tables, verdict);
-    act(verdict)
+    scratch.outcome = decided(verdict);
+    let action = match verdict {
+        Verdict::Forward(Exit::Redirect { ifindex }) | Verdict::Reply(_, Exit::Redirect { ifindex }) => {
+            scratch.outcome.leaves_by = ifindex;
+            act(verdict)
+        }
+        _ => act(verdict),
+    };
+    if scratch.traced != 0 {
+        scratch.outcome.action = action;
+        maps::tail_call(context, REPORT.0);
+    }
+    action
 }
 
 /// Goes on with the next stage; comes back with the verdict, counted, when there is none.

@@ -138,8 +138,9 @@ pub fn sum_buffer() -> Option<&'static mut SumBuffer> {
     SUM_BUFFER.get_ptr_mut(0).map(|buffer| unsafe { &mut *buffer })
 }
 
-/// The kernel's maps as the pipeline's tables. The settings are looked up once a stage.
+/// The kernel's maps as the pipeline's tables.
 pub struct BpfTables {
+    /// Looked up once a program.
     settings: Option<&'static Settings>,
 }
 
@@ -195,7 +196,7 @@ impl Tables for BpfTables {
 
     #[inline(always)]
     fn generation(&self) -> u32 {
-        // SAFETY: the pointer is valid as long as the map. Volatile: one read, so one generation for the whole packet.
+        // SAFETY: the reference is valid as long as the map. Volatile: one read, so one generation for the whole packet.
         self.settings.map_or(0, |settings| unsafe {
             (&raw const settings.generation).read_volatile()
         })

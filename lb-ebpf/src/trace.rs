@@ -6,13 +6,12 @@ use crate::packet::XdpPacket;
 use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, xdp_action};
 use aya_ebpf::btf_maps::{Array, PerCpuArray, PerfEventArray};
 use aya_ebpf::helpers::bpf_perf_event_output;
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_redirect, bpf_xdp_load_bytes};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_xdp_load_bytes};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use core::arch::asm;
-use lb_common::abi::maps::REPORT;
-use lb_common::abi::{MAX_SNAP, Report, ReportKind, SettingsFlags, Tap, Tracing};
-use lb_common::datapath::{Note, Outcome, Stage, Tables, Verdict};
+use lb_common::abi::{MAX_SNAP, Report, Tap, Tracing};
+use lb_common::datapath::{Note, Stage, Tables};
 use lb_common::trace;
 
 #[btf_map]
@@ -26,18 +25,6 @@ static REPORTS: PerfEventArray = PerfEventArray::new();
 fn tap() -> Option<&'static mut Tap> {
     // SAFETY: the program is not preempted by another packet on this CPU, so the value has one user.
     TAP.get_ptr_mut(0).map(|tap| unsafe { &mut *tap })
-}
-
-/// Leaves the packet to the program that reports what becomes of it, and then does that; comes back when nothing is traced.
-#[inline(always)]
-pub fn report(context: &XdpContext, tables: &BpfTables, verdict: Verdict) {
-    if let Some(settings) = tables.settings()
-        && settings.flags.has(SettingsFlags::TRACE)
-        && let Some(scratch) = maps::scratch()
-    {
-        scratch.outcome = trace::outcome(verdict);
-        maps::tail_call(context, REPORT.0);
-    }
 }
 
 /// Keeps the packet as it came.
@@ -65,6 +52,7 @@ pub fn lb_tap(context: XdpContext) -> u32 {
         trace::find(&packet, &mut tap.report.ends[0]);
         tap.armed = trace::until(settings, now);
         scratch.note = Note::default();
+        scratch.traced = 1;
     }
     maps::tail_call(&context, Stage::Traced.index());
     xdp_action::XDP_ABORTED
@@ -77,6 +65,7 @@ pub fn lb_report(context: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     };
     let outcome = scratch.outcome;
+    scratch.traced = 0;
     if let (Some(tap), Some(tracing), Some(settings)) = (tap(), TRACING.get(0), BpfTables::new().settings()) {
         let packet = XdpPacket::new(&context);
         // SAFETY: a helper without arguments.
@@ -92,13 +81,7 @@ pub fn lb_report(context: XdpContext) -> u32 {
             send(&context, tap);
         }
     }
-    match (outcome.kind, outcome.leaves_by) {
-        (ReportKind::PASS, _) => xdp_action::XDP_PASS,
-        (_, 0) => xdp_action::XDP_DROP,
-        (_, Outcome::BACK) => xdp_action::XDP_TX,
-        // SAFETY: the helper takes two numbers and checks them.
-        (_, ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
-    }
+    outcome.action
 }
 
 /// Copies the head of the frame that leaves; returns how many bytes.

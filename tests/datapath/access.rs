@@ -1,13 +1,13 @@
 //! Access lists and countries in the kernel's maps: long ones are quick, and what is removed is gone.
 
-use aya::maps::Map;
+use aya::maps::LpmTrie;
 use lb_common::abi::{AccessList, AccessRule, Country, CountryKey, Ip, maps};
 use lb_core::image::{AccessRules, TableOp};
 use lb_core::model::CountryTable;
 use lb_tests::needs_root;
-use lb_tests::prog::{namespace, small};
+use lb_tests::prog::{Kernel, namespace, small};
 use lb_userspace::datapath::access::AccessMaps;
-use lb_userspace::datapath::object::{MapSizes, load};
+use lb_userspace::datapath::object::MapSizes;
 use lb_userspace::datapath::writer::Writer;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -45,15 +45,8 @@ fn a_hundred_thousand_prefixes_are_written_compared_and_removed_quickly() {
     namespace().enter(|| {
         let mut sizes: MapSizes = small();
         (sizes.capacity.access_prefixes, sizes.capacity.country_prefixes) = (1 << 22, 1 << 22);
-        let loaded = load(&sizes, None).unwrap();
-        let again = |name: &str| {
-            let map = loaded.ebpf.map(name).unwrap();
-            let id = match map {
-                Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) => data.info().unwrap().id(),
-                other => panic!("{name} is a {other:?}"),
-            };
-            Ok(Map::from_map_data(aya::maps::MapData::from_id(id)?)?)
-        };
+        let kernel = Kernel::new(&sizes).unwrap();
+        let again = |name: &str| kernel.map(name);
         let mut writer = Writer::new(again).unwrap();
         let maps = AccessMaps::new(again).unwrap();
         let (first, second) = (AccessList(1), AccessList(2));
@@ -122,21 +115,11 @@ fn countries_are_brought_from_one_table_to_the_next() {
     namespace().enter(|| {
         let mut sizes = small();
         sizes.capacity.country_prefixes = 1 << 22;
-        let loaded = load(&sizes, None).unwrap();
-        let again = |name: &str| {
-            let id = match loaded.ebpf.map(name).unwrap() {
-                Map::HashMap(data) | Map::LpmTrie(data) => data.info().unwrap().id(),
-                other => panic!("{name} is a {other:?}"),
-            };
-            Ok(Map::from_map_data(aya::maps::MapData::from_id(id)?)?)
-        };
+        let kernel = Kernel::new(&sizes).unwrap();
+        let again = |name: &str| kernel.map(name);
         let access = AccessMaps::new(again).unwrap();
         let held = || {
-            let Map::LpmTrie(_) = loaded.ebpf.map(maps::COUNTRIES).unwrap() else {
-                panic!()
-            };
-            let trie: aya::maps::LpmTrie<_, Ip, Country> =
-                again(maps::COUNTRIES).unwrap().try_into().unwrap();
+            let trie: LpmTrie<_, Ip, Country> = again(maps::COUNTRIES).unwrap().try_into().unwrap();
             let rows = trie
                 .iter()
                 .map(|row| row.map(|(key, country)| (key.data(), country)));

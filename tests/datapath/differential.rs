@@ -2,13 +2,13 @@
 
 use lb_common::abi::{
     ApplicationKey, FlowCore, FragmentFlow, Held, OriginId, OriginState, Parity, PathMtu, SettingsFlags,
-    VipKey,
+    TunnelSource, VipKey,
 };
 use lb_common::datapath::Verdict;
 use lb_common::testing::check::hex;
 use lb_common::testing::generate::Generator;
 use lb_common::testing::rules::{FULL, MAX_FLOWS, ONE_FLOW};
-use lb_common::testing::scenario::{Host, ONE_ARMED, Scenario, TWO_ARMED};
+use lb_common::testing::scenario::{Host, NARROW, ONE_ARMED, Scenario, TAGGED, TWO_ARMED};
 use lb_common::testing::{Frame, MemoryTables, Random};
 use lb_tests::gate;
 use lb_tests::needs_root;
@@ -73,11 +73,12 @@ impl Pair {
     /// Changes something in both, as userspace or time would.
     fn disturb(&mut self, random: &mut Random) {
         let kernel = self.kernel.snapshot().unwrap();
+        let now = self.host.now;
         let full = FULL.map(|origin| self.host.scenario.origin_at(origin));
         let host = &mut self.host.scenario.tables;
         // The two stamp entries a tick apart; from here on they agree.
         host.adopt(&kernel);
-        match random.below(11) {
+        match random.below(12) {
             0 | 1 => {
                 let id = OriginId(1 + random.below(host.origins.len()) as u32);
                 let state = OriginState(random.pick(&[0, 1, 1, 1, 2, 3]));
@@ -154,6 +155,33 @@ impl Pair {
                 for application in host.applications.values_mut() {
                     application.affinity_epoch += u32::from(random.once_in(4));
                 }
+            }
+            10 => {
+                // Ways become narrower or wider, and tunnels come from other addresses.
+                for hop in [ONE_ARMED, TWO_ARMED, TAGGED, NARROW] {
+                    host.hops.get_mut(&hop).unwrap().mtu = random.pick(&[1000, 1300, 1500, JUMBO]);
+                }
+                for interface in host.interfaces.values_mut() {
+                    interface.mtu = random.pick(&[1200, 1500, JUMBO.into()]);
+                }
+                host.settings.smallest_mtu = 1000;
+                for (id, origin) in &host.origins {
+                    if origin.forwarding.is_tunnel() {
+                        let mtu = random.pick(&[0, 68, 1290, 1400, 9000]);
+                        let path = match mtu {
+                            0 => PathMtu::default(),
+                            mtu => PathMtu { mtu, seen: now },
+                        };
+                        host.path_mtus.borrow_mut().insert(id.0, path);
+                    }
+                }
+                let mask = random.pick(&[0, u32::MAX, 0xffff_0000]);
+                host.settings.tunnel_source = TunnelSource {
+                    prefix4: u32::from_ne_bytes([172, 16, 0, 0]),
+                    mask4: mask,
+                    mask6: random.pick(&[0, mask]),
+                    ..TunnelSource::default()
+                };
             }
             _ => {
                 // The tables of the live generation come to stand in the other copy.
@@ -299,6 +327,9 @@ fn age(core: &mut FlowCore, by: u32, random: &mut Random) {
     }
 }
 
+/// MTU of interfaces for frames of several buffers.
+const JUMBO: u16 = 13_000;
+
 /// One way of running the test.
 #[derive(Clone, Copy)]
 struct Course {
@@ -321,6 +352,9 @@ fn run(course: Course) {
             let mut scenario = Scenario::standard();
             let flags = &mut scenario.tables.settings.flags.0;
             *flags = (*flags | course.flags) & !course.without;
+            if course.max_payload > 1_500 {
+                scenario.set_mtu(JUMBO);
+            }
             pair.reset(scenario);
             let mut generator = Generator::new(seed);
             generator.max_payload = course.max_payload;

@@ -10,5 +10,6 @@ mod fixtures;
 mod migrate;
 mod object;
 mod probe;
+mod reasons;
 mod trace;
 mod tunnel;

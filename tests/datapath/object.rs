@@ -2,34 +2,20 @@
 
 use aya::maps::Map;
 use lb_common::abi::maps::{self, REPORT};
+use lb_common::abi::{HashKey, PortRange, SettingsFlags};
 use lb_common::datapath::Stage;
-use lb_core::image::Capacity;
+use lb_core::engine::{Command, Engine, Environment, Event, Kept, Report};
+use lb_core::model::Config;
+use lb_core::time::Timestamp;
 use lb_tests::needs_root;
 use lb_tests::prog::{Kernel, namespace, small};
-use lb_userspace::datapath::object::{MapSizes, OBJECT};
+use lb_userspace::config::{HostDefaults, parse};
+use lb_userspace::daemon::sizes;
+use lb_userspace::datapath::object::OBJECT;
+use lb_userspace::datapath::writer::Writer;
 use object::{Object, ObjectSymbol};
-
-/// What the default limits of the configuration ask for: 1,000 applications, 10,000 origins, 1,048,576 flows.
-const DEFAULT: MapSizes = MapSizes {
-    capacity: Capacity {
-        // Two generations, each application on an address of either family.
-        applications: 2 * 2 * 1_000,
-        vips: 2 * 2 * 1_000 + 2 * 256,
-        pools: 2 * 1_000,
-        origins: 10_001,
-        hops: 10_001,
-        snat_addresses: 256,
-        // Four tables a pool, each a hundred slots an origin.
-        slots: 4 * 1_048_576,
-        application_rows: 1_001,
-        spans: 2 * 1_000,
-        access_prefixes: 1,
-        country_rules: 1,
-        country_prefixes: 1,
-        clients: 65_536,
-    },
-    max_flows: 1_048_576,
-};
+use std::sync::Arc;
+use std::time::Instant;
 
 const MAX_MEMORY: u64 = 2 << 30;
 
@@ -103,13 +89,83 @@ fn the_program_of_every_packet_has_nothing_to_do_with_tracing() {
     });
 }
 
+/// A configuration of 1,000 applications on an address of either family, each with a pool of ten origins, and with all that
+/// takes memory: 10,000 origins, 1,048,576 flows of each family, ranges, an access list of 100,000 prefixes, affinity.
+fn large() -> Config {
+    use std::fmt::Write;
+    let mut text = String::from("[datapath]\naccess = { deny = [");
+    for number in 0..100_000u32 {
+        write!(text, "'{}',", std::net::Ipv4Addr::from_bits(0x0a00_0000 + number)).unwrap();
+    }
+    text.push_str("] }\n");
+    for application in 0..1000 {
+        for origin in 0..10 {
+            let address = format!("10.1{origin}.{}.{}", application / 250, application % 250 + 1);
+            writeln!(
+                text,
+                "[pools.p{application}.origins.o{origin}]\naddress = '{address}'"
+            )
+            .unwrap();
+        }
+        let (high, low) = (application / 250, application % 250);
+        writeln!(
+            text,
+            "[load_balancers.b{application}]\ndefault_pools = ['p{application}']\nfallback_pool = 'p{application}'\n\
+             [applications.a{application}]\nprotocol = 'tcp/1000-1999'\nload_balancer = 'b{application}'\n\
+             addresses = ['203.0.{high}.{low}', '2001:db8::{high}:{low}']\naffinity = {{ ttl = 600 }}\n\
+             limits = {{ new_flows_per_second_per_source = 10 }}"
+        )
+        .unwrap();
+    }
+    let defaults = HostDefaults {
+        node_name: "large".to_owned(),
+    };
+    parse(&text, "large.toml", &defaults).unwrap().config
+}
+
 #[test]
-fn maps_of_the_default_size_fit_into_memory() {
+fn maps_for_1_000_applications_10_000_origins_and_a_million_flows_fit_into_memory() {
     needs_root!();
+    let config = large();
+    assert_eq!(config.applications.len(), 1000);
+    assert_eq!(
+        config.pools.iter().map(|pool| pool.origins.len()).sum::<usize>(),
+        10_000
+    );
+    let sizes = sizes(&config);
+    assert_eq!(sizes.max_flows, 1_048_576);
     namespace().enter(|| {
-        let memory = Kernel::new(&DEFAULT).unwrap().memory().unwrap();
+        let kernel = Kernel::new(&sizes).unwrap();
+        let mut writer = Writer::new(|name| kernel.map(name)).unwrap();
+        let environment = Environment {
+            hz: 250,
+            hash_key: HashKey::default(),
+            snat_ports: PortRange::default(),
+            flags: SettingsFlags(0),
+            capacity: sizes.capacity,
+            adopted: None,
+            kept: Kept::default(),
+            assume_healthy: true,
+            seed: 0,
+        };
+        let mut engine = Engine::new(environment, Timestamp::default());
+        let started = Instant::now();
+        let mut written = 0;
+        for command in engine.handle(Event::Configure(Arc::new(config)), Timestamp::default()) {
+            match command {
+                Command::Apply(steps) => {
+                    writer.apply(&steps).unwrap();
+                    written += steps.len();
+                }
+                Command::Report(Report::Refused(why)) => panic!("{why}"),
+                _ => {}
+            }
+        }
+        let taken = started.elapsed();
+        assert!(written > 10_000 + 2 * 1_000, "{written}");
+        let memory = kernel.memory().unwrap();
         let total: u64 = memory.values().sum();
-        println!("{memory:#?}\n{} MiB", total >> 20);
+        println!("{memory:#?}\n{} MiB, written in {taken:?}", total >> 20);
         assert!(total < MAX_MEMORY, "{total} bytes in maps: {memory:#?}");
     });
 }

@@ -13,11 +13,17 @@ use lb_userspace::agent::kernel::{Egress, Folder, OBJECT, Programs, Settings};
 use object::{Object, ObjectSymbol};
 use std::collections::BTreeMap;
 
-const SETTINGS: Settings = Settings {
-    gue_port: GUE_PORT.host(),
-    path_mtu: 1500,
-    addresses: 64,
-};
+/// Tunnels come from the networks of the rows' nodes.
+fn settings() -> Settings {
+    Settings {
+        gue_port: GUE_PORT.host(),
+        path_mtu: 1500,
+        addresses: 64,
+        nodes: ["10.0.2.0/24", "fd00:2::/64"]
+            .map(|prefix| prefix.parse().unwrap())
+            .to_vec(),
+    }
+}
 
 /// Instructions that the verifier may walk.
 const BUDGET: [(&str, u32); 2] = [(DECAPSULATE, 60_000), (CLAMP, 60_000)];
@@ -34,7 +40,7 @@ impl Agent {
     fn new() -> Self {
         let folder = Folder::of(u32::MAX).unwrap();
         folder.make().unwrap();
-        let programs = Programs::load(SETTINGS, Some(&folder)).unwrap_or_else(|error| {
+        let programs = Programs::load(&settings(), Some(&folder)).unwrap_or_else(|error| {
             let _ = folder.remove(None);
             panic!("{error:#}")
         });
@@ -185,7 +191,7 @@ fn nothing_in_the_agents_object_panics() {
 #[test]
 fn the_verifier_takes_the_agents_programs_with_room_to_spare() {
     needs_root!();
-    let programs = Programs::load(SETTINGS, None).unwrap();
+    let programs = Programs::load(&settings(), None).unwrap();
     for (name, budget) in BUDGET {
         let info = programs.ebpf().program(name).unwrap().info().unwrap();
         let verified = info.verified_instruction_count().unwrap();
@@ -213,7 +219,7 @@ fn the_clamp_is_attached_as_a_filter_where_there_are_no_links_for_it() {
         let filters = || namespace.run("tc", &["filter", "show", "dev", "eth0", "egress"]);
         // The second takes the place of the first, whose process has died.
         for _ in 0..2 {
-            let mut programs = Programs::load(SETTINGS, Some(&folder)).unwrap();
+            let mut programs = Programs::load(&settings(), Some(&folder)).unwrap();
             programs
                 .attach_clamping(&folder, &interface, Egress::Filter)
                 .unwrap();

@@ -1,7 +1,7 @@
 //! Floods of packets with forged sources never cost an established connection.
 
 use crate::{eu, http_at, on_all};
-use lb_tests::check::{SOON, wait_until};
+use lb_tests::check::SOON;
 use lb_tests::config::{application, balancer};
 use lb_tests::daemon::Daemon;
 use lb_tests::gate::number;
@@ -105,23 +105,21 @@ fn ten_thousand_connections_outlive_floods_of_five_million_forged_packets() {
         let before = dropped(&lb);
         traffic.order_flood(flood, (VIP4, port).into());
         let started = Instant::now();
-        lab.client.enter(|| {
-            for first in (0..packets).step_by(CHUNK) {
-                traffic.send(CHUNK.min(packets - first) as u32);
-            }
-        });
+        // What a busy machine loses in the rings before lb is no part of the flood: it is sent again.
+        let mut sent = 0;
+        let mut handled = 0;
+        while handled < packets as u64 {
+            assert!(sent < 4 * packets, "lb saw {handled} of {sent} packets");
+            lab.client.enter(|| traffic.send(CHUNK as u32));
+            sent += CHUNK;
+            handled = traffic.tally().arrived + dropped(&lb) - before;
+        }
         let took = started.elapsed();
-        let handled = |traffic: &mut Traffic| traffic.tally().arrived + dropped(&lb) - before;
-        // Some of it may be lost before it comes to lb, when the machine is busy.
-        let least = packets as u64 * 99 / 100;
-        wait_until(SOON, "the flood has passed", || {
-            (handled(&mut traffic) >= least).then_some(())
-        });
         let (passed, dropped) = (traffic.tally().arrived, dropped(&lb) - before);
         println!(
-            "{flood:?}: {packets} sent in {:.1} s ({:.0} a second), {passed} forwarded, {dropped} dropped",
+            "{flood:?}: {sent} sent in {:.1} s ({:.0} a second), {passed} forwarded, {dropped} dropped",
             took.as_secs_f64(),
-            packets as f64 / took.as_secs_f64()
+            sent as f64 / took.as_secs_f64()
         );
         let failures = kept.ask();
         assert!(

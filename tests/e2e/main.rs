@@ -1,20 +1,24 @@
 //! End to end: the real binary, real servers and real clients in network namespaces. Every test needs root, builds its
 //! own lab, and waits for states rather than for time.
 //!
-//! Numbers can be made smaller for a quick run: `LB_TEST_REQUESTS`, `LB_TEST_DOWNLOAD_MB`, `LB_TEST_FLOWS`,
-//! `LB_TEST_RELOADS`, `LB_TEST_UPGRADES`.
+//! Numbers can be made smaller for a quick run: `LB_TEST_REQUESTS`, `LB_TEST_MATRIX_REQUESTS`, `LB_TEST_DOWNLOAD_MB`,
+//! `LB_TEST_TRANSFER_MB`, `LB_TEST_FLOWS`, `LB_TEST_RELOADS`, `LB_TEST_UPGRADES`, `LB_TEST_GENERATIONS`, `LB_TEST_FLOOD`,
+//! `LB_TEST_CONNECTIONS`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod agent;
 mod check_file;
+mod endings;
 mod explain;
 mod failover;
 mod flood;
 mod fragments;
 mod generations;
 mod interfaces;
+mod limits;
 mod matrix;
+mod messages;
 mod others;
 mod pmtu;
 mod privilege;

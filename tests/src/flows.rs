@@ -18,7 +18,14 @@ impl EchoFlow {
     /// # Errors
     /// No connection, or no name.
     pub fn open(server: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
+        Self::over(TcpStream::connect_timeout(&server, TIMEOUT)?)
+    }
+
+    /// Over a connection that is new.
+    ///
+    /// # Errors
+    /// No name comes.
+    pub fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         let mut stream = BufReader::new(stream);

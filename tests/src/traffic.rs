@@ -91,15 +91,15 @@ impl Traffic {
             Flood::Syn => (PacketBuilder::tcp(from, to, 2), 50),
             Flood::Udp => (PacketBuilder::udp(from, to).payload(&[0x55; 22]), 40),
         };
-        self.order(builder, checksum_at, 0, [0; LAP as usize]);
+        self.order(builder, checksum_at, (0, 0), [0; LAP as usize]);
     }
 
     /// Says that numbered datagrams to a VIP's ports from [`FIRST_PORT`] on are to be sent, in turns; they must arrive
-    /// at the lab's origins.
+    /// at the lab's origins. No more than `window` are on their way at once; 0: any number.
     ///
     /// # Panics
     /// The lab has another number of origins.
-    pub fn order_numbered(&mut self, lab: &Lab, vip: Ipv4Addr, applications: u32) {
+    pub fn order_numbered(&mut self, lab: &Lab, vip: Ipv4Addr, applications: u32, window: u32) {
         let mut origins = [0; LAP as usize];
         assert_eq!(lab.origins.len(), origins.len(), "one origin for each place");
         for (host, word) in lab.origins.iter().zip(&mut origins) {
@@ -113,14 +113,14 @@ impl Traffic {
         let builder = PacketBuilder::udp(from, (vip, FIRST_PORT).into())
             .payload(&[0; 30])
             .checksum(lb_common::testing::Checksum::None);
-        self.order(builder, 0, applications, origins);
+        self.order(builder, 0, (applications, window), origins);
     }
 
     fn order(
         &mut self,
         builder: PacketBuilder,
         checksum_at: u32,
-        applications: u32,
+        (applications, window): (u32, u32),
         origins: [u64; LAP as usize],
     ) {
         let (from, ifindex) = link(&self.client, "eth0");
@@ -133,7 +133,7 @@ impl Traffic {
             applications,
             ifindex,
             checksum_at,
-            reserved: 0,
+            window,
             origins,
         };
         self.array(ORDER).set(0, order, 0).expect("the only value");
@@ -142,7 +142,15 @@ impl Traffic {
             .expect("the only value");
     }
 
-    /// Sends so many packets, as fast as they are made; to be called inside the client's namespace.
+    /// How many packets were made since the order.
+    pub fn made(&mut self) -> u64 {
+        self.array::<Order>(ORDER)
+            .get(&0, 0)
+            .expect("the only value")
+            .next
+    }
+
+    /// Sends so many packets, as fast as they are made, fewer where the order's window says so; to be called inside the client's namespace.
     ///
     /// # Panics
     /// The kernel refuses to.

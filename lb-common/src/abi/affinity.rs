@@ -1,6 +1,6 @@
 //! Which origin a client was given last.
 
-use super::{Ip, OriginId};
+use super::{Ip, Origin, OriginId};
 use bytemuck::{Pod, Zeroable};
 
 /// A client of an application.
@@ -20,5 +20,14 @@ pub struct Affinity {
     pub epoch: u32,
     /// When a flow was last opened by it, in jiffies (low 32 bits).
     pub seen: u32,
-    pub reserved: u32,
+    /// [`Affinity::mark`] of that origin: its number may have become another's.
+    pub mark: u32,
+}
+
+impl Affinity {
+    /// What tells an origin from another one that gets its number.
+    #[inline(always)]
+    pub const fn mark(origin: &Origin) -> u32 {
+        origin.identity as u32
+    }
 }

@@ -2,10 +2,10 @@
 
 use super::scratch::{Opening, Search};
 use super::tables::Tables;
-use crate::abi::{Affinity, AffinityKey, Ip, OriginId};
+use crate::abi::{Affinity, AffinityKey, Ip, Origin, OriginId};
 
-/// What binds a client to an origin, if it has been seen within the application's time; else a binding to
-/// [`OriginId::NONE`].
+/// What binds a client to an origin, if it has been seen within the application's time and the origin is still the same;
+/// else a binding to [`OriginId::NONE`].
 #[inline(always)]
 pub fn find<T: Tables>(tables: &T, Opening { application, now, .. }: &Opening, client: Ip) -> Affinity {
     let key = AffinityKey {
@@ -15,7 +15,8 @@ pub fn find<T: Tables>(tables: &T, Opening { application, now, .. }: &Opening, c
     match tables.affinity(&key) {
         Some(bound)
             if bound.epoch == application.affinity_epoch
-                && idle(&bound, *now) <= application.affinity_ttl =>
+                && idle(&bound, *now) <= application.affinity_ttl
+                && matches!(tables.origin(bound.origin), Some(origin) if bound.mark == Affinity::mark(&origin)) =>
         {
             bound
         }
@@ -30,10 +31,11 @@ pub fn bind<T: Tables>(
     tables: &T,
     Opening { application, now, .. }: &Opening,
     search: &Search,
-    origin: OriginId,
+    id: OriginId,
+    origin: &Origin,
 ) {
     let bound = &search.bound;
-    if bound.origin == origin && idle(bound, *now) <= application.affinity_ttl >> 3 {
+    if bound.origin == id && idle(bound, *now) <= application.affinity_ttl >> 3 {
         return;
     }
     let key = AffinityKey {
@@ -41,10 +43,10 @@ pub fn bind<T: Tables>(
         client: search.source,
     };
     let affinity = Affinity {
-        origin,
+        origin: id,
         epoch: application.affinity_epoch,
         seen: *now,
-        reserved: 0,
+        mark: Affinity::mark(origin),
     };
     tables.bind(&key, &affinity);
 }

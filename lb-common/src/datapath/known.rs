@@ -1,5 +1,6 @@
 //! The first stage: packets of established flows, and those that are not ours.
 
+use super::encapsulate;
 use super::family::{Family, V4, V6};
 use super::flow::{self, Standing};
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
@@ -135,6 +136,18 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
         });
         match step {
             Some(Step::Done(verdict)) => return Step::Done(verdict),
+            Some(Step::Go(Stage::Wrap)) => {
+                // Tags, length, tunnels: usual on some nodes. What is left out here neither that stage nor one after it reads
+                // of a packet that belongs to a flow and is whole.
+                let Opening {
+                    link, ifindex, now, ..
+                } = &mut scratch.opening;
+                (*link, *ifindex, *now) = (context.link, context.ifindex, context.now);
+                scratch.opening.parity = context.parity;
+                scratch.wrap.fits = 0;
+                F::draft(scratch).subject.network = network;
+                return Step::Go(Stage::Wrap);
+            }
             Some(Step::Go(stage)) => {
                 let subject = Subject {
                     arriving,
@@ -230,6 +243,11 @@ fn hit<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     }
     if TRACED {
         scratch.note = Note::of(core);
+    }
+    if core.forwarding.is_tunnel()
+        && let Some(step) = encapsulate::at_once::<F, P, T>(packet, tables, context, network, segment, flow)
+    {
+        return step;
     }
     let step = forward::<F, P, T>(
         packet,

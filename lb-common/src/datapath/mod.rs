@@ -1,9 +1,9 @@
 //! What happens to a packet, in one screen: [`process`].
 //!
 //! ```text
-//! known ──hit──▶ follow ─────────────────────────────────────────────▶ rewrite ─▶ forward
+//! known ──hit──▶ follow ──────────────────────────────────▶ rewrite or encapsulate ─▶ forward
 //!   │miss                                                                ▲
-//!   └▶ young ──hit──▶ follow, promote ────────────────────────────────▶ send ─▶ wrap (tunnel, VLAN)
+//!   └▶ young ──hit──▶ follow, promote ────────────────────────────────▶ send ─▶ wrap: length, MSS, tunnel, VLAN
 //!        │miss                                                           ▲
 //!        └▶ admit: port range, access, rates ─▶ select: pool, slot, origin ─▶ connect: remember
 //!             │                                    │nobody
@@ -29,6 +29,7 @@ mod admit;
 mod affinity;
 pub mod checksum;
 mod connect;
+mod encapsulate;
 pub mod family;
 mod flow;
 mod fragment;

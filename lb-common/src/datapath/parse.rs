@@ -141,7 +141,7 @@ pub fn link<P: Packet>(packet: &P) -> Result<Link, Pass> {
 /// An IPv4 header as loaded, in aligned words.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Ipv4 {
+pub struct Ipv4 {
     version_ihl: u8,
     tos: u8,
     total_length: u16,
@@ -260,7 +260,7 @@ fn ipv4_of<P: Packet>(packet: &P, at: usize, header: &Ipv4, total: usize) -> Res
 /// An IPv6 header as loaded, in aligned words.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Ipv6 {
+pub struct Ipv6 {
     version_class_label: u32,
     payload_length: u16,
     next_header: u8,

@@ -137,7 +137,7 @@ fn reset<F: Family, P: Packet, T: Tables>(
     draft.subject.network.transport_len = TCP_LEN;
     draft.subject.segment.header_len = TCP_LEN;
     let step = if core.forwarding.is_tunnel() {
-        wrap = way.wrapping(WrapKind::Tunnel);
+        wrap.kind = WrapKind::Tunnel;
         Step::Go(Stage::Wrap)
     } else {
         depart(packet, &mut wrap, context, &way)

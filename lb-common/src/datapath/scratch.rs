@@ -40,6 +40,8 @@ pub struct Scratch {
     /// What is told to userspace of a frame that it shall hold.
     pub held: crate::abi::Held,
     pub note: Note,
+    /// Not 0: the packet is traced. Set and taken back by the kernel's programs for that.
+    pub traced: u32,
     /// What was decided, of a packet that is traced.
     pub outcome: Outcome,
 }
@@ -82,6 +84,8 @@ pub struct Outcome {
     pub row: u32,
     /// Interface by which the packet, or its answer, leaves; [`Self::BACK`]: by the one that it came by; 0: none.
     pub leaves_by: u32,
+    /// What XDP is told.
+    pub action: u32,
 }
 
 impl Outcome {
@@ -153,8 +157,8 @@ pub enum WrapKind {
     Fit,
     /// The IP packet is rewritten and counted: it gets its link addresses and tags, and leaves.
     Relink,
-    /// The IP packet is as it came and not counted. When it fits, it gets its outer header, by the record of the entry's
-    /// origin, link addresses and tags, and leaves; otherwise it is answered.
+    /// The IP packet is as it came and not counted. When it fits, it gets its outer header, link addresses and tags, by the
+    /// records of the entry's origin and its hop, and leaves; otherwise it is answered. Nothing else is told here.
     Tunnel,
 }
 

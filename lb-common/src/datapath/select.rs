@@ -85,7 +85,9 @@ pub fn select<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Sc
         }
     } else if opening.application.affinity_ttl != 0 && role == Role::Steered {
         // The pool of last resort binds nobody: its clients come back as soon as another pool serves.
-        affinity::bind(tables, opening, search, id);
+        if let Some(origin) = tables.origin(id) {
+            affinity::bind(tables, opening, search, id, &origin);
+        }
     }
     Step::Go(Stage::Connect)
 }

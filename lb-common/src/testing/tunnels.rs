@@ -6,7 +6,7 @@ use super::build::{Checksum, PacketBuilder, extension, sum};
 use crate::abi::{Ip, Port};
 use crate::tunnel::{Local, Locals, Outcome, Roles};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 /// The GUE port of all rows.
@@ -37,6 +37,8 @@ pub struct Row {
 pub struct MemoryLocals {
     pub addresses: RefCell<BTreeMap<Ip, Local>>,
     pub outcomes: RefCell<BTreeMap<Outcome, u64>>,
+    /// Where tunnels do not come from.
+    pub strangers: RefCell<BTreeSet<Ip>>,
 }
 
 impl MemoryLocals {
@@ -50,6 +52,8 @@ impl MemoryLocals {
                 locals.addresses.borrow_mut().insert(ip(address).into(), local);
             }
         }
+        let strangers: [Ip; 2] = STRANGERS.map(|address| ip(address).into());
+        locals.strangers.borrow_mut().extend(strangers);
         locals
     }
 
@@ -64,6 +68,10 @@ impl MemoryLocals {
 impl Locals for MemoryLocals {
     fn visit<R>(&self, address: &Ip, visit: impl FnOnce(&mut Local) -> R) -> Option<R> {
         self.addresses.borrow_mut().get_mut(address).map(visit)
+    }
+
+    fn is_node(&self, source: &Ip) -> bool {
+        !self.strangers.borrow().contains(source)
     }
 
     fn count(&self, outcome: Outcome) {
@@ -296,6 +304,10 @@ impl World {
             .tunnel
             .carry(ip(NODES[outer_index]), ip(STRANGERS[outer_index]), &plain);
         self.passed("no end of ours", elsewhere.frame(), Outcome::NotLocal);
+        let from_elsewhere = self
+            .tunnel
+            .carry(ip(STRANGERS[outer_index]), ip(ENDS[outer_index]), &plain);
+        self.passed("no node", from_elsewhere.frame(), Outcome::NotNode);
         let stranger = |to: &str| {
             let from = SocketAddr::new(ip(CLIENTS[inner_index]), 40_000);
             packet(&inner.clone().ends(from, (ip(to), 53).into()).frame())

@@ -30,6 +30,8 @@ pub enum Outcome {
     Gue,
     /// A tunnel's packet for an address at which no tunnel ends. Goes on as it came.
     NotLocal,
+    /// A tunnel's packet that comes from no node's address. Goes on as it came.
+    NotNode,
     /// What the tunnel carries is for no VIP. Goes on as it came.
     NotVip,
     /// A fragment of a tunnel's packet: nodes make none. Goes on as it came.
@@ -49,6 +51,7 @@ impl Outcome {
         Self::Ipip,
         Self::Gue,
         Self::NotLocal,
+        Self::NotNode,
         Self::NotVip,
         Self::Fragment,
         Self::Malformed,
@@ -64,6 +67,7 @@ impl Outcome {
             Self::Ipip => "ipip",
             Self::Gue => "gue",
             Self::NotLocal => "not_local",
+            Self::NotNode => "not_node",
             Self::NotVip => "not_vip",
             Self::Fragment => "fragment",
             Self::Malformed => "malformed",
@@ -92,6 +96,7 @@ impl Outcome {
 #[repr(C)]
 pub struct Work {
     /// Of the outer header.
+    source: Ip,
     destination: Ip,
     /// Where the outer header stands, and where its payload, which is `length` bytes long.
     network: u32,
@@ -151,7 +156,7 @@ fn decapsulate<P: Packet, L: Locals>(
 fn outer4<P: Packet>(packet: &P, work: &mut Work) -> Result<(), Outcome> {
     let at = work.network as usize;
     let network = parse::ipv4(packet, at).map_err(|_| Outcome::Other)?;
-    work.note(&network, network.destination.into());
+    work.note(&network, network.source.into(), network.destination.into());
     let header: Ipv4 = packet.read(at).ok_or(Outcome::Other)?;
     work.ecn = header.tos & ECN;
     Ok(())
@@ -161,7 +166,7 @@ fn outer4<P: Packet>(packet: &P, work: &mut Work) -> Result<(), Outcome> {
 fn outer6<P: Packet>(packet: &P, work: &mut Work) -> Result<(), Outcome> {
     let at = work.network as usize;
     let network = parse::ipv6(packet, at).map_err(|_| Outcome::Other)?;
-    work.note(&network, network.destination.into());
+    work.note(&network, network.source.into(), network.destination.into());
     let header: Ipv6 = packet.read(at).ok_or(Outcome::Other)?;
     work.ecn = header.class() & ECN;
     Ok(())
@@ -170,7 +175,8 @@ fn outer6<P: Packet>(packet: &P, work: &mut Work) -> Result<(), Outcome> {
 impl Work {
     /// Notes what the outer header says.
     #[inline(always)]
-    fn note<A>(&mut self, network: &Network<A>, destination: Ip) {
+    fn note<A>(&mut self, network: &Network<A>, source: Ip, destination: Ip) {
+        self.source = source;
         self.destination = destination;
         self.payload = network.transport as u32;
         self.length = network.transport_len as u32;
@@ -221,6 +227,10 @@ fn carried<P: Packet, L: Locals>(
     let ends_here = locals.visit(&work.destination, |local| local.roles.has(Roles::TUNNEL));
     if ends_here != Some(true) {
         return Err(Outcome::NotLocal);
+    }
+    // Whoever could send through a tunnel could send from any address to a VIP, past every filter on the way.
+    if !locals.is_node(&work.source) {
+        return Err(Outcome::NotNode);
     }
     if work.fragment != 0 {
         return Err(Outcome::Fragment);

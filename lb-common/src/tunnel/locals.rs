@@ -45,6 +45,9 @@ pub trait Locals {
     /// Calls `visit` with what is known of an address.
     fn visit<R>(&self, address: &Ip, visit: impl FnOnce(&mut Local) -> R) -> Option<R>;
 
+    /// Whether tunnels may come from that address.
+    fn is_node(&self, source: &Ip) -> bool;
+
     /// Counts one packet.
     fn count(&self, outcome: Outcome);
 }

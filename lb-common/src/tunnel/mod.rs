@@ -25,6 +25,8 @@ pub mod maps {
     pub const CLAMP: &str = "lb_clamp";
     /// Addresses: hash, [`crate::abi::Ip`] → [`super::Local`].
     pub const LOCALS: &str = "LOCALS";
+    /// Prefixes of the addresses that tunnels may come from: longest prefix match, [`crate::abi::Ip`] → `u32`.
+    pub const NODES: &str = "NODES";
     /// Per-CPU counters: `u64` by [`super::Outcome::row`], and [`CLAMPED_ROW`].
     pub const OUTCOMES: &str = "OUTCOMES";
     /// Read-only word: the UDP port that carries GUE, in the machine's order.

@@ -160,6 +160,23 @@ fn a_new_epoch_lets_all_clients_go() {
     assert_eq!(node.binding().map(|bound| bound.epoch), Some(2));
 }
 
+/// Its number is given to another origin, perhaps of a pool that is none of the application's.
+#[test]
+fn so_does_a_number_that_becomes_another_origins() {
+    let mut node = Node::new();
+    let origin = node.open(1000).to_string();
+    node.steer_elsewhere();
+    node.record(&origin).identity ^= 1;
+    assert_eq!(node.open(1001), elsewhere());
+    // Who is bound to the new one stays there.
+    let mut node = Node::new();
+    let origin = node.open(1000).to_string();
+    node.record(&origin).identity ^= 1;
+    assert_eq!(node.open(1001).to_string(), origin);
+    node.steer_elsewhere();
+    assert_eq!(node.open(1002).to_string(), origin);
+}
+
 #[test]
 fn an_origin_of_the_other_family_is_none() {
     let mut node = Node::new();
@@ -167,6 +184,7 @@ fn an_origin_of_the_other_family_is_none() {
     let v6 = node.0.scenario.origin_at("[2001:db8:a::11]:1");
     for bound in node.0.scenario.tables.affinity.borrow_mut().values_mut() {
         bound.origin = v6;
+        bound.mark = Affinity::mark(&node.0.scenario.tables.origins[&v6]);
     }
     assert!(node.open(1001).is_ipv4());
 }

@@ -5,10 +5,12 @@
 mod access;
 mod affinity;
 mod caps;
+mod corpus;
 mod endings;
 mod fixtures;
 mod flows;
 mod fragments;
+mod heads;
 mod memory;
 mod messages;
 mod modes;
@@ -16,6 +18,7 @@ mod ports;
 mod properties;
 mod ranges;
 mod rates;
+mod reasons;
 mod select;
 mod strangers;
 

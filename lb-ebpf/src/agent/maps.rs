@@ -1,7 +1,8 @@
 //! The agent's maps and settings. Sizes here are the smallest that load: the loader sets the real ones.
 
 use aya_ebpf::Global;
-use aya_ebpf::btf_maps::{HashMap, PerCpuArray};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi::Ip;
 use lb_common::tunnel::maps::OUTCOME_ROWS;
@@ -9,6 +10,8 @@ use lb_common::tunnel::{Local, Locals, Outcome, Work};
 
 #[btf_map]
 static LOCALS: HashMap<Ip, Local, 1> = HashMap::new();
+#[btf_map]
+static NODES: LpmTrie<Ip, u32, 1> = LpmTrie::new();
 #[btf_map]
 static OUTCOMES: PerCpuArray<u64, { OUTCOME_ROWS as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -88,6 +91,11 @@ impl Locals for BpfLocals {
         LOCALS
             .get_ptr_mut(address)
             .map(|local| visit(unsafe { &mut *local }))
+    }
+
+    #[inline(always)]
+    fn is_node(&self, source: &Ip) -> bool {
+        NODES.get(&Key::new(128, *source)).is_some()
     }
 
     #[inline(always)]

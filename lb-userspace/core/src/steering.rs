@@ -207,28 +207,24 @@ pub struct WeightedPool<'a> {
     pub usable: bool,
 }
 
+/// The pools that compete for new flows whenever they are usable.
+pub fn competitors(balancer: &LoadBalancer) -> impl Iterator<Item = &str> {
+    let names = balancer.default_pools.iter().map(String::as_str);
+    names.filter(|name| balancer.steering_policy.weight_of(name) > Weight::ZERO)
+}
+
 /// Applies a load balancer's policy. Without any usable pool the list is empty and ordered.
 pub fn candidates<'a>(balancer: &'a LoadBalancer, is_usable: impl Fn(&str) -> bool) -> Candidates<'a> {
-    let names = balancer.default_pools.iter().map(String::as_str);
+    let names = competitors(balancer);
     match &balancer.steering_policy {
         SteeringPolicy::Off => Candidates::Ordered(names.filter(|name| is_usable(name)).collect()),
-        SteeringPolicy::Random {
-            weights,
-            default_weight,
-        } => {
-            let weight_of = |name: &str| {
-                weights
-                    .iter()
-                    .find(|(pool, _)| pool == name)
-                    .map_or(*default_weight, |(_, weight)| *weight)
-            };
+        SteeringPolicy::Random { .. } => {
             let pools: Vec<WeightedPool<'_>> = names
                 .map(|name| WeightedPool {
                     name,
-                    weight: weight_of(name),
+                    weight: balancer.steering_policy.weight_of(name),
                     usable: is_usable(name),
                 })
-                .filter(|pool| pool.weight > Weight::ZERO)
                 .collect();
             if pools.iter().any(|pool| pool.usable) {
                 Candidates::Weighted(pools)

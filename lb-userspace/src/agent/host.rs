@@ -40,7 +40,8 @@ pub struct State {
 }
 
 /// Which addresses matter to the programs, and for what. Where the options do not say, tunnels end at the interface's
-/// own addresses, and the machine's other addresses are VIPs.
+/// own addresses, and the VIPs are the other addresses of loopback and dummy interfaces, where they stand on origins: an
+/// address of another network is none that strangers' packets should reach.
 #[must_use]
 pub fn locals(options: &Options, interfaces: &[Interface]) -> BTreeMap<IpAddr, Roles> {
     let ends: BTreeSet<IpAddr> = if options.addresses.is_empty() {
@@ -55,6 +56,7 @@ pub fn locals(options: &Options, interfaces: &[Interface]) -> BTreeMap<IpAddr, R
     let vips: BTreeSet<IpAddr> = if options.vips.is_empty() {
         let all = interfaces
             .iter()
+            .filter(|interface| interface.loopback || interface.kind.as_deref() == Some("dummy"))
             .flat_map(|interface| interface.addresses.iter().copied());
         all.filter(|address| !ends.contains(address) && is_global(*address))
             .collect()
@@ -238,6 +240,7 @@ mod tests {
             interface: "eth0".to_owned(),
             vips: Vec::new(),
             addresses: Vec::new(),
+            nodes: Vec::new(),
             gue_port: 6080,
             clamp_mtu: None,
             add_vips: false,
@@ -260,16 +263,25 @@ mod tests {
     }
 
     #[test]
-    fn without_words_the_interfaces_addresses_end_tunnels_and_others_are_vips() {
+    fn without_words_the_interfaces_addresses_end_tunnels_and_those_of_no_network_are_vips() {
+        let loopback = interface("lo", &["127.0.0.1", "::1", "203.0.113.10", "2001:db8::10"]);
+        let dummy = interface("vips", &["203.0.113.11"]);
         let interfaces = [
-            interface("lo", &["127.0.0.1", "::1", "203.0.113.10", "2001:db8::10"]),
+            Interface {
+                loopback: true,
+                ..loopback
+            },
+            Interface {
+                kind: Some("dummy".to_owned()),
+                ..dummy
+            },
             interface("eth0", &["10.0.2.11", "fe80::1"]),
             interface("eth1", &["10.0.3.11", "169.254.1.1", "fe80::2"]),
         ];
         let wanted = [
             ("10.0.2.11", Roles::TUNNEL),
-            ("10.0.3.11", Roles::VIP),
             ("203.0.113.10", Roles::VIP),
+            ("203.0.113.11", Roles::VIP),
             ("2001:db8::10", Roles::VIP),
             ("fe80::1", Roles::TUNNEL),
         ];

@@ -7,6 +7,7 @@ use crate::datapath::pins::{self, Mode};
 use crate::datapath::sys;
 use crate::net::interface::Interface;
 use anyhow::{Context, Result};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
@@ -15,6 +16,7 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use lb_common::abi::Ip;
 use lb_common::tunnel::{Local, Outcome, Roles, maps};
+use lb_core::model::Prefix;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -31,7 +33,7 @@ const CLAMP_LINK: &str = "link-clamp";
 const MODES: [Mode; 2] = [Mode::Native, Mode::Generic];
 
 /// What the programs are told when they are loaded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
     /// UDP port that carries GUE.
     pub gue_port: u16,
@@ -39,6 +41,8 @@ pub struct Settings {
     pub path_mtu: u32,
     /// Addresses that there is room for.
     pub addresses: u32,
+    /// Prefixes that tunnels may come from.
+    pub nodes: Vec<Prefix>,
 }
 
 /// Where an agent's maps and links are pinned.
@@ -194,11 +198,12 @@ impl Programs {
     ///
     /// # Errors
     /// When the kernel refuses a map or a program; the message carries what the verifier said last.
-    pub fn load(settings: Settings, folder: Option<&Folder>) -> Result<Self> {
+    pub fn load(settings: &Settings, folder: Option<&Folder>) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .map_max_entries(maps::LOCALS, settings.addresses)
+            .map_max_entries(maps::NODES, settings.nodes.len().max(1) as u32)
             .override_global(maps::GUE_PORT, &settings.gue_port, true)
             .override_global(maps::PATH_MTU, &settings.path_mtu, true);
         for name in PINNED {
@@ -212,6 +217,17 @@ impl Programs {
         let mut ebpf = loader
             .load(OBJECT)
             .context("create the maps of the agent's programs")?;
+        let nodes = ebpf
+            .map_mut(maps::NODES)
+            .context("the object has no map for nodes")?;
+        let mut nodes: LpmTrie<_, Ip, u32> = nodes.try_into()?;
+        for prefix in &settings.nodes {
+            let mapped = if prefix.address().is_ipv4() { 96 } else { 0 };
+            let key = Key::new(mapped + u32::from(prefix.length()), prefix.address().into());
+            nodes
+                .insert(&key, 1, 0)
+                .with_context(|| format!("let tunnels come from {prefix}"))?;
+        }
         xdp(&mut ebpf)?
             .load()
             .with_context(|| format!("load the kernel program `{}`", maps::DECAPSULATE))?;

@@ -14,9 +14,10 @@ use anyhow::{Context, Result};
 use host::State;
 use kernel::{Egress, Folder, Programs, Settings};
 use lb_common::tunnel::Roles;
+use lb_core::model::Prefix;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -28,10 +29,12 @@ const FEWEST_ADDRESSES: usize = 1024;
 pub struct Options {
     /// The interface by which tunnels' packets arrive, and answers leave.
     pub interface: String,
-    /// What tunnels may carry packets to; none: every address of this machine at which no tunnel ends.
+    /// What tunnels may carry packets to; none: every address of loopback and dummy interfaces at which no tunnel ends.
     pub vips: Vec<IpAddr>,
     /// Where tunnels end; none: the interface's own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Prefixes that tunnels may come from; none: any.
+    pub nodes: Vec<Prefix>,
     pub gue_port: u16,
     /// Largest packet on the way from the nodes. `None`: what the interface carries; 0: the MSS is not clamped.
     pub clamp_mtu: Option<u32>,
@@ -224,8 +227,9 @@ impl Agent {
             gue_port: options.gue_port,
             path_mtu: options.clamp_mtu.unwrap_or(interface.mtu),
             addresses: (locals.len() * 4).max(FEWEST_ADDRESSES) as u32,
+            nodes: nodes(options),
         };
-        let mut programs = Programs::load(settings, Some(folder))?;
+        let mut programs = Programs::load(&settings, Some(folder))?;
         programs.set_locals(&locals)?;
         programs
             .attach_clamping(folder, interface, Egress::Tcx)
@@ -275,6 +279,25 @@ impl Agent {
         self.state.undo();
         detached
     }
+}
+
+/// The prefixes that tunnels may come from.
+fn nodes(options: &Options) -> Vec<Prefix> {
+    if options.nodes.is_empty() {
+        warn!(
+            "tunnels may come from anywhere: whoever can send to this machine can send packets to its VIPs from any \
+             address (name the nodes with --node PREFIX)"
+        );
+        let anywhere = [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ];
+        return anywhere
+            .into_iter()
+            .filter_map(|any| Prefix::new(any, 0))
+            .collect();
+    }
+    options.nodes.clone()
 }
 
 fn say(locals: &BTreeMap<IpAddr, Roles>) {

@@ -5,6 +5,7 @@ use super::table::{Align, Table};
 use super::{Exit, Failure, Global, log, output};
 use crate::agent::{self, Options};
 use clap::{Args, Subcommand};
+use lb_core::model::Prefix;
 use std::net::IpAddr;
 
 /// On an origin: take the tunnels' headers off what nodes send with dsr_ipip and dsr_gue
@@ -43,13 +44,16 @@ struct Run {
     /// Interface by which nodes reach this origin
     #[arg(short, long, value_name = "IF", value_parser = interface)]
     interface: String,
-    /// Address that tunnels may carry packets to; may be repeated [default: every address of this machine but those
-    /// at which tunnels end]
+    /// Address that tunnels may carry packets to; may be repeated [default: the addresses of loopback and dummy
+    /// interfaces at which no tunnel ends]
     #[arg(long = "vip", value_name = "ADDRESS", value_parser = unicast)]
     vips: Vec<IpAddr>,
     /// Address at which tunnels end; may be repeated [default: those of the interface]
     #[arg(long = "address", value_name = "ADDRESS", value_parser = unicast)]
     addresses: Vec<IpAddr>,
+    /// Address or prefix of nodes, from which tunnels may come; may be repeated [default: any, with a warning]
+    #[arg(long = "node", value_name = "PREFIX", value_parser = prefix)]
+    nodes: Vec<Prefix>,
     /// UDP port of GUE
     #[arg(long, value_name = "PORT", default_value_t = lb_common::tunnel::GUE_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     gue_port: u16,
@@ -72,6 +76,7 @@ impl Run {
             interface: self.interface,
             vips: self.vips,
             addresses: self.addresses,
+            nodes: self.nodes,
             gue_port: self.gue_port,
             clamp_mtu: self.clamp_mtu,
             add_vips: self.add_vips,
@@ -150,6 +155,15 @@ impl Detach {
         log::start(global)?;
         agent::detach(&self.interface)
     }
+}
+
+/// A prefix, or an address alone.
+fn prefix(text: &str) -> Result<Prefix, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        return Prefix::new(address, length).ok_or_else(|| "not a prefix".to_owned());
+    }
+    text.parse::<Prefix>().map_err(|error| error.to_string())
 }
 
 /// An address of one machine.

@@ -3,7 +3,7 @@
 use super::access::Lists;
 use super::reader::{Located, Place, Table, Value};
 use super::{address, direct, enabled, node};
-use lb_core::model::{Application, Destination, DirectOrigin, Echo, Ports, Transport};
+use lb_core::model::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
 use std::net::IpAddr;
 
 /// An application with the places that later checks point at.
@@ -58,6 +58,8 @@ pub(super) fn application(name: &Located<String>, table: Table<'_>, lists: &List
             })
             .unwrap_or_default(),
         access: lists.read(&table),
+        limits: limits(&table),
+        affinity: affinity(&table),
     };
     refuse_the_rest(&table);
     table.note("description");
@@ -156,6 +158,38 @@ fn addresses(table: &Table<'_>) -> (Vec<IpAddr>, Vec<Place>) {
     addresses.into_iter().unzip()
 }
 
+/// `limits`: 0 is no limit but a mistake, as nobody wants an application that takes no flows.
+fn limits(table: &Table<'_>) -> Limits {
+    let mut limits = Limits::default();
+    if let Some(table) = table.table("limits") {
+        for (key, limit) in [
+            ("new_flows_per_second", &mut limits.new_flows_per_second),
+            (
+                "new_flows_per_second_per_source",
+                &mut limits.new_flows_per_second_per_source,
+            ),
+            ("flows_per_origin", &mut limits.flows_per_origin),
+        ] {
+            *limit = table.get(key).and_then(|value| value.integer(1..=u32::MAX));
+        }
+        table.report_unknown();
+    }
+    limits
+}
+
+/// `affinity = { ttl = 600 }`.
+fn affinity(table: &Table<'_>) -> Option<Affinity> {
+    let table = table.table("affinity")?;
+    let ttl = table
+        .require(
+            "ttl",
+            "for how many seconds after its last new flow a client stays with its origin",
+        )
+        .and_then(|value| node::flow_timeout(&value));
+    table.report_unknown();
+    Some(Affinity { ttl: ttl? })
+}
+
 /// `origin_port`: the port, or for a range its first one, or all of them as in Cloudflare's API.
 fn origin_port(table: &Table<'_>, edge: Option<Ports>) -> Option<u16> {
     let value = table.get("origin_port")?;
@@ -243,12 +277,7 @@ fn refuse_the_rest(table: &Table<'_>) {
             );
         }
     }
-    table.unsupported(
-        "affinity",
-        "use `origin_steering = { policy = \"hash\" }` on the pools",
-    );
     table.unsupported("ip_firewall", "say with `access` who may open flows");
-    table.unsupported("limits", "limit flows at the origins");
     table.refuse(
         "origin_dns",
         "is how Cloudflare's API names a load balancer",

@@ -169,7 +169,7 @@ pub(super) fn flow_timeouts(table: &Table<'_>) -> SomeTimeouts {
             ("tcp_closing", &mut known.tcp_closing),
             ("udp", &mut known.udp),
         ] {
-            *timeout = timeouts.get(key).and_then(flow_timeout);
+            *timeout = timeouts.get(key).and_then(|value| flow_timeout(&value));
         }
         timeouts.report_unknown();
     }
@@ -215,8 +215,8 @@ fn tunnel_source(value: &Value<'_>) -> TunnelSource {
 }
 
 /// The datapath counts idle time in 32 bits of jiffies: ten days stay clear of the wrap at 1000 Hz.
-fn flow_timeout(value: Value<'_>) -> Option<Duration> {
-    seconds(&value, 0.1..=864_000.0)
+pub(super) fn flow_timeout(value: &Value<'_>) -> Option<Duration> {
+    seconds(value, 0.1..=864_000.0)
 }
 
 /// Checks that the kernel would take `name` for a network interface.

@@ -3,6 +3,7 @@
 use super::reader::{Located, Place, Sink, Table, Value};
 use super::{address, check_name, enabled, node, seconds};
 use lb_core::model::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// A pool with the places that later checks point at.
@@ -198,16 +199,19 @@ fn origins(table: &Table<'_>, forwarding: &ReadForwarding) -> (Vec<Origin>, Vec<
         let help = format!("add [{}.origins.NAME] with an `address`", table.place.field);
         table.sink.error(&table.place, "the pool has no origins", help);
     }
+    let mut seen: HashMap<(IpAddr, Option<u16>), String> = HashMap::new();
     for (name, value) in named.entries() {
         check_name(table.sink, &name);
         let Some(fields) = value.table() else { continue };
         let (origin, place) = origin(&name, fields, forwarding);
         if let Some(place) = &place.address {
-            let same = |other: &&Origin| (other.address, other.port) == (origin.address, origin.port);
-            if let Some(twin) = origins.iter().find(same) {
+            let twin = seen
+                .entry((origin.address, origin.port))
+                .or_insert(origin.name.clone());
+            if *twin != origin.name {
                 let message = format!(
-                    "{} with this port is also the address of `{}`",
-                    origin.address, twin.name
+                    "{} with this port is also the address of `{twin}`",
+                    origin.address
                 );
                 let help = "give the origin a weight instead of listing it twice".to_owned();
                 table.sink.error(place, message, help);

@@ -43,7 +43,7 @@ macro_rules! broken_files {
 #[test]
 fn every_mistake_of_a_broken_file_is_reported_at_its_place() {
     let files = broken_files!(
-        "access" "api" "applications" "columns" "datapath" "direct" "forwarding" "geoip" "http" "load_balancers" "monitors" "names" "node"
+        "access" "api" "applications" "columns" "datapath" "direct" "forwarding" "geoip" "http" "limits" "load_balancers" "monitors" "names" "node"
         "one_line" "origins" "pools" "ranges" "refused" "syntax" "types" "unknown" "warnings"
     );
     for (name, text, expected) in files {
@@ -248,6 +248,34 @@ fn applications_differ_from_the_node() {
         .config
         .datapath;
     assert_eq!(node.tunnel_source, TunnelSource::default());
+}
+
+#[test]
+fn applications_have_limits_and_affinity() {
+    let text = "
+        [applications.a]
+        protocol = 'tcp/80'
+        addresses = ['203.0.113.10']
+        origin_direct = ['tcp://10.0.0.1:80']
+        limits = { new_flows_per_second = 1000, new_flows_per_second_per_source = 10, flows_per_origin = 500 }
+        affinity = { ttl = 600 }
+        [applications.b]
+        protocol = 'tcp/81'
+        addresses = ['203.0.113.10']
+        origin_direct = ['tcp://10.0.0.1:80']
+        limits = { flows_per_origin = 1 }
+    ";
+    let applications = parse_text(text).unwrap().config.applications;
+    let limits = |index: usize| applications[index].limits;
+    assert_eq!(limits(0).new_flows_per_second, Some(1000));
+    assert_eq!(limits(0).new_flows_per_second_per_source, Some(10));
+    assert_eq!(
+        (limits(0).flows_per_origin, limits(1).flows_per_origin),
+        (Some(500), Some(1))
+    );
+    assert_eq!(limits(1).new_flows_per_second, None);
+    let ttl = |index: usize| applications[index].affinity.map(|affinity| affinity.ttl);
+    assert_eq!((ttl(0), ttl(1)), (Some(Duration::from_secs(600)), None));
 }
 
 /// An application with this access list, and more of the file.

@@ -13,6 +13,7 @@ mod watch;
 mod ways;
 
 pub use oneshot::{attach, detach};
+pub use setup::sizes;
 
 use crate::cli::{Exit, Failure};
 use crate::config::Loaded;

@@ -43,7 +43,7 @@ impl Node {
             Request::FlushFlows { filter, reply } => self.flush(&filter, reply),
             Request::Drops { reply } => {
                 let drops = named(self.drops());
-                let verdicts = named(self.verdicts());
+                let verdicts = named(self.datapath.reader.verdicts());
                 let _ = reply.send(Ok(Drops { drops, verdicts }));
             }
             Request::Events { since, reply } => {
@@ -74,7 +74,6 @@ impl Node {
                 .collect(),
             application_flows: self.counts.applications.clone(),
             origin_flows: self.counts.origins.clone(),
-            verdicts: self.verdicts(),
             drops: self.drops(),
         };
         let node = NodeStatus {
@@ -87,13 +86,6 @@ impl Node {
             unattached: self.unattached(),
             ..Status::new(&view, &counters, node, self.interface_status())
         }
-    }
-
-    /// Packets that were neither forwarded nor dropped, by reason.
-    fn verdicts(&self) -> Vec<(&'static str, u64)> {
-        let mut verdicts = self.datapath.reader.passes();
-        verdicts.extend(self.datapath.reader.holds());
-        verdicts
     }
 
     /// Packets that were not forwarded, by reason: as the program counts them, and what was held in vain.

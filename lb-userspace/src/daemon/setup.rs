@@ -33,7 +33,7 @@ const FLOOR: Capacity = Capacity {
     access_prefixes: 1 << 22,
     country_rules: 16_384,
     country_prefixes: 1 << 22,
-    clients: 131_072,
+    clients: 65_536,
 };
 
 /// The sizes of new maps for a configuration, with room to grow.

@@ -183,7 +183,12 @@ impl Recorder<'_> {
         };
         if let (Verdict::Forward(_), Some((core, destination))) = (verdict, core) {
             explain.application = self.application_name(core.application);
-            explain.address = Some(destination.ip());
+            // Packets that leave as they came do not say where to.
+            let record = (core.forwarding.is_direct())
+                .then(|| self.maps.origins.get(&core.origin.0, 0).ok())
+                .flatten();
+            let ip = record.map_or(destination.ip(), |origin| origin.address.into());
+            explain.address = Some(ip);
             explain.port = Some(destination.port());
             if let Some((pool, origin)) = self.origin_view(core.origin) {
                 explain.pool = Some(pool.name.clone());

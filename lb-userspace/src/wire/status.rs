@@ -21,8 +21,6 @@ pub struct Counters {
     pub application_flows: BTreeMap<u32, u64>,
     /// Open flows by origin id.
     pub origin_flows: BTreeMap<u32, u64>,
-    /// Packets by verdict that is not a drop.
-    pub verdicts: Vec<(&'static str, u64)>,
     /// Packets by drop reason, zeros included, so that the keys do not come and go.
     pub drops: Vec<(&'static str, u64)>,
 }

@@ -244,6 +244,18 @@ impl Lab {
         }
     }
 
+    /// The router of [`Lab::direct`] by which origins answer straight.
+    ///
+    /// # Panics
+    /// The lab is another.
+    #[must_use]
+    pub fn router_back(&self) -> &Netns {
+        match &self.between[..] {
+            [back, _] => back,
+            others => panic!("this lab has {} machines between", others.len()),
+        }
+    }
+
     /// The two routers of [`Lab::narrow`], the node's and the origins', or of [`Lab::distant`], the client's and the node's.
     ///
     /// # Panics

@@ -12,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The most that a frame may grow: an IPv6 header and GUE's, and two tags.
 const MAX_GROWTH: usize = 40 + 8 + 8;
 
+const RST: u8 = 4;
+
 impl Player {
     /// Looks at one packet's fate.
     pub(super) fn check(&self, before: &Frame, verdict: Verdict, after: &Frame) {
@@ -81,6 +83,10 @@ impl Player {
 /// What forwarding leaves as it is.
 fn carried(before: &Seen, after: &Seen, what: &dyn Fn() -> String) {
     assert_eq!(after.protocol, before.protocol, "{}", what());
+    if after.flags & RST > before.flags & RST {
+        // The end of its connection went in its place.
+        return assert!(after.payload.is_empty(), "{}", what());
+    }
     // What goes to an origin as it came has not been routed.
     let as_it_came = (after.source, after.destination) == (before.source, before.destination);
     let hops = u8::from(!as_it_came);

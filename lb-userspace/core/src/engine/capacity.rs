@@ -4,9 +4,12 @@ use super::design::ORDERED_POOLS;
 use super::layout::Full;
 use crate::image::Capacity;
 use crate::maglev::table_size;
-use crate::model::{Config, Destination, Forwarding, SteeringPolicy};
+use crate::model::{Application, Config, Destination, Forwarding, SteeringPolicy};
 use crate::steering::Family;
 use std::collections::BTreeSet;
+
+/// Room for clients before anybody asks for it.
+const FEW_CLIENTS: u32 = 16_384;
 
 /// Rows for interfaces' own source addresses: more than a machine has interfaces that lead to origins.
 const SOURCES: usize = 64;
@@ -48,6 +51,14 @@ pub fn required_capacity(config: &Config) -> Capacity {
         prefixes += list.allow.len() + list.deny.len() + 1;
         countries += list.allow_countries.len() + list.deny_countries.len() + 1;
     }
+    // Clients come and go: those of a part of the flows are remembered.
+    let remembers = |application: &Application| {
+        application.affinity.is_some() || application.limits.new_flows_per_second_per_source.is_some()
+    };
+    let clients = match config.applications.iter().any(remembers) {
+        true => (config.datapath.max_flows / 4).max(FEW_CLIENTS),
+        false => FEW_CLIENTS,
+    };
     Capacity {
         applications: twice(listeners),
         // Origins that are gone and drain still answer.
@@ -67,7 +78,7 @@ pub fn required_capacity(config: &Config) -> Capacity {
         access_prefixes: twice(prefixes),
         country_rules: twice(countries),
         country_prefixes: twice(config.geoip.as_ref().map_or(0, |table| table.rows().len())).max(1),
-        clients: 65_536,
+        clients,
     }
 }
 

@@ -168,6 +168,7 @@ impl State {
                     port: origin.port,
                     state: self.origin_state(pool_index, origin_index),
                     flags: self.origin_flags(pool_index, origin_index),
+                    max_flows: pool.max_flows,
                     forwarding: origin.forwarding,
                 });
             }
@@ -285,7 +286,7 @@ impl State {
         let (reply_rate, tunnel_source) = self.config.as_ref().map_or_else(Default::default, |config| {
             let datapath = &config.datapath;
             (
-                rate(setup.hz, datapath.max_replies_per_second),
+                rate(setup.hz, Some(datapath.max_replies_per_second)),
                 tunnel_source(&datapath.tunnel_source),
             )
         });
@@ -352,7 +353,7 @@ impl State {
         even_if_equal: bool,
         shared: Vec<TableOp>,
     ) -> Result<Option<Vec<TableOp>>, Full> {
-        let listeners = self.listeners(config);
+        let listeners = self.listeners(setup, config);
         self.roles = self.records.roles();
         self.ranges = listeners.iter().any(|listener| listener.ports.is_range());
         let wanted = self.settings(setup);
@@ -424,11 +425,11 @@ pub(super) fn has_countries(access: Option<&Access>) -> bool {
     access.is_some_and(Access::has_countries)
 }
 
-/// So many events a second; 0: any number.
-pub(super) fn rate(hz: u32, per_second: u32) -> Rate {
+/// So many events a second; `None` or 0: any number.
+pub(super) fn rate(hz: u32, per_second: Option<u32>) -> Rate {
     match per_second {
-        0 => Rate::NONE,
-        count => Rate(((u64::from(hz) << 32) / u64::from(count)).max(1)),
+        None | Some(0) => Rate::NONE,
+        Some(count) => Rate(((u64::from(hz) << 32) / u64::from(count)).max(1)),
     }
 }
 

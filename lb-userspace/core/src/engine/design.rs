@@ -1,14 +1,14 @@
 //! What the next generation shall hold: the tables and lists that follow from the plan and from health.
 
-use super::compile::has_countries;
-use super::ids::pool_identity;
+use super::compile::{has_countries, jiffies, rate};
+use super::ids::{affinity_epoch, pool_identity};
 use super::layout::{Layout, ListenerDesign, PoolDesign, VipDesign};
 use super::plan::Route;
 use super::{Setup, State};
 use crate::health::OriginHealth;
 use crate::maglev::Member;
-use crate::model::{Config, Echo, LoadBalancer, Ports, Transport};
-use crate::steering::{Candidates, Family, OriginFacts, PoolFacts, candidates};
+use crate::model::{Application, Config, Echo, LoadBalancer, Ports, Transport};
+use crate::steering::{Candidates, Family, OriginFacts, PoolFacts, candidates, competitors};
 use core::net::IpAddr;
 use lb_common::abi::{
     AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
@@ -84,7 +84,7 @@ impl State {
         }
     }
 
-    pub(super) fn listeners(&self, config: &Config) -> Vec<ListenerDesign> {
+    pub(super) fn listeners(&self, setup: &Setup, config: &Config) -> Vec<ListenerDesign> {
         let mut listeners = Vec::new();
         let mut lists = BTreeMap::new();
         for (application, planned) in config.applications.iter().zip(&self.plan.applications) {
@@ -109,6 +109,7 @@ impl State {
             if !(application.enabled && served) {
                 continue;
             }
+            let affinity = application.affinity;
             for address in &application.addresses {
                 let family = Family::of(*address);
                 let (pools, steering) = match planned.route {
@@ -135,6 +136,12 @@ impl State {
                     origin_port: Port::new(application.port_at_origins()),
                     flags: ApplicationFlags(flags),
                     access: planned.access,
+                    rate: rate(setup.hz, application.limits.new_flows_per_second),
+                    source_rate: rate(setup.hz, application.limits.new_flows_per_second_per_source),
+                    affinity_ttl: affinity.map_or(0, |affinity| jiffies(setup.hz, affinity.ttl)),
+                    affinity_epoch: affinity.map_or(0, |_| {
+                        self.affinity_epoch(config, application, planned.route, family)
+                    }),
                     echo: match application.echo {
                         Echo::Off => false,
                         Echo::Always => true,
@@ -196,6 +203,34 @@ impl State {
                 pools.filter_map(|name| self.plan.pool(name)).any(has)
             }
         }
+    }
+
+    /// What binds clients to origins holds as long as the application's pools are the same and all may serve of which an
+    /// origin could: the packet path sees by itself when an origin does not.
+    fn affinity_epoch(
+        &self,
+        config: &Config,
+        application: &Application,
+        route: Route,
+        family: Family,
+    ) -> u32 {
+        let pools: Vec<usize> = match route {
+            Route::Direct(pool) => vec![pool],
+            Route::Balancer(index) => {
+                let names = competitors(&config.load_balancers[index]);
+                names.filter_map(|name| self.plan.pool(name)).collect()
+            }
+        };
+        let serves = |origin: &OriginFacts| origin.health == OriginHealth::Healthy && origin.serves(family);
+        let barred = pools.iter().copied().filter(|&pool| {
+            !self.standings[pool].is_usable(family) && self.facts[pool].origins.iter().any(serves)
+        });
+        let name = |pool: usize| self.plan.pools[pool].name.as_str();
+        affinity_epoch(
+            &application.name,
+            &pools.iter().copied().map(name).collect(),
+            &barred.map(name).collect(),
+        )
     }
 
     fn pool_list(&self, balancer: &LoadBalancer, family: Family) -> (Option<Arc<Layout>>, Steering) {

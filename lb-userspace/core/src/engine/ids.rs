@@ -5,7 +5,7 @@ use crate::maglev::mix;
 use crate::model::Forwarding;
 use core::net::IpAddr;
 use lb_common::abi::Ip;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What an origin is, independent of its place in the configuration: FNV-1a (64 bit) over the pool's name, a zero
 /// byte, the origin's name, a zero byte, the address as 16 bytes (IPv4 v4-mapped) and the port as 2 bytes in network
@@ -36,6 +36,17 @@ pub fn identity(pool: &str, origin: &str, address: IpAddr, port: Option<u16>, fo
     fingerprint(parts.into_iter().flatten().copied())
 }
 
+/// Tells which origins a client of an application may be bound to: it changes with the set of pools, given by name.
+/// Those that may not serve, though some of their origins could, are listed apart.
+pub fn affinity_epoch(application: &str, pools: &BTreeSet<&str>, barred: &BTreeSet<&str>) -> u32 {
+    let names = |pools: &BTreeSet<&str>| -> Vec<u8> {
+        let names = pools.iter().flat_map(|pool| pool.bytes().chain([0]));
+        names.chain([0]).collect()
+    };
+    let application = application.bytes().chain([0]);
+    (fingerprint(application.chain(names(pools)).chain(names(barred))) >> 32) as u32
+}
+
 /// The identity of a pool as a competitor of other pools: its name.
 pub fn pool_identity(pool: &str) -> u64 {
     fingerprint(pool.bytes())
@@ -56,12 +67,56 @@ pub struct Ids<K> {
     /// One more than the largest number.
     end: u32,
     live: BTreeMap<K, u32>,
-    /// Oldest first; without a key when it is not known what the number stood for.
-    retired: VecDeque<(Option<K>, u32)>,
+    retired: Retired<K>,
     /// Numbers that nobody means any more.
     forgotten: BTreeSet<u32>,
     /// All numbers in `live` and `retired`.
     taken: BTreeSet<u32>,
+}
+
+/// Numbers of things that are gone and may still be meant by somebody.
+#[derive(Clone, Debug)]
+struct Retired<K> {
+    /// In the order in which they went; without a key when it is not known what the number stood for.
+    order: BTreeMap<u64, (Option<K>, u32)>,
+    next: u64,
+    keys: BTreeMap<K, u64>,
+    ids: BTreeMap<u32, u64>,
+}
+
+impl<K: Ord + Clone> Retired<K> {
+    fn push(&mut self, key: Option<K>, id: u32) {
+        if let Some(key) = &key {
+            self.keys.insert(key.clone(), self.next);
+        }
+        self.ids.insert(id, self.next);
+        self.order.insert(self.next, (key, id));
+        self.next += 1;
+    }
+
+    fn remove(&mut self, place: u64) -> Option<u32> {
+        let (key, id) = self.order.remove(&place)?;
+        if let Some(key) = key {
+            self.keys.remove(&key);
+        }
+        self.ids.remove(&id);
+        Some(id)
+    }
+
+    fn take_key(&mut self, key: &K) -> Option<u32> {
+        let place = *self.keys.get(key)?;
+        self.remove(place)
+    }
+
+    fn take_id(&mut self, id: u32) -> Option<u32> {
+        let place = *self.ids.get(&id)?;
+        self.remove(place)
+    }
+
+    fn take_oldest(&mut self, free: impl Fn(u32) -> bool) -> Option<u32> {
+        let place = *self.order.iter().find(|(_, (_, id))| free(*id))?.0;
+        self.remove(place)
+    }
 }
 
 impl<K: Ord + Clone> Ids<K> {
@@ -72,7 +127,12 @@ impl<K: Ord + Clone> Ids<K> {
             first,
             end,
             live: BTreeMap::new(),
-            retired: VecDeque::new(),
+            retired: Retired {
+                order: BTreeMap::new(),
+                next: 0,
+                keys: BTreeMap::new(),
+                ids: BTreeMap::new(),
+            },
             forgotten: BTreeSet::new(),
             taken: BTreeSet::new(),
         }
@@ -88,7 +148,7 @@ impl<K: Ord + Clone> Ids<K> {
     /// Keeps a number from being given out while there are others, without knowing what it stands for.
     pub fn reserve(&mut self, id: u32) {
         if self.taken.insert(id) {
-            self.retired.push_back((None, id));
+            self.retired.push(None, id);
         }
     }
 
@@ -99,7 +159,7 @@ impl<K: Ord + Clone> Ids<K> {
 
     /// Ends [`Self::block`]: the number may be given out when there are no others.
     pub fn release(&mut self, id: u32) {
-        self.retired.push_back((None, id));
+        self.retired.push(None, id);
     }
 
     /// Ends [`Self::block`]: the number stands for `key`.
@@ -118,17 +178,12 @@ impl<K: Ord + Clone> Ids<K> {
         if let Some(&id) = self.live.get(key) {
             return Some((id, Reuse::No));
         }
-        let known = self
-            .retired
-            .iter()
-            .position(|(retired, _)| retired.as_ref() == Some(key));
-        let (id, reuse) = if let Some(index) = known {
-            (self.retired.remove(index)?.1, Reuse::No)
+        let (id, reuse) = if let Some(id) = self.retired.take_key(key) {
+            (id, Reuse::No)
         } else if let Some(id) = self.unused() {
             (id, Reuse::No)
         } else {
-            let oldest = self.retired.iter().position(|(_, id)| free(*id))?;
-            (self.retired.remove(oldest)?.1, Reuse::Yes)
+            (self.retired.take_oldest(free)?, Reuse::Yes)
         };
         self.taken.insert(id);
         self.live.insert(key.clone(), id);
@@ -152,7 +207,7 @@ impl<K: Ord + Clone> Ids<K> {
         self.live.retain(|key, id| {
             let kept = keep(key, *id);
             if !kept {
-                retired.push_back((Some(key.clone()), *id));
+                retired.push(Some(key.clone()), *id);
             }
             kept
         });
@@ -160,10 +215,9 @@ impl<K: Ord + Clone> Ids<K> {
 
     /// Frees a retired number for any use; false when it is not retired.
     pub fn forget(&mut self, id: u32) -> bool {
-        let Some(index) = self.retired.iter().position(|(_, retired)| *retired == id) else {
+        if self.retired.take_id(id).is_none() {
             return false;
-        };
-        self.retired.remove(index);
+        }
         self.taken.remove(&id);
         if id < self.next {
             self.forgotten.insert(id);
@@ -173,7 +227,7 @@ impl<K: Ord + Clone> Ids<K> {
 
     /// Numbers of things that are gone and may still be meant by somebody.
     pub fn retired(&self) -> impl Iterator<Item = u32> + '_ {
-        self.retired.iter().map(|(_, id)| *id)
+        self.retired.order.values().map(|(_, id)| *id)
     }
 
     /// All living things.

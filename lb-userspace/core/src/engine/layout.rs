@@ -5,7 +5,8 @@ use crate::maglev::{self, Member};
 use crate::model::Ports;
 use core::fmt;
 use lb_common::abi::{
-    AccessList, AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
+    AccessList, AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Rate,
+    Steering,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -65,6 +66,10 @@ pub struct ListenerDesign {
     pub origin_port: Port,
     pub flags: ApplicationFlags,
     pub access: AccessList,
+    pub rate: Rate,
+    pub source_rate: Rate,
+    pub affinity_ttl: u32,
+    pub affinity_epoch: u32,
     /// Whether echo requests to the address are answered on its behalf.
     pub echo: bool,
 }

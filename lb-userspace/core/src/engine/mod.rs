@@ -11,6 +11,7 @@ mod capacity;
 mod compile;
 mod design;
 mod drains;
+mod hops;
 mod ids;
 mod layout;
 mod message;
@@ -19,6 +20,7 @@ mod probes;
 mod records;
 mod served;
 mod snapshot;
+mod sources;
 mod tables;
 #[cfg(test)]
 mod tests;

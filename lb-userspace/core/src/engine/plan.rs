@@ -45,6 +45,8 @@ pub struct PlannedPool {
     pub last_resort: bool,
     /// Whether some of its origins answer clients directly.
     pub direct: bool,
+    /// Established flows that each origin may have; 0: any number.
+    pub max_flows: u32,
     pub origins: Vec<PlannedOrigin>,
 }
 
@@ -228,6 +230,7 @@ impl Plan {
                 on_unhealthy: pool.on_unhealthy,
                 drain_timeout: pool.drain_timeout,
                 last_resort: fallbacks.contains(pool.name.as_str()),
+                max_flows: served.flows_per_origin(&pool.name).unwrap_or(0),
                 direct: pool.origins.iter().any(|origin| origin.forwarding.is_direct()),
             };
             self.index.insert(pool.name.clone(), self.pools.len());
@@ -283,6 +286,7 @@ impl Plan {
             drain_timeout: Pool::DRAIN_TIMEOUT,
             last_resort: false,
             direct: false,
+            max_flows: application.limits.flows_per_origin.unwrap_or(0),
             origins,
         });
         Ok(index)

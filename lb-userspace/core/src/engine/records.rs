@@ -2,16 +2,14 @@
 //! packet, so nothing is ever written that another record's meaning depends on: hops and source addresses come before
 //! the origins that name them, and a row gets a new meaning only after nobody names it any more and a grace period.
 
-use super::ids::{Ids, Reuse};
+use super::hops::{Hops, Via};
+use super::sources::Sources;
 use super::{Adopted, Path};
-use crate::arena::Arena;
 use crate::image::{Capacity, TableOp};
 use crate::model;
 use crate::steering::Family;
 use core::net::IpAddr;
-use lb_common::abi::{
-    AddressRole, Forwarding, Hop, HopId, Ip, Mac, Origin, OriginFlags, OriginId, OriginState, Port, Tag,
-};
+use lb_common::abi::{AddressRole, Forwarding, HopId, Ip, Origin, OriginFlags, OriginId, OriginState, Port};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How the watched addresses are reached; `None`: nobody has said so yet.
@@ -26,6 +24,8 @@ pub struct Wanted {
     pub port: Option<u16>,
     pub state: OriginState,
     pub flags: OriginFlags,
+    /// 0: any number.
+    pub max_flows: u32,
     pub forwarding: model::Forwarding,
 }
 
@@ -157,9 +157,7 @@ impl Records {
 
     /// The smallest MTU of the next hops.
     pub fn smallest_mtu(&self) -> Option<u32> {
-        let adopted = self.hops.adopted.values().flatten();
-        let hops = self.hops.records.values().chain(adopted);
-        hops.map(|hop| u32::from(hop.mtu)).filter(|mtu| *mtu > 0).min()
+        self.hops.smallest_mtu()
     }
 
     /// Whether packets reach an origin, also one that is gone and may still have flows, that way.
@@ -234,9 +232,9 @@ impl Records {
                 port: origin.port.map_or(Port::default(), Port::new),
                 state: origin.state,
                 flags: origin.flags,
+                max_flows: origin.max_flows,
                 forwarding: mode,
                 gue_port,
-                ..Origin::default()
             };
             self.write(origin.id, record, ops, ending);
         }
@@ -405,189 +403,10 @@ enum Room {
     Short,
 }
 
-/// [`Path::Via`] as a value.
-struct Via<'a> {
-    ifindex: u32,
-    tags: [Tag; 2],
-    next_hop: IpAddr,
-    neighbour: Option<Mac>,
-    interface: Mac,
-    mtu: u16,
-    sources: &'a [IpAddr],
-}
-
 struct Reach {
     hop: HopId,
     /// Base and count.
     sources: (u32, u32),
     problem: Option<String>,
     room: Room,
-}
-
-/// Next hops, one for each neighbour on an interface.
-#[derive(Clone, Debug)]
-struct Hops {
-    ids: Ids<(u32, [Tag; 2], IpAddr)>,
-    records: BTreeMap<HopId, Hop>,
-    /// Rows of a former daemon, of which it is not known which neighbour they stood for.
-    adopted: BTreeMap<HopId, Option<Hop>>,
-}
-
-impl Hops {
-    fn new(capacity: u32) -> Self {
-        Self {
-            ids: Ids::new(1, capacity),
-            records: BTreeMap::new(),
-            adopted: BTreeMap::new(),
-        }
-    }
-
-    fn adopt<'a>(&mut self, hops: &[(HopId, Hop)], origins: impl Iterator<Item = &'a Origin>) {
-        self.adopted = origins.map(|record| (record.hop, None)).collect();
-        for (id, hop) in hops {
-            self.adopted.entry(*id).and_modify(|known| *known = Some(*hop));
-        }
-        self.adopted.remove(&HopId::UNRESOLVED);
-        for id in self.adopted.keys() {
-            self.ids.block(id.0);
-        }
-    }
-
-    /// Writes the hop of a path if need be.
-    fn place(&mut self, path: &Via<'_>, ops: &mut Vec<TableOp>) -> Option<HopId> {
-        let key = (path.ifindex, path.tags, path.next_hop);
-        let record = Hop {
-            neighbour: path.neighbour.unwrap_or_default(),
-            mtu: path.mtu,
-            interface: path.interface,
-            resolved: u16::from(path.neighbour.is_some()),
-            ifindex: path.ifindex,
-            tags: path.tags,
-            ..Hop::default()
-        };
-        if self.ids.get(&key).is_none() {
-            // The same link address on the same interface is the same neighbour: the row goes on.
-            let same = |hop: &Hop| {
-                record.resolved != 0
-                    && (hop.resolved, hop.ifindex, hop.tags, hop.neighbour)
-                        == (1, record.ifindex, record.tags, record.neighbour)
-            };
-            let row = self
-                .adopted
-                .iter()
-                .find(|(_, hop)| hop.as_ref().is_some_and(same))
-                .map(|(id, _)| *id);
-            if let Some(row) = row {
-                self.adopted.remove(&row);
-                self.ids.claim(key, row.0);
-            }
-        }
-        let (id, reuse) = self.ids.assign(&key)?;
-        let id = HopId(id);
-        if reuse == Reuse::Yes {
-            self.records.remove(&id);
-            ops.push(TableOp::Grace);
-        }
-        if self.records.get(&id) != Some(&record) {
-            self.records.insert(id, record);
-            ops.push(TableOp::Hop { id, record });
-        }
-        Some(id)
-    }
-
-    /// Lets go of the hops that no origin names.
-    fn retain(&mut self, named: &BTreeSet<HopId>) {
-        self.ids.retain(|_, id| named.contains(&HopId(id)));
-        self.records.retain(|id, _| named.contains(id));
-        let ids = &mut self.ids;
-        self.adopted.retain(|id, _| {
-            let kept = named.contains(id);
-            if !kept {
-                ids.release(id.0);
-            }
-            kept
-        });
-    }
-}
-
-/// Source addresses for `nat`: runs that origins point into. Equal lists share a run.
-#[derive(Clone, Debug)]
-struct Sources {
-    capacity: u32,
-    arena: Arena,
-    runs: BTreeMap<Vec<Ip>, u32>,
-    addresses: BTreeMap<u32, Ip>,
-}
-
-impl Sources {
-    fn new(capacity: u32) -> Self {
-        Self {
-            capacity,
-            arena: Arena::new(capacity),
-            runs: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-        }
-    }
-
-    fn adopt<'a>(&mut self, addresses: &[Ip], origins: impl Iterator<Item = &'a Origin>) {
-        let named: BTreeSet<(u32, u32)> = origins
-            .map(|record| (record.snat_base, record.snat_count))
-            .collect();
-        for (base, count) in named.into_iter().filter(|(_, count)| *count > 0) {
-            self.arena.reserve(base, count);
-            let run = addresses.get(base as usize..base.saturating_add(count) as usize);
-            if let Some(run) = run {
-                self.runs.insert(run.to_vec(), base);
-                self.addresses.extend((base..).zip(run.iter().copied()));
-            }
-        }
-    }
-
-    /// Base and count of a run that holds `list`, written if need be.
-    fn place(
-        &mut self,
-        list: &[Ip],
-        origins: &BTreeMap<OriginId, Origin>,
-        ops: &mut Vec<TableOp>,
-    ) -> Option<(u32, u32)> {
-        let count = u32::try_from(list.len()).ok()?;
-        if let Some(base) = self.runs.get(list) {
-            return Some((*base, count));
-        }
-        let base = match self.arena.allocate(count) {
-            Some(base) => base,
-            None => {
-                self.sweep(origins);
-                let base = self.arena.allocate(count)?;
-                ops.push(TableOp::Grace);
-                base
-            }
-        };
-        self.runs.insert(list.to_vec(), base);
-        for (index, &address) in (base..).zip(list) {
-            self.addresses.insert(index, address);
-            ops.push(TableOp::SnatAddress { index, address });
-        }
-        Some((base, count))
-    }
-
-    /// Frees the entries that no origin's record names.
-    fn sweep(&mut self, origins: &BTreeMap<OriginId, Origin>) {
-        let named: BTreeSet<(u32, u32)> = origins
-            .values()
-            .map(|record| (record.snat_base, record.snat_count))
-            .collect();
-        self.arena = Arena::new(self.capacity);
-        for &(base, count) in &named {
-            self.arena.reserve(base, count);
-        }
-        self.runs
-            .retain(|list, base| named.contains(&(*base, u32::try_from(list.len()).unwrap_or(u32::MAX))));
-        let is_named = |index: u32| {
-            named
-                .iter()
-                .any(|&(base, count)| (base..base.saturating_add(count)).contains(&index))
-        };
-        self.addresses.retain(|index, _| is_named(*index));
-    }
 }

@@ -41,6 +41,15 @@ impl<'a> Served<'a> {
         Self { applications }
     }
 
+    /// Flows that each origin of a pool may have; `None`: any number.
+    pub fn flows_per_origin(&self, pool: &str) -> Option<u32> {
+        let applications = self.applications.get(pool)?;
+        let enabled = applications.iter().filter(|application| application.enabled);
+        enabled
+            .filter_map(|application| application.limits.flows_per_origin)
+            .min()
+    }
+
     /// What the monitor of a pool asks of one of its origins.
     pub fn asked(&self, pool: &str, monitor: &Monitor, origin: &Origin) -> Asked {
         let applications = self.applications.get(pool).map_or(&[][..], Vec::as_slice);

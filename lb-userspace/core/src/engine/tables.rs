@@ -336,7 +336,10 @@ fn record(listener: &ListenerDesign, table: Table) -> Application {
         first_port,
         flags: listener.flags,
         access: listener.access,
-        ..Application::default()
+        affinity_ttl: listener.affinity_ttl,
+        affinity_epoch: listener.affinity_epoch,
+        rate: listener.rate,
+        source_rate: listener.source_rate,
     }
 }
 

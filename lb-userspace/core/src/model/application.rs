@@ -3,6 +3,7 @@
 use super::{Access, SomeTimeouts};
 use core::fmt;
 use core::net::IpAddr;
+use core::time::Duration;
 use std::sync::Arc;
 
 /// `[applications.NAME]`.
@@ -23,6 +24,27 @@ pub struct Application {
     pub echo: Echo,
     /// Who may open flows, beside what holds for all applications.
     pub access: Option<Arc<Access>>,
+    pub limits: Limits,
+    pub affinity: Option<Affinity>,
+}
+
+/// `limits`; `None`: any number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// Of all clients together, at least 1. A second's worth may come at once.
+    pub new_flows_per_second: Option<u32>,
+    /// Of each client address, at least 1.
+    pub new_flows_per_second_per_source: Option<u32>,
+    /// Established flows of each origin, at least 1. An origin has one number of flows, whoever sent them: of several
+    /// applications that lead to its pool the smallest limit counts.
+    pub flows_per_origin: Option<u32>,
+}
+
+/// `affinity`: a client address stays with its origin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Affinity {
+    /// For so long after its last new flow.
+    pub ttl: Duration,
 }
 
 /// `echo`: whether echo requests to its addresses are answered, as far as no interface of the node owns them. With several

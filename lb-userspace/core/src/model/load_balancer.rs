@@ -36,4 +36,19 @@ impl SteeringPolicy {
             Self::Random { .. } => "random",
         }
     }
+
+    /// With which weight a pool of the list competes; 0: never.
+    #[must_use]
+    pub fn weight_of(&self, pool: &str) -> Weight {
+        match self {
+            Self::Off => Weight::ONE,
+            Self::Random {
+                weights,
+                default_weight,
+            } => weights
+                .iter()
+                .find(|(name, _)| name == pool)
+                .map_or(*default_weight, |(_, weight)| *weight),
+        }
+    }
 }

@@ -12,7 +12,7 @@ mod pool;
 mod prefix;
 
 pub use access::{Access, CountryTable};
-pub use application::{Application, Destination, DirectOrigin, Echo, Ports, Transport};
+pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
 pub use load_balancer::{LoadBalancer, SteeringPolicy};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe};
 pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};

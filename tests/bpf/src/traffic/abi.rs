@@ -58,7 +58,8 @@ pub struct Order {
     pub ifindex: u32,
     /// Offset of the transport checksum; 0: there is none.
     pub checksum_at: u32,
-    pub reserved: u32,
+    /// Numbered packets that are on their way at most; 0: any number. While there are as many, a run makes none.
+    pub window: u32,
     /// Link addresses of the origins, each in the first six bytes.
     pub origins: [u64; LAP as usize],
 }

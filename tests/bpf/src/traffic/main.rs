@@ -45,13 +45,22 @@ static SEEN: Array<u64, { SEEN_WORDS as usize }> = Array::new();
 /// Makes the next packet and sends it.
 #[xdp]
 pub fn generate(context: XdpContext) -> u32 {
-    let (Some(order), Some(frame)) = (ORDER.get_ptr_mut(0), at::<[u64; WORDS]>(&context)) else {
+    let (Some(order), Some(tally), Some(frame)) = (
+        ORDER.get_ptr_mut(0),
+        TALLY.get_ptr(0),
+        at::<[u64; WORDS]>(&context),
+    ) else {
         return xdp_action::XDP_ABORTED;
     };
     // SAFETY: the map's only value; one run at a time writes the fields that are written here, and userspace the others,
     // each in one store.
     let order = unsafe { &mut *order };
     let number = order.next;
+    // SAFETY: a field of the map's only value, which other CPUs change in one store.
+    let arrived = unsafe { (&raw const (*tally).arrived).read_volatile() };
+    if order.window != 0 && number.wrapping_sub(arrived) >= u64::from(order.window) {
+        return xdp_action::XDP_DROP;
+    }
     order.next = number.wrapping_add(1);
     let random = if order.applications == 0 {
         mix(number)

@@ -6,7 +6,7 @@ use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::maglev::mix;
 use crate::model::{
-    Api, Application, AttachMode, Config, Datapath, Destination, Echo, FlowTimeouts, Forwarding,
+    Api, Application, AttachMode, Config, Datapath, Destination, Echo, FlowTimeouts, Forwarding, Limits,
     LoadBalancer, Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin, OriginSteering, Pool, Ports,
     SomeTimeouts, SteeringPolicy, Transport, TunnelSource, Weight,
 };
@@ -159,6 +159,8 @@ pub fn application(name: &str, address: &str, load_balancer: &str) -> Applicatio
         flow_timeouts: SomeTimeouts::default(),
         echo: Echo::Healthy,
         access: None,
+        limits: Limits::default(),
+        affinity: None,
     }
 }
 
