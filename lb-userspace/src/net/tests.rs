@@ -289,11 +289,11 @@ fn a_neighbour_that_moves_without_a_word_is_followed() {
             let (_watcher, mut paths) = watch(&[address]).await;
             becomes(&mut paths, address, "resolved", by(address, PEER)).await;
             for mac in [OTHER, PEER, OTHER, PEER] {
+                // For a second after its entry changed, the kernel believes nobody (LOCKTIME in net/ipv4/arp.c).
+                tokio::time::sleep(Duration::from_millis(1100)).await;
                 // Addresses stay: the kernel of the peer tells nobody.
                 network.peer(&format!("link set peer0 address {}", mac_text(mac)));
                 becomes(&mut paths, address, "at its new MAC", by(address, mac)).await;
-                // The kernel believes nobody twice in a second (LOCKTIME in net/ipv4/arp.c).
-                tokio::time::sleep(Duration::from_millis(1100)).await;
             }
         }
     });
