@@ -33,7 +33,7 @@ pub const SOURCE_RATES: &str = "SOURCE_RATES";
 pub const REPLY_RATE: &str = "REPLY_RATE";
 /// Affinity: LRU hash, [`super::AffinityKey`] → [`super::Affinity`].
 pub const AFFINITY: &str = "AFFINITY";
-/// Array of [`super::Load`] by origin id.
+/// Array of [`super::Load`] by origin id; the first row stands for all direct origins together.
 pub const LOADS: &str = "LOADS";
 /// Array of [`super::Load`] by origin id: established flows that userspace has removed, to be taken off [`LOADS`]. Each
 /// map has one writer.

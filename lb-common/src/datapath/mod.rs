@@ -27,6 +27,7 @@ mod abort;
 mod access;
 mod admit;
 mod affinity;
+mod ask;
 pub mod checksum;
 mod connect;
 mod encapsulate;

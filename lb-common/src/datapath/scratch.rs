@@ -128,6 +128,8 @@ pub enum Errand {
     Follow,
     /// The flow is marked as reset by the node, and the packet shall tell its receiver.
     Reset,
+    /// The packet is the SYN that asks a flow's origin whether the connection is over; see [`super::ask`].
+    Ask,
 }
 
 /// How a frame leaves whose head is changed. The packet is the draft's subject, its flow's entry the draft's `client`.

@@ -166,7 +166,7 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             if still && self.map.remove(&key).is_ok() {
                 counts.expired += 1;
                 if self.memory == Memory::Established && core.side == FlowSide::CLIENT {
-                    *swept.entry(core.origin).or_default() += 1;
+                    count(core, swept);
                 }
             }
         }
@@ -213,21 +213,29 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         let mut found = Vec::new();
         self.for_each(|key, flow| {
             if flow.core().side == FlowSide::CLIENT && wanted(flow.core()) {
-                found.push((*key, flow.twin(key), flow.core().origin));
+                found.push((*key, flow.twin(key), *flow.core()));
             }
         })?;
         let mut flushed = 0;
-        for (key, twin, origin) in found {
+        for (key, twin, core) in found {
             // Either may have gone meanwhile.
             let _ = self.map.remove(&twin);
             if self.map.remove(&key).is_ok() {
                 flushed += 1;
                 if self.memory == Memory::Established {
-                    *swept.entry(origin).or_default() += 1;
+                    count(&core, swept);
                 }
             }
         }
         Ok(flushed)
+    }
+}
+
+/// Counts an established flow wherever the program has counted it.
+fn count(core: &FlowCore, flows: &mut BTreeMap<OriginId, u32>) {
+    *flows.entry(core.origin).or_default() += 1;
+    if core.forwarding.is_direct() {
+        *flows.entry(OriginId::DIRECT).or_default() += 1;
     }
 }
 

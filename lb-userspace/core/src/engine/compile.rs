@@ -35,7 +35,7 @@ impl State {
         self.stale_pools.clear();
         self.stale_vips = false;
         self.rebuilt = Some(now);
-        let mut plan = Plan::new(&config, &mut self.numbers, &self.drains.open())?;
+        let mut plan = Plan::new(&config, &mut self.numbers)?;
         if !setup.assume_healthy {
             let records = &self.records;
             let adopts = first && setup.adopted;
@@ -301,6 +301,7 @@ impl State {
             snat_ports: setup.snat_ports,
             flags: SettingsFlags(flags),
             generation: self.generations.live(),
+            max_direct: setup.max_flows.div_ceil(2),
             ..Settings::default()
         }
     }

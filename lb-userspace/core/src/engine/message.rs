@@ -180,6 +180,8 @@ pub struct Environment {
     pub snat_ports: PortRange,
     pub flags: SettingsFlags,
     pub capacity: Capacity,
+    /// Flows that the maps remember for each address family.
+    pub max_flows: u32,
     /// What stands in pinned maps that were taken over; `None` when the maps are new.
     pub adopted: Option<Adopted>,
     /// Known from before, with its age now; health that is too old is ignored by the engine.

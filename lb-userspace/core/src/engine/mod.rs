@@ -70,6 +70,7 @@ struct Setup {
     /// 0: nobody traces.
     trace_until: u32,
     capacity: Capacity,
+    max_flows: u32,
     assume_healthy: bool,
     adopted: bool,
 }
@@ -137,6 +138,7 @@ impl Engine {
             snat_ports,
             flags,
             capacity,
+            max_flows,
             adopted,
             kept,
             assume_healthy,
@@ -185,6 +187,7 @@ impl Engine {
             flags,
             trace_until: 0,
             capacity,
+            max_flows,
             assume_healthy,
             adopted: adopts,
         };

@@ -75,11 +75,8 @@ impl Maps {
                 let former = self.origins.get(id).copied().unwrap_or_default();
                 let before = former.identity;
                 if before != 0 && before != record.identity {
-                    // Unless it is emptied, because no flow means it.
-                    assert!(
-                        record.identity == 0 || former.state != OriginState::DRAINING,
-                        "{former:?} drains"
-                    );
+                    // It is emptied when no flow means it, and only then given to another.
+                    assert!(record.identity == 0, "{former:?} becomes {record:?}");
                     for generation in self.readable.iter().filter(|generation| **generation != 0) {
                         assert!(
                             !self.named_origins(*generation).contains(id),
