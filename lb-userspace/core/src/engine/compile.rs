@@ -302,7 +302,6 @@ impl State {
             flags: SettingsFlags(flags),
             generation: self.generations.live(),
             max_direct: setup.max_flows.div_ceil(2),
-            ..Settings::default()
         }
     }
 
