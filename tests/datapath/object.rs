@@ -143,6 +143,7 @@ fn maps_for_1_000_applications_10_000_origins_and_a_million_flows_fit_into_memor
             snat_ports: PortRange::default(),
             flags: SettingsFlags(0),
             capacity: sizes.capacity,
+            max_flows: sizes.max_flows,
             adopted: None,
             kept: Kept::default(),
             assume_healthy: true,
