@@ -12,4 +12,5 @@ mod migrate;
 mod object;
 mod probe;
 mod reasons;
+mod trace;
 mod tunnel;

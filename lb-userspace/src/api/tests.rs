@@ -1,5 +1,7 @@
 //! The API as clients meet it: a fake daemon behind real sockets, asked through the real client.
 
+mod trace;
+
 use super::*;
 use crate::cli::{Exit, Failure};
 use crate::client::{Client, Query, Target};
@@ -124,6 +126,7 @@ fn answer(daemon: Daemon, request: Request) {
             );
             drop(reply.send(Ok(status)));
         }
+        Request::Trace { query, reply } => drop(reply.send(Ok(trace::traced(&query)))),
         Request::Reload { reply } => drop(reply.send(match daemon {
             Daemon::Ready => Ok(Reloaded {
                 generation: 5,

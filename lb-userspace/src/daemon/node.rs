@@ -4,6 +4,7 @@ use super::drains::Drains;
 use super::interfaces::Interfaces;
 use super::setup::{self, Lock};
 use super::takeover::{self, Former};
+use super::tracer::Tracer;
 use super::watch::FileWatch;
 use super::ways::ProbeWays;
 use crate::api::{Handle, Listeners, Request, Server};
@@ -84,6 +85,7 @@ pub struct Node {
     next_sweep: Option<tokio::time::Instant>,
     sweep_started: Instant,
     pub(super) drains: Drains,
+    pub(super) tracer: Tracer,
     /// Whether a step of the writer has failed since everything was written.
     unwritten: bool,
     pub(super) events: VecDeque<WireEvent>,
@@ -164,6 +166,7 @@ impl Node {
         let indexes: Vec<u32> = named.iter().map(|(_, index)| *index).collect();
         let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
         let explainer = Explainer::new(&datapath)?;
+        let tracer = Tracer::new(datapath.tracing()?);
         let flows = Arc::new(Mutex::new(datapath.flow_tables()?));
         let probes = Arc::new(Probes::new()?);
         // Before the first packet that the program may hand over.
@@ -234,6 +237,7 @@ impl Node {
             next_sweep: Some(tokio::time::Instant::now()),
             sweep_started: started,
             drains: Drains::default(),
+            tracer,
             unwritten: false,
             events: VecDeque::new(),
             started,
@@ -267,6 +271,8 @@ impl Node {
         if let Some(refusal) = node.refusal.take() {
             return Err(anyhow::anyhow!(refusal).into());
         }
+        // A daemon that was killed while somebody traced has left the program at it.
+        node.tell(Event::Trace(0));
         if migrates {
             // The new program must know how to go on with every flow when the first packet comes.
             node.find_paths().await;
@@ -337,6 +343,7 @@ impl Node {
                 () = until(self.next_sweep) => self.start_sweep(),
                 Some(result) = self.swept.recv() => self.end_sweep(result),
                 _ = repair.tick() => self.repair(),
+                () = until(self.tracer.due) => self.refresh_trace(),
             }
             if self.handed_over {
                 break;
@@ -359,6 +366,7 @@ impl Node {
     /// When something cannot be removed.
     pub async fn stop(mut self) -> Result<(), Failure> {
         info!("stopping");
+        self.end_trace();
         self.stop.cancel();
         if self.handed_over {
             self.leave_to_another().await;

@@ -26,6 +26,9 @@ impl Node {
                 let result = self.reload_for_request().await;
                 let _ = reply.send(result);
             }
+            Request::Trace { query, reply } => {
+                let _ = reply.send(self.trace(&query));
+            }
             Request::HandOver { reply } => {
                 info!("another lb takes over");
                 self.handed_over = true;

@@ -10,6 +10,7 @@ use super::object::{self, Loaded, MapSizes};
 use super::pins::{self, Pins};
 use super::reader::Reader;
 use super::sys;
+use super::trace;
 use super::writer::Writer;
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -320,6 +321,14 @@ impl Datapath {
             fragments: self.open_map(maps::FRAGMENTS)?.try_into()?,
             clock: self.clock,
         })
+    }
+
+    /// Where reports of traced packets come from.
+    ///
+    /// # Errors
+    /// When it is in use already.
+    pub fn tracing(&mut self) -> Result<trace::Source> {
+        trace::Source::take(&mut self.ebpf)
     }
 
     /// The settings in force.

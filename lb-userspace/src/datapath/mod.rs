@@ -3,6 +3,7 @@
 pub mod access;
 pub mod attach;
 pub mod clock;
+pub mod dissect;
 pub mod explain;
 pub mod flows;
 pub mod held;
@@ -14,5 +15,6 @@ pub mod pins;
 pub mod question;
 pub mod reader;
 pub mod sys;
+pub mod trace;
 pub mod ways;
 pub mod writer;

@@ -267,6 +267,9 @@ impl State {
     /// The settings as the configuration and the records want them.
     fn settings(&self, setup: &Setup) -> Settings {
         let mut flags = setup.flags.0;
+        if setup.trace_until != 0 {
+            flags |= SettingsFlags::TRACE;
+        }
         if self.records.forwards_by(Forwarding::DNAT) {
             flags |= SettingsFlags::DNAT;
         }
@@ -294,11 +297,11 @@ impl State {
             smallest_mtu: self.smallest_mtu(),
             second: setup.hz,
             access: self.global_access,
+            trace_until: setup.trace_until,
             snat_ports: setup.snat_ports,
             flags: SettingsFlags(flags),
             generation: self.generations.live(),
             max_direct: setup.max_flows.div_ceil(2),
-            ..Settings::default()
         }
     }
 

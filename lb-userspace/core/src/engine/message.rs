@@ -36,6 +36,8 @@ pub enum Event {
     Drained(Vec<OriginId>),
     /// The program is to run with other flags than [`Environment::flags`]: interfaces have come or gone.
     Flags(SettingsFlags),
+    /// Packets are traced until that jiffy; 0: they are not.
+    Trace(u32),
     /// The program runs on exactly these interfaces, given by index with their MTU.
     Interfaces(BTreeMap<u32, u32>),
     /// The addresses that interfaces of this node have, also those without the program.
