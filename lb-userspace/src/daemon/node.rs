@@ -22,6 +22,7 @@ use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
+use lb_common::datapath::select::SWEEP_SECONDS;
 use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, TargetId};
 use lb_core::health::Observation;
 use lb_core::image::TableOp;
@@ -43,6 +44,8 @@ use tracing::{error, info, warn};
 const SWEEP: Duration = Duration::from_secs(1);
 /// A sweep may take this part of the time.
 const SWEEP_SHARE: u32 = 20;
+/// But there are caps on flows only as long as somebody sweeps: see [`SWEEP_SECONDS`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(SWEEP_SECONDS as u64 / 3);
 /// Time between two comparisons of the maps with what they should hold.
 const REPAIR: Duration = Duration::from_secs(30);
 /// How long the start waits for neighbours to answer.
@@ -504,7 +507,7 @@ impl Node {
         if self.interfaces.is_refused() {
             self.follow_interfaces();
         }
-        let pause = SWEEP.max(self.sweep_started.elapsed() * SWEEP_SHARE);
+        let pause = (self.sweep_started.elapsed() * SWEEP_SHARE).clamp(SWEEP, LONGEST_PAUSE);
         self.next_sweep = Some(tokio::time::Instant::now() + pause);
     }
 

@@ -25,6 +25,7 @@ pub struct FlowTables {
     v6: [Table<FlowKey6, Flow6>; 2],
     timeouts: Array<MapData, Timeouts>,
     origins: Array<MapData, Origin>,
+    swept_at: Array<MapData, u32>,
     loads: Loads,
 }
 
@@ -307,11 +308,12 @@ impl FlowTables {
             ],
             timeouts: take(maps::TIMEOUTS)?.try_into()?,
             origins: take(maps::ORIGINS)?.try_into()?,
+            swept_at: take(maps::SWEPT_AT)?.try_into()?,
             loads: Loads::new(take)?,
         })
     }
 
-    /// Removes what has timed out and counts the rest.
+    /// Removes what has timed out and counts the rest; notes when.
     ///
     /// # Errors
     /// When a table cannot be read.
@@ -338,6 +340,8 @@ impl FlowTables {
             )?;
         }
         self.loads.compare(&before, &found)?;
+        // 0 would be never.
+        self.swept_at.set(0, clock.now().max(1), 0)?;
         Ok(counts)
     }
 
