@@ -62,13 +62,10 @@ impl State {
         self.update_records(&config, &mut shared, &mut late);
         self.update_timeouts(setup, &config, &mut shared);
         self.update_access(&config, &mut shared)?;
-        if self.smallest_mtu() < self.settings.smallest_mtu {
-            // Before the hops that are smaller.
-            self.settings.smallest_mtu = self.smallest_mtu();
-            shared.insert(0, TableOp::Settings(self.settings));
-        }
+        self.lower_mtu(&mut shared);
         let mut ops = self.advance(setup, &config, true, shared)?.unwrap_or_default();
         ops.append(&mut late);
+        self.settle(setup, &mut ops);
         self.remove_access(&config, &mut ops)?;
         commands.push(Command::Apply(ops));
         self.watch(commands);
@@ -135,7 +132,10 @@ impl State {
             self.report_pool(pool, former.is_usable_somewhere(), commands);
         }
         match self.advance(setup, &config, false, Vec::new()) {
-            Ok(rebuilt) => ops.extend(rebuilt.into_iter().flatten()),
+            Ok(rebuilt) => {
+                ops.extend(rebuilt.into_iter().flatten());
+                self.settle(setup, ops);
+            }
             // The packet path goes by the origins' records, so only shares are less exact until there is room.
             Err(full) => commands.push(Command::Report(Report::Refused(format!(
                 "health has changed, and the tables could not follow: {full}"
@@ -311,6 +311,15 @@ impl State {
         interfaces.chain(self.records.smallest_mtu()).min().unwrap_or(0)
     }
 
+    /// Lets the settings know of smaller MTUs before those are written.
+    pub(super) fn lower_mtu(&mut self, ops: &mut Vec<TableOp>) {
+        let mtu = self.smallest_mtu();
+        if self.config.is_some() && mtu < self.settings.smallest_mtu {
+            self.settings.smallest_mtu = mtu;
+            ops.insert(0, TableOp::Settings(self.settings));
+        }
+    }
+
     /// Writes the settings if they changed and there is a generation that they hold for.
     pub(super) fn update_settings(&mut self, setup: &Setup, ops: &mut Vec<TableOp>) {
         let settings = self.settings(setup);
@@ -359,9 +368,14 @@ impl State {
         let wanted = self.settings(setup);
         // A packet of the generation before may still need what only that one asks for.
         let flags = SettingsFlags(wanted.flags.0 | self.settings.flags.0);
+        let smallest_mtu = match self.settings.generation {
+            0 => wanted.smallest_mtu,
+            _ => wanted.smallest_mtu.min(self.settings.smallest_mtu),
+        };
         let settings = |generation| Settings {
             flags,
             generation,
+            smallest_mtu,
             ..wanted
         };
         let designs = Designs {
@@ -369,17 +383,21 @@ impl State {
             vips: &self.vips(&listeners),
             listeners: &listeners,
         };
-        let mut ops = self
+        let ops = self
             .generations
             .advance(&designs, settings, even_if_equal, shared)?;
-        if let Some(ops) = &mut ops {
+        if ops.is_some() {
             self.settings = settings(self.generations.live());
-            if self.settings(setup) != self.settings {
-                ops.push(TableOp::Grace);
-                self.update_settings(setup, ops);
-            }
         }
         Ok(ops)
+    }
+
+    /// Takes back what only the generation before needed, once all else that follows a new one is written.
+    pub(super) fn settle(&mut self, setup: &Setup, ops: &mut Vec<TableOp>) {
+        if self.settings(setup) != self.settings {
+            ops.push(TableOp::Grace);
+            self.update_settings(setup, ops);
+        }
     }
 
     fn usability(&self) -> BTreeMap<String, bool> {

@@ -394,6 +394,7 @@ impl State {
         let mut ops = Vec::new();
         let mut late = Vec::new();
         self.update_records(&config, &mut ops, &mut late);
+        self.lower_mtu(&mut ops);
         if self.records.roles() != self.roles {
             match self.advance(setup, &config, false, Vec::new()) {
                 Ok(generation) => ops.extend(generation.into_iter().flatten()),
@@ -404,7 +405,7 @@ impl State {
             }
         }
         ops.append(&mut late);
-        self.follow_mtu(setup, &mut ops);
+        self.settle(setup, &mut ops);
         if !ops.is_empty() {
             commands.push(Command::Apply(ops));
         }
@@ -424,7 +425,8 @@ impl State {
         for &index in former.keys().filter(|index| !self.interfaces.contains_key(index)) {
             ops.push(TableOp::Interface { index, record: None });
         }
-        self.follow_mtu(setup, ops);
+        self.lower_mtu(ops);
+        self.update_settings(setup, ops);
     }
 
     fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
@@ -436,16 +438,6 @@ impl State {
             .iter()
             .flat_map(|application| &application.addresses);
         self.stale_vips |= vips.any(|vip| owns(&before, vip) != owns(&self.own, vip));
-    }
-
-    /// Puts the settings around writes of MTUs: a smaller smallest one comes before them, a larger one after.
-    fn follow_mtu(&mut self, setup: &Setup, ops: &mut Vec<TableOp>) {
-        let mtu = self.smallest_mtu();
-        if self.config.is_some() && mtu < self.settings.smallest_mtu {
-            self.settings.smallest_mtu = mtu;
-            ops.insert(0, TableOp::Settings(self.settings));
-        }
-        self.update_settings(setup, ops);
     }
 
     fn forget(&mut self, setup: &Setup, origins: &[OriginId], commands: &mut Vec<Command>) {
