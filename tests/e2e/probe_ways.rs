@@ -154,6 +154,7 @@ fn request(kind: MonitorKind, probe: &Probe, port: u16) -> ProbeRequest {
         monitor: Arc::new(monitor),
         address: probe.origin.into(),
         port,
+        host: None,
         via: None,
     }
 }

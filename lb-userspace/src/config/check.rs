@@ -103,16 +103,18 @@ impl<'a, T> Index<'a, T> {
     }
 }
 
-/// A tcp probe needs a port from the monitor or from the origin; http and https have their own.
+/// A tcp or UDP probe needs a port from the monitor or from the origin; the others have their own.
 fn probed_port(sink: &Sink, pool: &ReadPool, monitor: &Monitor) {
-    if !matches!(monitor.kind, MonitorKind::Tcp) || monitor.port.is_some() {
+    let needed = matches!(monitor.kind, MonitorKind::Tcp | MonitorKind::UdpIcmp(_));
+    if !needed || monitor.port.is_some() {
         return;
     }
     for (origin, place) in pool.pool.origins.iter().zip(&pool.origins) {
         // Direct ones are asked where the application's clients ask them.
         if origin.port.is_none() && !origin.forwarding.is_direct() {
             let message = format!(
-                "the tcp monitor `{}` does not know which port to probe",
+                "the {} monitor `{}` does not know which port to probe",
+                monitor.kind.name(),
                 monitor.name
             );
             sink.error(

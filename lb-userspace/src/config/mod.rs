@@ -22,6 +22,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use address::is_host_name;
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity, Source};
 pub use node::check_interface;
 
@@ -243,4 +244,16 @@ fn seconds(value: &Value<'_>, range: std::ops::RangeInclusive<f64>) -> Option<st
     value
         .number_in(range, " seconds")
         .map(std::time::Duration::from_secs_f64)
+}
+
+/// A file that must be valid.
+#[cfg(test)]
+fn testing_config(text: &str) -> Config {
+    let defaults = HostDefaults {
+        node_name: "test".to_owned(),
+    };
+    match parse(text, "lb.toml", &defaults) {
+        Ok(loaded) => loaded.config,
+        Err(errors) => panic!("{}", errors.render(false)),
+    }
 }

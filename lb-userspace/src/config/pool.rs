@@ -239,12 +239,8 @@ fn origin(name: &Located<String>, table: Table<'_>, pool: &ReadForwarding) -> (O
             .unwrap_or(Weight::ONE),
         enabled: enabled(&table),
         forwarding: forwarding(&table).resolve(table.sink, pool),
+        host: table.table("header").and_then(host),
     };
-    table.refuse(
-        "header",
-        "a packet-level balancer cannot set HTTP headers",
-        "for probes, set `header` on the monitor",
-    );
     table.unsupported(
         "virtual_network_id",
         "origins are reached by the routes of this node",
@@ -258,6 +254,29 @@ fn origin(name: &Located<String>, table: Table<'_>, pool: &ReadForwarding) -> (O
         port: port.map(|value| value.place),
     };
     (origin, places)
+}
+
+/// `header` of an origin: its `Host`, by which HTTP monitors ask for it. Clients' packets are not changed.
+fn host(table: Table<'_>) -> Option<String> {
+    let mut host = None;
+    for (name, value) in table.entries() {
+        let hosts = value.list("[\"www.example.com\"]");
+        if !name.value.eq_ignore_ascii_case("host") {
+            let message = "a packet-level balancer cannot set HTTP headers";
+            value.error(message, "for probes, set `header` on the monitor".to_owned());
+        } else if hosts.len() > 1 {
+            value.error("a request has one Host", "keep one value".to_owned());
+        } else if let Some(item) = hosts.first() {
+            host = item.string().map(str::to_owned).filter(|host| !host.is_empty());
+            if host
+                .as_ref()
+                .is_some_and(|host| !host.bytes().all(|byte| byte.is_ascii_graphic()))
+            {
+                item.error("contains characters that no host has", None);
+            }
+        }
+    }
+    host
 }
 
 /// A weight, 0 to 1 in steps of 0.01.

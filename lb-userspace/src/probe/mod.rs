@@ -8,10 +8,12 @@ mod body;
 mod http;
 mod icmp;
 mod redirect;
+mod smtp;
 mod tcp;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod udp;
 mod way;
 
 pub use way::{LocalPorts, Way};
@@ -76,7 +78,8 @@ impl Probes {
 /// Makes one attempt, which takes `monitor.timeout` at most.
 ///
 /// The time in the answer is the time to establish the connection for `tcp`, the time to the head of the deciding
-/// answer for `http` and `https`, and the round trip for `icmp_ping`.
+/// answer for `http` and `https`, the round trip for `icmp_ping` and `udp_icmp` (of the echo), and the time to the last
+/// answer for `smtp`.
 ///
 /// # Errors
 /// Why the attempt failed.
@@ -105,6 +108,8 @@ pub async fn attempt_by(
             http::attempt(request, probe, true, tls, &mut attempt).await
         }
         MonitorKind::IcmpPing => icmp::attempt(request, context.random, &mut attempt).await,
+        MonitorKind::UdpIcmp(probe) => udp::attempt(request, probe, context.random, &mut attempt).await,
+        MonitorKind::Smtp => smtp::attempt(request, &mut attempt).await,
     };
     (observation, attempt.steps)
 }
@@ -255,6 +260,10 @@ mod tests {
                     );
                 }
             }
+            // A host that answers no echo is sent no datagram.
+            let silent = MonitorKind::UdpIcmp(lb_core::model::UdpProbe::default());
+            let observation = testing::probe(silent, "10.77.0.200:9".parse().unwrap()).await;
+            assert_eq!(observation, Err(FailureReason::PingTimeout));
             // A new network namespace forbids ICMP datagram sockets, so that these are raw ones.
             for address in ["10.77.0.2", "fd77::2"] {
                 testing::ping(address.parse().unwrap()).await.unwrap();

@@ -30,6 +30,7 @@ pub(super) fn request(kind: MonitorKind, to: SocketAddr) -> ProbeRequest {
         monitor: Arc::new(monitor),
         address: to.ip(),
         port: to.port(),
+        host: None,
         via: None,
     }
 }

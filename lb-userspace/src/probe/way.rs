@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 const LOCAL_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// How many ports are tried: some are in use, or have been until a moment ago.
@@ -70,32 +70,61 @@ impl Way {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let connected = match self.socket(ports.next()) {
+            let connected = match self.stream(ports.next()) {
                 Ok(socket) => socket.connect(SocketAddr::new(self.target, port)).await,
                 Err(error) => Err(error),
             };
             match connected {
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable)
-                        && attempts < ATTEMPTS => {}
+                Err(error) if is_taken(&error) && attempts < ATTEMPTS => {}
                 other => return other,
             }
         }
     }
 
-    fn socket(&self, port: u16) -> io::Result<TcpSocket> {
+    /// A socket for datagrams that go this way.
+    ///
+    /// # Errors
+    /// As for any socket.
+    pub fn datagrams(&self, port: u16, ports: &LocalPorts) -> io::Result<UdpSocket> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let socket = self.socket(Type::DGRAM, Protocol::UDP, ports.next());
+            let connected = socket.and_then(|socket| {
+                socket.connect(&SocketAddr::new(self.target, port).into())?;
+                UdpSocket::from_std(socket.into())
+            });
+            match connected {
+                Err(error) if is_taken(&error) && attempts < ATTEMPTS => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn stream(&self, port: u16) -> io::Result<TcpSocket> {
+        let socket = self.socket(Type::STREAM, Protocol::TCP, port)?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+
+    fn socket(&self, kind: Type, protocol: Protocol, port: u16) -> io::Result<Socket> {
         let (domain, any) = match self.target {
             IpAddr::V4(_) => (Domain::IPV4, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
             IpAddr::V6(_) => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
         };
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(domain, kind, Some(protocol))?;
         socket.set_nonblocking(true)?;
         self.apply(&socket)?;
-        // A connection of a minute ago may still linger at the port.
-        socket.set_reuse_address(true)?;
+        if protocol == Protocol::TCP {
+            // A connection of a minute ago may still linger at the port.
+            socket.set_reuse_address(true)?;
+        }
         socket.bind(&SocketAddr::new(any, port).into())?;
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        Ok(socket)
     }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable)
 }
 
 #[cfg(test)]
@@ -128,7 +157,7 @@ mod tests {
             target: Ipv4Addr::LOCALHOST.into(),
             device: None,
         };
-        if way.socket(0).is_err() {
+        if way.stream(0).is_err() {
             eprintln!("SKIPPED: marks need CAP_NET_ADMIN");
             return;
         }

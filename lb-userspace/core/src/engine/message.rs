@@ -73,6 +73,8 @@ pub struct ProbeRequest {
     pub address: IpAddr,
     /// 0 for `icmp_ping`.
     pub port: u16,
+    /// What an HTTP monitor asks for instead of the host that it names itself.
+    pub host: Option<String>,
     /// The way that its packets go, where that is not the usual one.
     pub via: Option<Via>,
 }

@@ -64,6 +64,8 @@ pub struct PlannedOrigin {
     pub forwarding: Forwarding,
     /// What its monitor asks instead of its address: of an origin that answers clients directly.
     pub probe_vip: Option<IpAddr>,
+    /// What HTTP monitors ask for.
+    pub host: Option<String>,
     /// `None`: not probed.
     pub target: Option<TargetId>,
 }
@@ -213,6 +215,7 @@ impl Plan {
                     enabled: origin.enabled,
                     forwarding: origin.forwarding,
                     probe_vip: asked.vip,
+                    host: origin.host.clone(),
                     target: None,
                 }
             };
@@ -269,6 +272,7 @@ impl Plan {
                     enabled: true,
                     forwarding: Forwarding::Nat,
                     probe_vip: None,
+                    host: None,
                     target: None,
                 }
             })

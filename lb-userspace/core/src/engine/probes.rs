@@ -101,6 +101,7 @@ impl Probes {
                     monitor: Arc::clone(&monitor),
                     address: origin.address,
                     port: origin.probe_port,
+                    host: origin.host.clone(),
                     via: origin.probe_vip.map(|vip| Via {
                         vip,
                         forwarding: origin.forwarding,
@@ -219,5 +220,8 @@ impl Probes {
 /// Whether the probe asks the same question of the same destination, however often and patiently.
 fn is_same_probe(request: &ProbeRequest, monitor: &Monitor, origin: &PlannedOrigin) -> bool {
     let vip = request.via.as_ref().map(|via| via.vip);
-    request.monitor.kind == monitor.kind && request.port == origin.probe_port && vip == origin.probe_vip
+    request.monitor.kind == monitor.kind
+        && request.port == origin.probe_port
+        && vip == origin.probe_vip
+        && request.host == origin.host
 }

@@ -17,7 +17,7 @@ pub struct Monitor {
     pub consecutive_up: u32,
     /// Failed runs in a row that make a healthy origin unhealthy; 0 and 1 both mean the first.
     pub consecutive_down: u32,
-    /// Port to probe; `None`: the origin's port, else the protocol's own (80, 443).
+    /// Port to probe; `None`: the origin's port, else the protocol's own (80, 443, 25).
     pub port: Option<u16>,
 }
 
@@ -36,6 +36,10 @@ pub enum MonitorKind {
     },
     /// An ICMP or ICMPv6 echo.
     IcmpPing,
+    /// An echo, and then a datagram that must not be answered by "port unreachable".
+    UdpIcmp(UdpProbe),
+    /// A connect, and a conversation: `220`, `HELO`, `250`, `QUIT`, `221`.
+    Smtp,
 }
 
 impl MonitorKind {
@@ -47,8 +51,19 @@ impl MonitorKind {
             Self::Http(_) => "http",
             Self::Https { .. } => "https",
             Self::IcmpPing => "icmp_ping",
+            Self::UdpIcmp(_) => "udp_icmp",
+            Self::Smtp => "smtp",
         }
     }
+}
+
+/// What a UDP monitor sends and expects.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UdpProbe {
+    /// The datagram's bytes; empty: one zero byte.
+    pub payload: Vec<u8>,
+    /// Must occur in one of the answers; empty: none need come.
+    pub expected_reply: Vec<u8>,
 }
 
 /// What an HTTP monitor asks and expects.

@@ -60,6 +60,8 @@ pub struct Origin {
     pub enabled: bool,
     /// The origin's own `forwarding` and `gue_port`, else the pool's.
     pub forwarding: Forwarding,
+    /// `header.Host`: what HTTP monitors ask for, whatever they name themselves.
+    pub host: Option<String>,
 }
 
 /// `forwarding`: how packets reach an origin.

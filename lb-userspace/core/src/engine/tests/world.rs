@@ -125,6 +125,7 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
                 weight: Weight::ONE,
                 enabled: true,
                 forwarding: Forwarding::Nat,
+                host: None,
             })
             .collect(),
     }
