@@ -1,8 +1,9 @@
 //! `[monitors.NAME]`.
 
 use super::reader::{Located, Table, Value};
-use super::seconds;
-use lb_core::model::{ExpectedCodes, Monitor, MonitorKind, Probe, UdpProbe};
+use super::{address, check_interface, seconds};
+use lb_core::model::{ExpectedCodes, Monitor, MonitorKind, Probe, ProbeSource, UdpProbe};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// `type`, before its own fields are known.
@@ -57,6 +58,7 @@ pub(super) fn monitor(name: &Located<String>, table: Table<'_>) -> Monitor {
         consecutive_up: count("consecutive_up", 0),
         consecutive_down: count("consecutive_down", 0),
         port: port(&table, kind),
+        source: source(&table),
         kind: match kind {
             Type::Tcp | Type::Wrong => MonitorKind::Tcp,
             Type::Http => MonitorKind::Http(probe(&table)),
@@ -119,6 +121,42 @@ fn kind(table: &Table<'_>) -> Type {
         ("smtp", Type::Smtp),
     ];
     value.word(&words).unwrap_or(Type::Wrong)
+}
+
+/// `source`, one address or one of each family, and `interface`. Whether the node has them now is no matter: both may come
+/// and go.
+fn source(table: &Table<'_>) -> ProbeSource {
+    let mut source = ProbeSource::default();
+    if let Some(value) = table.get("source") {
+        let items = match value.peek() {
+            Some(_) => None,
+            None => Some(value.list("\"192.0.2.1\" or [\"192.0.2.1\", \"2001:db8::1\"]")),
+        };
+        for item in items.as_deref().unwrap_or(std::slice::from_ref(&value)) {
+            let Some(address) = address::address(item, "a probe") else {
+                continue;
+            };
+            let twice = match address {
+                IpAddr::V4(v4) => source.v4.replace(v4).is_some(),
+                IpAddr::V6(v6) => source.v6.replace(v6).is_some(),
+            };
+            if twice {
+                let message = "a monitor has one source address of each family";
+                item.error(
+                    message,
+                    "make another monitor, and a monitor group of both".to_owned(),
+                );
+            }
+        }
+    }
+    if let Some(value) = table.get("interface") {
+        match value.string().map(|name| (name, check_interface(name))) {
+            Some((name, Ok(()))) => source.interface = Some(name.to_owned()),
+            Some((_, Err(message))) => value.error(message, None),
+            None => {}
+        }
+    }
+    source
 }
 
 fn port(table: &Table<'_>, kind: Type) -> Option<u16> {
@@ -353,6 +391,28 @@ mod tests {
             })
         );
         assert_eq!(config.monitors[1].kind, MonitorKind::Smtp);
+    }
+
+    #[test]
+    fn probes_start_where_the_monitor_says() {
+        let text = "
+            [monitors.one]
+            type = 'icmp_ping'
+            source = '192.0.2.1'
+            interface = 'eth1'
+            [monitors.both]
+            type = 'icmp_ping'
+            source = ['2001:db8::1', '192.0.2.1']
+        ";
+        let config = config(text);
+        let [one, both] = &config.monitors[..] else {
+            panic!("two monitors")
+        };
+        let (v4, v6) = ("192.0.2.9".parse().unwrap(), "2001:db8::9".parse().unwrap());
+        assert_eq!(one.source.interface.as_deref(), Some("eth1"));
+        assert_eq!(one.source.address(v4), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(one.source.address(v6), None);
+        assert_eq!(both.source.address(v6), Some("2001:db8::1".parse().unwrap()));
     }
 
     #[test]

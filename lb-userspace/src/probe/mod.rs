@@ -9,6 +9,7 @@ mod http;
 mod icmp;
 mod redirect;
 mod smtp;
+mod socket;
 mod tcp;
 #[cfg(test)]
 mod testing;
@@ -21,7 +22,7 @@ pub use way::{LocalPorts, Way};
 use anyhow::Context as _;
 use lb_core::engine::ProbeRequest;
 use lb_core::health::{FailureReason, Observation};
-use lb_core::model::MonitorKind;
+use lb_core::model::{MonitorKind, ProbeSource};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -121,17 +122,20 @@ struct Attempt<'a> {
     steps: Vec<Step>,
     /// The origin, and the way to it when it is not the usual one.
     way: Option<(IpAddr, &'a Way)>,
+    /// Where its packets start.
+    source: &'a ProbeSource,
     ports: &'a LocalPorts,
 }
 
 impl<'a> Attempt<'a> {
-    fn start(request: &ProbeRequest, way: Option<&'a Way>, context: &'a Probes) -> Self {
+    fn start(request: &'a ProbeRequest, way: Option<&'a Way>, context: &'a Probes) -> Self {
         let started = Instant::now();
         Self {
             started,
             deadline: started + request.monitor.timeout,
             steps: Vec::new(),
             way: way.map(|way| (request.address, way)),
+            source: &request.monitor.source,
             ports: &context.ports,
         }
     }

@@ -3,14 +3,15 @@
 //! A service that says nothing is healthy: only its host can tell that it is not there, and tells that only so often
 //! (`net.ipv4.icmp_ratelimit`). The datagram is sent again while nothing is heard, so that one lost error does not count.
 
-use super::{Attempt, Way, icmp, socket_failure};
+use super::{Attempt, icmp, socket, socket_failure};
 use crate::net::sys;
 use lb_core::engine::ProbeRequest;
 use lb_core::health::{FailureReason, Observation};
 use lb_core::model::UdpProbe;
 use rustls::crypto::SecureRandom;
+use socket2::{Protocol, Type};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
@@ -30,7 +31,7 @@ pub(super) async fn attempt(
 ) -> Observation {
     let took = icmp::attempt(request, random, attempt).await?;
     let to = SocketAddr::new(request.address, request.port);
-    let socket = open(to, attempt).map_err(|error| socket_failure(&error))?;
+    let socket = open(to, attempt).map_err(|error| socket::failure(&error, to.ip(), attempt.source))?;
     let ask = ask(&socket, probe, attempt.deadline);
     let what = format!("datagram to {to}");
     match attempt.step(what, FailureReason::UdpTimeout, ask).await {
@@ -42,17 +43,13 @@ pub(super) async fn attempt(
 }
 
 fn open(to: SocketAddr, attempt: &Attempt<'_>) -> io::Result<UdpSocket> {
+    let (source, ports) = (attempt.source, attempt.ports);
     let socket = match attempt.way(to.ip()) {
-        Some(way) => Way::datagrams(way, to.port(), attempt.ports)?,
+        Some(way) => way.datagrams(to.port(), source, ports)?,
         None => {
-            let any: SocketAddr = match to {
-                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-            };
-            let socket = std::net::UdpSocket::bind(any)?;
-            socket.connect(to)?;
-            socket.set_nonblocking(true)?;
-            UdpSocket::from_std(socket)?
+            let socket = socket::open(to.ip(), Type::DGRAM, Protocol::UDP, source)?;
+            socket.connect(&to.into())?;
+            UdpSocket::from_std(socket.into())?
         }
     };
     sys::report_icmp_errors(&socket, to.is_ipv6())?;

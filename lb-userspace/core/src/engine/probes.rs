@@ -221,6 +221,7 @@ impl Probes {
 fn is_same_probe(request: &ProbeRequest, monitor: &Monitor, origin: &PlannedOrigin) -> bool {
     let vip = request.via.as_ref().map(|via| via.vip);
     request.monitor.kind == monitor.kind
+        && request.monitor.source == monitor.source
         && request.port == origin.probe_port
         && vip == origin.probe_vip
         && request.host == origin.host

@@ -14,7 +14,7 @@ mod prefix;
 pub use access::{Access, CountryTable};
 pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
 pub use load_balancer::{LoadBalancer, SteeringPolicy};
-pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe, UdpProbe};
+pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe, ProbeSource, UdpProbe};
 pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
 pub use pool::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight, WeightError};
 pub use prefix::{Prefix, PrefixError};

@@ -9,14 +9,12 @@ const TIMEOUT: Observation = Err(FailureReason::TcpTimeout);
 
 fn monitor(retries: u32, consecutive_up: u32, consecutive_down: u32) -> Arc<Monitor> {
     Arc::new(Monitor {
-        name: "check".into(),
-        kind: MonitorKind::Tcp,
         interval: Duration::from_secs(5),
         timeout: Duration::from_secs(1),
         retries,
         consecutive_up,
         consecutive_down,
-        port: None,
+        ..Monitor::new("check", MonitorKind::Tcp)
     })
 }
 

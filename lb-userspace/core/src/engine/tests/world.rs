@@ -95,14 +95,12 @@ pub fn config() -> Config {
 
 pub fn monitor(name: &str) -> Monitor {
     Monitor {
-        name: name.into(),
-        kind: MonitorKind::Tcp,
         interval: Duration::from_secs(5),
         timeout: Duration::from_secs(1),
         retries: 0,
         consecutive_up: 0,
         consecutive_down: 0,
-        port: None,
+        ..Monitor::new(name, MonitorKind::Tcp)
     }
 }
 
