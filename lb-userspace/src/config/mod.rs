@@ -14,6 +14,7 @@ mod geoip;
 mod lines;
 mod load_balancer;
 mod monitor;
+mod monitor_group;
 mod node;
 mod pool;
 mod reader;
@@ -156,19 +157,26 @@ fn configuration(root: &Table<'_>, defaults: &HostDefaults) -> Config {
     let datapath = node::datapath(root.table("datapath"), &lists);
     let api = node::api(root.table("api"));
     let monitors = objects(root, "monitors", monitor::monitor);
+    let groups = objects(root, "monitor_groups", monitor_group::monitor_group);
     let pools = objects(root, "pools", pool::pool);
     let load_balancers = objects(root, "load_balancers", load_balancer::load_balancer);
     let application = |name: &Located<String>, table| application::application(name, table, &lists);
     let applications = objects(root, "applications", application);
     let geoip = geoip::geoip(root, &lists);
-    root.unsupported("monitor_groups", "give the pool one `monitor`");
     root.report_unknown();
-    check::references(root.sink, &monitors, &pools, &load_balancers, &applications);
+    check::references(
+        root.sink,
+        (&monitors, &groups),
+        &pools,
+        &load_balancers,
+        &applications,
+    );
     Config {
         node,
         datapath,
         api,
         monitors: monitors.into_iter().map(|declared| declared.object).collect(),
+        monitor_groups: monitor_group::groups(groups),
         pools: pools.into_iter().map(|declared| declared.object.pool).collect(),
         load_balancers: load_balancers
             .into_iter()

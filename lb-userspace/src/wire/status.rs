@@ -4,7 +4,8 @@ use super::{API_VERSION, Ordered};
 use lb_common::abi::Traffic;
 use lb_core::health::{GroupHealth, OriginHealth};
 use lb_core::time::Timestamp;
-use lb_core::view::{ApplicationView, LoadBalancerView, OriginView, PoolView, View};
+use lb_core::view::{ApplicationView, LoadBalancerView, MonitorView, OriginView, PoolView, View};
+use lb_core::vote::Role;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -127,6 +128,9 @@ pub struct OriginStatus {
     pub health: String,
     /// Why the last run of the monitor failed.
     pub failure_reason: Option<String>,
+    /// Of a monitor group: what each enabled member has found out. Of a single monitor: nothing more.
+    #[serde(default)]
+    pub monitors: Vec<MonitorStatus>,
     /// 0 to 1.
     pub weight: f64,
     /// Share of the pool's new flows, 0 to 1.
@@ -145,6 +149,20 @@ pub struct OriginStatus {
     pub drain_seconds_left: Option<u64>,
     /// Why packets cannot reach it although it may be healthy.
     pub path_problem: Option<String>,
+}
+
+/// One member of a monitor group.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MonitorStatus {
+    pub name: String,
+    /// Its results change nothing.
+    pub monitoring_only: bool,
+    /// When it fails the origin is unhealthy, whatever the others say.
+    pub must_be_healthy: bool,
+    /// `healthy`, `unhealthy`, `unknown` or `disabled`.
+    pub health: String,
+    pub failure_reason: Option<String>,
+    pub rtt_ms: Option<f64>,
 }
 
 impl Status {
@@ -234,13 +252,13 @@ fn origin(view: &OriginView, counters: &Counters, now: Timestamp) -> OriginStatu
         enabled: view.enabled,
         health: origin_health(view.health).to_owned(),
         failure_reason: view.failure_reason.as_ref().map(super::error::failure_reason),
+        monitors: view.monitors.iter().map(monitor).collect(),
         weight: view.weight.value(),
         share: view.share,
         flows: counters.origin_flows.get(&view.id.0).copied().unwrap_or_default(),
         packets_total: traffic.packets_in.saturating_add(traffic.packets_out),
         bytes_total: traffic.bytes_in.saturating_add(traffic.bytes_out),
-        // Microseconds are what a monitor can tell.
-        rtt_ms: view.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+        rtt_ms: view.rtt.map(milliseconds),
         draining: view.draining,
         drain_seconds_left: view.drain_deadline.map(|deadline| {
             let left = deadline.since(now);
@@ -248,6 +266,22 @@ fn origin(view: &OriginView, counters: &Counters, now: Timestamp) -> OriginStatu
         }),
         path_problem: view.path_problem.clone(),
     }
+}
+
+fn monitor(view: &MonitorView) -> MonitorStatus {
+    MonitorStatus {
+        name: view.name.clone(),
+        monitoring_only: view.role == Role::Observer,
+        must_be_healthy: view.role == Role::Veto,
+        health: origin_health(view.health).to_owned(),
+        failure_reason: view.failure_reason.as_ref().map(super::failure_reason),
+        rtt_ms: view.rtt.map(milliseconds),
+    }
+}
+
+/// Microseconds are what a monitor can tell.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn group_health(health: GroupHealth) -> &'static str {
@@ -311,6 +345,7 @@ mod tests {
                     enabled: true,
                     health: OriginHealth::Unhealthy,
                     failure_reason: Some(FailureReason::TcpTimeout),
+                    monitors: Vec::new(),
                     path_problem: None,
                     weight: Weight::ONE,
                     share: 1.0,
@@ -353,7 +388,7 @@ mod tests {
                 r#""pool_shares":{"sorry":1.0},"on_fallback":true}],"#,
                 r#""pools":[{"name":"sorry","health":"healthy","healthy_origins":1,"minimum_origins":1,"#,
                 r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
-                r#""failure_reason":"TCP Timeout","weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
+                r#""failure_reason":"TCP Timeout","monitors":[],"weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
                 r#""bytes_total":500,"rtt_ms":1.234,"draining":true,"drain_seconds_left":3,"path_problem":null}]}],"#,
                 r#""drops":{"no_origin":4,"malformed":0},"unattached":[]}"#
             )

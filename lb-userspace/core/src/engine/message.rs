@@ -157,6 +157,14 @@ pub enum Report {
         healthy: bool,
         reason: Option<FailureReason>,
     },
+    /// One member of a monitor group has another opinion of an origin.
+    MonitorHealth {
+        pool: String,
+        origin: String,
+        monitor: String,
+        healthy: bool,
+        reason: Option<FailureReason>,
+    },
     PoolHealth {
         pool: String,
         usable: bool,

@@ -24,6 +24,7 @@ mod sources;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 pub use self::message::{
     Adopted, Command, DrainRecord, Environment, Event, Exit, HealthRecord, Kept, Path, ProbeRequest, Report,

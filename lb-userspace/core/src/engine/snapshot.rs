@@ -180,9 +180,6 @@ impl State {
         health: OriginHealth,
         share: f64,
     ) -> OriginView {
-        let probed = origin.target.and_then(|id| self.probes.get(id));
-        let target = probed.map(|probed| &probed.target);
-        let astray = probed.and_then(|probed| probed.astray.clone());
         OriginView {
             name: origin.name.clone(),
             id: origin.id,
@@ -191,11 +188,16 @@ impl State {
             forwarding: origin.forwarding,
             enabled: origin.enabled,
             health,
-            failure_reason: target.and_then(|target| target.failure().cloned()),
-            path_problem: self.records.problem(origin.id).cloned().or(astray),
+            failure_reason: self.failure(pool, origin),
+            monitors: self.member_views(pool, origin),
+            path_problem: self
+                .records
+                .problem(origin.id)
+                .cloned()
+                .or_else(|| self.astray(pool, origin)),
             weight: origin.weight,
             share,
-            rtt: target.and_then(|target| target.rtt()),
+            rtt: self.rtt(pool, origin),
             draining: !(pool.enabled && origin.enabled),
             drain_deadline: self.drains.deadline_of(origin.id),
         }
