@@ -11,8 +11,12 @@ use crate::time::Timestamp;
 use core::time::Duration;
 use std::sync::Arc;
 
-/// The first run of a new target starts within this time, or within its interval if that is shorter.
+/// The first run of a new target starts within this time at least, or within its interval if that is shorter.
 const FIRST_RUN_WITHIN: Duration = Duration::from_millis(100);
+/// First runs of targets that are new together start this far apart: 2,000 a second.
+const FIRST_RUNS_APART: Duration = Duration::from_micros(500);
+/// Multiples of the golden ratio (times 2^32) divide the circle evenly, however many of them there are.
+const GOLDEN: u32 = 0x9e37_79b9;
 /// An attempt whose end was not reported this long after its timeout counts as timed out.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
@@ -32,8 +36,40 @@ pub struct Target {
     /// The next run's place on the grid, and when it really starts.
     grid: Timestamp,
     due: Timestamp,
+    /// Where on the grid of its interval the target stands, 0 to 1.
+    phase: f64,
     /// Advances with each run.
     jitter: u64,
+    counts: Counts,
+}
+
+/// What has become of the runs that were due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    pub started: u64,
+    /// Not made: the run before was still going on, the daemon was held up, or there were no sockets left.
+    pub missed: u64,
+}
+
+/// How targets that are new together are spread over time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spread {
+    /// Consecutive numbers give even spaces.
+    pub number: u64,
+    /// How many are new.
+    pub together: usize,
+}
+
+impl Spread {
+    fn phase(self) -> f64 {
+        f64::from((self.number as u32).wrapping_mul(GOLDEN)) / 2f64.powi(32)
+    }
+
+    /// All first runs start within this time.
+    fn first_runs(self) -> Duration {
+        let together = u32::try_from(self.together).unwrap_or(u32::MAX);
+        FIRST_RUNS_APART.saturating_mul(together).max(FIRST_RUN_WITHIN)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,9 +129,9 @@ pub enum Progress {
 }
 
 impl Target {
-    /// A target whose first run starts promptly. `seed` spreads targets over time.
+    /// A target whose first run starts promptly.
     #[must_use]
-    pub fn new(monitor: Arc<Monitor>, start: Start, seed: u64, now: Timestamp) -> Self {
+    pub fn new(monitor: Arc<Monitor>, start: Start, spread: Spread, now: Timestamp) -> Self {
         let (state, failure, last_run) = match start {
             Start::Unknown => (State::Unknown, None, None),
             Start::Assumed { healthy } => (State::Assumed { healthy }, None, None),
@@ -116,19 +152,28 @@ impl Target {
             outstanding: None,
             grid: now,
             due: now,
-            jitter: mix(seed),
+            phase: spread.phase(),
+            jitter: mix(spread.number),
+            counts: Counts::default(),
         };
-        target.restart_grid(now);
+        target.restart_grid(spread.first_runs(), now);
         target
     }
 
     /// Takes over a monitor that differs in its times and counts only: health stays, the grid starts anew.
-    pub fn retime(&mut self, monitor: Arc<Monitor>, now: Timestamp) {
+    /// `spread` is that of all targets which it happens to together; the number is its own, as before.
+    pub fn retime(&mut self, monitor: Arc<Monitor>, spread: Spread, now: Timestamp) {
         let same = self.monitor.interval == monitor.interval;
         self.monitor = monitor;
         if !same {
-            self.restart_grid(now);
+            self.restart_grid(spread.first_runs(), now);
         }
+    }
+
+    /// How its runs went so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// The monitor.
@@ -189,9 +234,19 @@ impl Target {
         }
         self.plan_next_run(now);
         if self.outstanding.is_some() {
+            self.counts.missed += 1;
             return Progress::Nothing;
         }
+        self.counts.started += 1;
         self.start_attempt(1, now)
+    }
+
+    /// An attempt could not be made: the run is as if it had never started.
+    pub fn give_up(&mut self, attempt: u64) {
+        if self.outstanding.is_some() && attempt == self.attempt {
+            self.outstanding = None;
+            self.counts.missed += 1;
+        }
     }
 
     /// Takes in the end of an attempt; any but the newest attempt is ignored.
@@ -265,17 +320,15 @@ impl Target {
         }
     }
 
-    /// The first run comes at once, so that start-up is quick. The second comes up to half an interval early: that
-    /// spreads targets which were created together.
-    fn restart_grid(&mut self, now: Timestamp) {
+    /// The first run comes at once, so that start-up is quick, unless many are new together. The second one comes when
+    /// it does on the grid, but not too early: after a quarter of an interval, or up to as much late.
+    fn restart_grid(&mut self, first_runs: Duration, now: Timestamp) {
         let interval = self.monitor.interval;
-        self.due = now.after(interval.min(FIRST_RUN_WITHIN).mul_f64(self.random()));
-        self.grid = Timestamp(
-            self.due
-                .after(interval)
-                .0
-                .saturating_sub(interval.mul_f64(self.random() / 2.0)),
-        );
+        self.due = now.after(interval.min(first_runs).mul_f64(self.phase));
+        self.grid = now.after(interval.mul_f64(self.phase));
+        if self.grid.since(self.due) < interval / 4 {
+            self.grid = self.grid.after(interval);
+        }
     }
 
     /// Moves `due` to the first place on the grid that lies ahead, give or take 5 % of the interval.
@@ -288,6 +341,7 @@ impl Target {
             // The daemon was held up: runs that were missed stay missed.
             let missed = behind.as_nanos() / interval.as_nanos() + 1;
             let missed = u32::try_from(missed).unwrap_or(u32::MAX);
+            self.counts.missed += u64::from(missed);
             self.grid = self.grid.after(interval.saturating_mul(missed));
         }
         self.due = due(self.grid);

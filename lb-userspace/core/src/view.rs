@@ -4,6 +4,7 @@
 
 use crate::health::{FailureReason, GroupHealth, OriginHealth};
 use crate::model::{Forwarding, Weight};
+use crate::monitor::Counts;
 use crate::time::Timestamp;
 use crate::vote::Role;
 use core::net::IpAddr;
@@ -18,8 +19,17 @@ pub struct View {
     pub generation: u32,
     pub applications: Vec<ApplicationView>,
     pub load_balancers: Vec<LoadBalancerView>,
+    pub monitoring: MonitoringView,
     /// Declared pools, then one for each application with `origin_direct`.
     pub pools: Vec<PoolView>,
+}
+
+/// All monitors' runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MonitoringView {
+    /// Origins, once for each monitor that probes them.
+    pub targets: usize,
+    pub runs: Counts,
 }
 
 #[derive(Clone, PartialEq, Debug)]

@@ -27,17 +27,22 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
 /// File descriptors that are left to the rest of the daemon: maps, links, API clients, logs.
 const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// How long an attempt may wait for a permit: less than it takes the engine to think that it was lost.
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What all attempts share: TLS roots, randomness, and the number of attempts that may run at the same time.
 pub struct Probes {
     tls: tls::Clients,
     random: &'static dyn rustls::crypto::SecureRandom,
     permits: Arc<Semaphore>,
+    /// How many there are.
+    most: usize,
     ports: LocalPorts,
 }
 
@@ -60,19 +65,28 @@ impl Probes {
     }
 
     pub(crate) fn with_roots(roots: rustls::RootCertStore) -> anyhow::Result<Self> {
+        let most = concurrent_attempts(open_files_limit());
         Ok(Self {
             tls: tls::Clients::new(roots).context("prepare TLS for HTTPS monitors")?,
             random: rustls::crypto::ring::default_provider().secure_random,
-            permits: Arc::new(Semaphore::new(concurrent_attempts(open_files_limit()))),
+            permits: Arc::new(Semaphore::new(most)),
+            most,
             ports: LocalPorts::default(),
         })
     }
 
-    /// How many attempts may run at the same time without running out of file descriptors. The caller acquires one
-    /// permit an attempt, before it calls [`attempt`]: the time in the queue is not part of the timeout.
+    /// Waits for its turn: so many attempts may run at the same time as there are file descriptors for. The time in the queue is
+    /// not part of the timeout. `None`: it took longer than [`PATIENCE`], and the attempt is not to be made.
+    pub async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = self.permits.clone().acquire_owned();
+        // The semaphore is never closed.
+        timeout(PATIENCE, permit).await.ok()?.ok()
+    }
+
+    /// How many attempts are going on, and how many may.
     #[must_use]
-    pub fn permits(&self) -> &Arc<Semaphore> {
-        &self.permits
+    pub fn load(&self) -> (usize, usize) {
+        (self.most - self.permits.available_permits(), self.most)
     }
 }
 
@@ -273,6 +287,20 @@ mod tests {
                 testing::ping(address.parse().unwrap()).await.unwrap();
             }
         });
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_gets_no_turn_is_not_made() {
+        let probes = Probes::new().unwrap();
+        let (_, most) = probes.load();
+        let all = probes.permits.acquire_many(u32::try_from(most).unwrap()).await;
+        let started = Instant::now();
+        assert!(probes.permit().await.is_none());
+        assert!(started.elapsed() >= PATIENCE);
+        drop(all);
+        let one = probes.permit().await;
+        assert!(one.is_some());
+        assert_eq!(probes.load(), (1, most));
     }
 
     #[test]

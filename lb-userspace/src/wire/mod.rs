@@ -20,8 +20,8 @@ pub use explain::{Explain, ExplainQuery, ExplainStep};
 pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
 pub use ordered::Ordered;
 pub use status::{
-    ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, NodeStatus, OriginStatus, PoolStatus,
-    Status, UnattachedInterface,
+    ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, MonitorStatus, MonitoringStatus,
+    NodeStatus, OriginStatus, PoolStatus, Status, UnattachedInterface,
 };
 
 /// Version of the shapes, `api_version` of a status.

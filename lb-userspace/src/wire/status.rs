@@ -32,6 +32,8 @@ pub struct Status {
     pub api_version: u32,
     pub node: NodeStatus,
     pub interfaces: Vec<InterfaceStatus>,
+    #[serde(default)]
+    pub monitoring: MonitoringStatus,
     pub applications: Vec<ApplicationStatus>,
     pub load_balancers: Vec<LoadBalancerStatus>,
     pub pools: Vec<PoolStatus>,
@@ -52,6 +54,20 @@ pub struct NodeStatus {
     /// Number of the live configuration; 0: none yet.
     pub generation: u32,
     pub uptime_seconds: u64,
+}
+
+/// All monitors' probes, since the daemon started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MonitoringStatus {
+    /// Origins, once for each monitor that probes them.
+    pub targets: usize,
+    pub runs_total: u64,
+    /// Runs that were due and not made: the one before was still going on, the daemon was held up, or too many attempts were
+    /// going on already.
+    pub missed_runs_total: u64,
+    /// Attempts that are going on, and how many may: the limit on open files decides.
+    pub attempts: usize,
+    pub max_attempts: usize,
 }
 
 /// An interface that the program is attached to.
@@ -179,6 +195,12 @@ impl Status {
                 ..node
             },
             interfaces,
+            monitoring: MonitoringStatus {
+                targets: view.monitoring.targets,
+                runs_total: view.monitoring.runs.started,
+                missed_runs_total: view.monitoring.runs.missed,
+                ..MonitoringStatus::default()
+            },
             unattached: Vec::new(),
             applications: view
                 .applications
@@ -309,12 +331,21 @@ mod tests {
     use lb_common::abi::OriginId;
     use lb_core::health::FailureReason;
     use lb_core::model::{Forwarding, Weight};
+    use lb_core::monitor::Counts;
+    use lb_core::view::MonitoringView;
 
     #[test]
     fn a_status_has_the_keys_of_the_contract_in_their_order() {
         let view = View {
             node: "edge-1".to_owned(),
             generation: 3,
+            monitoring: MonitoringView {
+                targets: 1,
+                runs: Counts {
+                    started: 7,
+                    missed: 2,
+                },
+            },
             applications: vec![ApplicationView {
                 name: "web".to_owned(),
                 id: 7,
@@ -382,6 +413,7 @@ mod tests {
             concat!(
                 r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0},"#,
                 r#""interfaces":[{"name":"eth0","mode":"native","program_id":9,"up":true}],"#,
+                r#""monitoring":{"targets":1,"runs_total":7,"missed_runs_total":2,"attempts":0,"max_attempts":0},"#,
                 r#""applications":[{"name":"web","protocol":"tcp/80","addresses":["203.0.113.10"],"load_balancer":"web","#,
                 r#""pool":"sorry","on_fallback":true,"flows":1,"new_flows_total":1,"packets_total":5,"bytes_total":500}],"#,
                 r#""load_balancers":[{"name":"web","health":"critical","steering_policy":"off","#,

@@ -159,10 +159,8 @@ impl State {
         }
         self.report_fallbacks(&config, commands);
         self.publish(commands);
-        if !setup.assume_healthy {
-            self.persist(now, commands);
-        }
-        self.flushed = Some(now);
+        // While many origins change, what is written to the disk each time is all that is known.
+        self.records_are_due = !setup.assume_healthy;
     }
 
     /// Brings the records that all generations share in line with the plan, health and paths. What ends an origin's

@@ -24,6 +24,9 @@ pub enum Event {
         attempt: u64,
         observation: Observation,
     },
+    /// An attempt that [`Command::Probe`] asked for could not be made in time: the run is missed, which says nothing of the
+    /// origin.
+    Missed { target: TargetId, attempt: u64 },
     /// Why attempts at this target do not go the way that [`ProbeRequest::via`] says, and ask the origin's own address
     /// instead; `None`: they do again.
     Astray { target: TargetId, why: Option<String> },

@@ -5,7 +5,7 @@ use super::served::Asked;
 use super::{HealthRecord, ProbeRequest, TargetId, Via};
 use crate::health::Observation;
 use crate::model::Monitor;
-use crate::monitor::{Progress, Start, Target};
+use crate::monitor::{Counts, Progress, Spread, Start, Target};
 use crate::time::Timestamp;
 use core::net::IpAddr;
 use lb_common::abi::OriginState;
@@ -29,6 +29,8 @@ pub struct Probes {
     started: Timestamp,
     next: u64,
     seed: u64,
+    /// Of all runs since the daemon started.
+    counts: Counts,
 }
 
 /// A target and whom it stands for.
@@ -59,6 +61,7 @@ impl Probes {
             started: now,
             next: 1,
             seed,
+            counts: Counts::default(),
         }
     }
 
@@ -75,20 +78,27 @@ impl Probes {
             former.entry(probed.identity).or_default().push((id, probed));
         }
         self.deadlines.clear();
-        for (pool_index, pool) in plan.pools.iter_mut().enumerate() {
-            for origin_index in 0..pool.origins.len() {
-                let origin = &pool.origins[origin_index];
-                if !(pool.enabled && origin.enabled) {
+        let mut resumed = Vec::new();
+        let mut together = 0;
+        for (pool_index, pool) in plan.pools.iter().enumerate().filter(|(_, pool)| pool.enabled) {
+            for (origin_index, origin) in pool.origins.iter().enumerate() {
+                if !origin.enabled {
                     continue;
                 }
                 let former = former.remove(&origin.identity).unwrap_or_default();
                 let former = match_up(former, &pool.watchers, origin);
                 for (watcher_index, former) in former.into_iter().enumerate() {
-                    let place = (pool_index, origin_index, watcher_index);
-                    let id = self.resume(pool, place, former, &inherited, now);
-                    pool.origins[origin_index].probes[watcher_index].target = Some(id);
+                    let interval = pool.watchers[watcher_index].monitor.interval;
+                    let same = |(_, probed): &(_, Probed)| probed.target.monitor().interval == interval;
+                    together += usize::from(!former.as_ref().is_some_and(same));
+                    resumed.push(((pool_index, origin_index, watcher_index), former));
                 }
             }
+        }
+        for (place, former) in resumed {
+            let (pool, origin, watcher) = place;
+            let id = self.resume(&plan.pools[pool], place, former, together, &inherited, now);
+            plan.pools[pool].origins[origin].probes[watcher].target = Some(id);
         }
     }
 
@@ -98,6 +108,7 @@ impl Probes {
         pool: &PlannedPool,
         (pool_index, origin_index, watcher_index): (usize, usize, usize),
         former: Option<(TargetId, Probed)>,
+        together: usize,
         inherited: impl Fn(&PlannedOrigin) -> Option<OriginState>,
         now: Timestamp,
     ) -> TargetId {
@@ -107,7 +118,9 @@ impl Probes {
         let mut astray = None;
         let (id, target) = match former {
             Some((id, mut probed)) => {
-                probed.target.retime(Arc::clone(monitor), now);
+                let number = self.seed.wrapping_add(id.0);
+                let spread = Spread { number, together };
+                probed.target.retime(Arc::clone(monitor), spread, now);
                 astray = probed.astray;
                 (id, probed.target)
             }
@@ -115,8 +128,9 @@ impl Probes {
                 let start = self.start(pool, origin, monitor, inherited(origin), now);
                 let id = TargetId(self.next);
                 self.next += 1;
-                let seed = self.seed.wrapping_add(id.0);
-                (id, Target::new(Arc::clone(monitor), start, seed, now))
+                let number = self.seed.wrapping_add(id.0);
+                let spread = Spread { number, together };
+                (id, Target::new(Arc::clone(monitor), start, spread, now))
             }
         };
         let request = ProbeRequest {
@@ -187,6 +201,19 @@ impl Probes {
         self.step(id, |target| target.observe(attempt, observation, now))
     }
 
+    /// Takes in that an attempt could not be made.
+    pub fn give_up(&mut self, id: TargetId, attempt: u64) {
+        self.step(id, |target| {
+            target.give_up(attempt);
+            Progress::Nothing
+        });
+    }
+
+    /// How many targets there are, and how their runs went.
+    pub fn counts(&self) -> (usize, Counts) {
+        (self.targets.len(), self.counts)
+    }
+
     /// What is to be sent for an attempt.
     pub fn request(&self, id: TargetId, attempt: u64) -> Option<ProbeRequest> {
         self.targets.get(&id).map(|probed| ProbeRequest {
@@ -200,7 +227,11 @@ impl Probes {
             return Progress::Nothing;
         };
         self.deadlines.remove(&(probed.target.deadline(), id));
+        let before = probed.target.counts();
         let progress = act(&mut probed.target);
+        let after = probed.target.counts();
+        self.counts.started += after.started - before.started;
+        self.counts.missed += after.missed - before.missed;
         self.deadlines.insert((probed.target.deadline(), id));
         progress
     }

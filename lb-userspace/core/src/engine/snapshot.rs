@@ -5,7 +5,7 @@ use super::plan::{PlannedOrigin, PlannedPool, Route};
 use crate::health::OriginHealth;
 use crate::model::{Application, Config, LoadBalancer};
 use crate::steering::{Family, OriginFacts, balancer_health, candidates};
-use crate::view::{ApplicationView, LoadBalancerView, OriginView, PoolView, View};
+use crate::view::{ApplicationView, LoadBalancerView, MonitoringView, OriginView, PoolView, View};
 
 impl State {
     /// Puts together the snapshot of a configured engine.
@@ -13,6 +13,7 @@ impl State {
         View {
             node: config.node.name.clone(),
             generation: self.generations.live(),
+            monitoring: self.monitoring_view(),
             applications: self.applications_view(config),
             load_balancers: config
                 .load_balancers
@@ -23,6 +24,11 @@ impl State {
                 .map(|index| self.pool_view(index))
                 .collect(),
         }
+    }
+
+    fn monitoring_view(&self) -> MonitoringView {
+        let (targets, runs) = self.probes.counts();
+        MonitoringView { targets, runs }
     }
 
     /// Whether a load balancer's new flows go to its fallback pool.
