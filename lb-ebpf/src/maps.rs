@@ -78,9 +78,9 @@ static APP_TRAFFIC: PerCpuArray<Traffic, 1> = PerCpuArray::new();
 static ORIGIN_TRAFFIC: PerCpuArray<Traffic, 1> = PerCpuArray::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-/// The stages, for tail calls.
+/// The stages, and the program that reports what became of traced packets, for tail calls.
 #[btf_map]
-static STAGES: ProgramArray<{ Stage::ALL.len() }> = ProgramArray::new();
+static STAGES: ProgramArray<{ Stage::ALL.len() + 1 }> = ProgramArray::new();
 
 /// Goes on with stage `index`; returns only when that failed.
 #[inline(always)]

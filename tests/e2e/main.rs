@@ -31,6 +31,7 @@ mod spread;
 mod steering;
 mod takeover;
 mod topology;
+mod trace;
 mod transfer;
 
 use lb_tests::config::{MONITOR, Pool, application, balancer, pool};

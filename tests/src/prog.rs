@@ -138,6 +138,10 @@ impl Kernel {
         &self.loaded.ebpf
     }
 
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.loaded.ebpf
+    }
+
     /// A further handle to a map.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use super::verdict::{DropReason, Pass, Reply};
 use super::{Arrival, Stage, Step, drop, pass};
 use crate::abi::{Application, ApplicationKey, OriginId, Parity, Protocol, Settings, SettingsFlags, VipKey};
 use crate::packet::Packet;
+use crate::trace;
 
 /// What stays the same while one packet is handled.
 pub(super) struct Context<'a> {
@@ -43,17 +44,43 @@ pub fn known<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
-    Arrival { ifindex, now }: Arrival,
+    arrival: Arrival,
 ) -> Step {
     let Some(settings) = tables.settings() else {
         return drop(DropReason::Internal);
     };
+    // All that tracing costs those who do not trace.
+    if settings.flags.has(SettingsFlags::TRACE) && trace::until(settings, arrival.now) != 0 {
+        return Step::Go(Stage::Tap);
+    }
+    begin::<false, P, T>(packet, tables, settings, scratch, arrival)
+}
+
+/// The same for a packet that is traced: what it is found to belong to is noted.
+#[inline(always)]
+pub fn traced<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    arrival: Arrival,
+) -> Step {
+    match tables.settings() {
+        Some(settings) => begin::<true, P, T>(packet, tables, settings, scratch, arrival),
+        None => drop(DropReason::Internal),
+    }
+}
+
+#[inline(always)]
+fn begin<const TRACED: bool, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    settings: &Settings,
+    scratch: &mut Scratch,
+    Arrival { ifindex, now }: Arrival,
+) -> Step {
     let generation = tables.generation();
     if generation == 0 {
         return pass(Pass::Unconfigured);
-    }
-    if settings.flags.has(SettingsFlags::TRACE) {
-        scratch.note = Note::default();
     }
     let link = match parse::link(packet) {
         Ok(link) => link,
@@ -67,14 +94,14 @@ pub fn known<P: Packet, T: Tables>(
         parity: Parity::of(generation),
     };
     match link.ether_type {
-        ETHERTYPE_IPV4 => handle::<V4, P, T>(packet, tables, scratch, &context),
-        ETHERTYPE_IPV6 => handle::<V6, P, T>(packet, tables, scratch, &context),
+        ETHERTYPE_IPV4 => handle::<TRACED, V4, P, T>(packet, tables, scratch, &context),
+        ETHERTYPE_IPV6 => handle::<TRACED, V6, P, T>(packet, tables, scratch, &context),
         _ => pass(Pass::NotIp),
     }
 }
 
 #[inline(always)]
-fn handle<F: Family, P: Packet, T: Tables>(
+fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
@@ -105,7 +132,7 @@ fn handle<F: Family, P: Packet, T: Tables>(
     let segment = transport::read(packet, &network, ports);
     if let Some(segment) = segment {
         let step = F::visit(tables, Memory::Established, &F::key(&arriving), |flow| {
-            hit::<F, P, T>(packet, tables, scratch, context, &network, &segment, flow)
+            hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow)
         });
         match step {
             Some(Step::Done(verdict)) => return Step::Done(verdict),
@@ -168,9 +195,7 @@ fn handle<F: Family, P: Packet, T: Tables>(
         network,
         segment,
     };
-    if let Some(application) = application
-        && context.settings.flags.has(SettingsFlags::TRACE)
-    {
+    if TRACED && let Some(application) = application {
         scratch.note.application = application.id;
     }
     remember::<F>(scratch, context, application, subject);
@@ -196,7 +221,7 @@ fn aside<F: Family>(
 
 /// A packet of an established flow: it leaves here when it changes nothing.
 #[inline(always)]
-fn hit<F: Family, P: Packet, T: Tables>(
+fn hit<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
@@ -216,7 +241,7 @@ fn hit<F: Family, P: Packet, T: Tables>(
     if flow::standing(&origin, segment, core) != Standing::Serves {
         return Step::Go(Stage::Retire);
     }
-    if context.settings.flags.has(SettingsFlags::TRACE) {
+    if TRACED {
         scratch.note = Note::of(core);
     }
     if core.forwarding.is_tunnel()

@@ -27,6 +27,7 @@ mod abort;
 mod access;
 mod admit;
 mod affinity;
+mod ask;
 pub mod checksum;
 mod connect;
 mod encapsulate;
@@ -58,10 +59,10 @@ pub use admit::admit;
 pub use connect::connect;
 pub use fragment::{LIFETIME as FRAGMENT_LIFETIME, fragment};
 pub use icmp::icmp;
-pub use known::known;
+pub use known::{known, traced};
 pub use reply::reply;
 pub use retire::retire;
-pub use scratch::{Note, Scratch, WrapKind, Wrapping};
+pub use scratch::{Note, Outcome, Scratch, WrapKind, Wrapping};
 pub use select::select;
 pub use send::send;
 pub use stage::Stage;
@@ -118,6 +119,9 @@ pub fn process<P: Packet, T: Tables>(
             Step::Go(Stage::Icmp) => icmp(packet, tables, scratch),
             Step::Go(Stage::Fragment) => fragment(packet, tables, scratch),
             Step::Go(Stage::Reply) => reply(packet, tables, scratch),
+            // Nobody looks here.
+            Step::Go(Stage::Tap) => Step::Go(Stage::Traced),
+            Step::Go(Stage::Traced) => traced(packet, tables, scratch, arrival),
         };
         stages += 1;
     };

@@ -23,8 +23,8 @@ pub(super) const UDP_LEN: usize = UdpHdr::LEN;
 pub(super) const IPV4_IN_IP: Protocol = Protocol(4);
 pub(super) const IPV6_IN_IP: Protocol = Protocol(41);
 
-pub(super) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
-pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 const ETHERTYPE_VLAN: u16 = 0x8100_u16.to_be();
 const ETHERTYPE_QINQ: u16 = 0x88a8_u16.to_be();
 

@@ -26,6 +26,9 @@ impl Node {
                 let result = self.reload_for_request().await;
                 let _ = reply.send(result);
             }
+            Request::Trace { query, reply } => {
+                let _ = reply.send(self.trace(&query));
+            }
             Request::HandOver { reply } => {
                 info!("another lb takes over");
                 self.handed_over = true;
@@ -77,6 +80,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             uptime_seconds: self.started.elapsed().as_secs(),
+            listen: Some(self.listen.clone()),
             ..NodeStatus::default()
         };
         let mut status = Status::new(&view, &counters, node, self.interface_status());
@@ -263,7 +267,7 @@ fn row(view: &View, flow: &Flow) -> FlowRow {
         .to_owned(),
         client: flow.client,
         vip: flow.vip,
-        snat: Some(flow.snat),
+        snat: flow.snat,
         origin_address: flow.origin_address,
         application: application.map(|application| application.name.clone()),
         origin: place.map(|(_, origin)| origin.name.clone()),

@@ -517,6 +517,9 @@ impl Tables for Recorder<'_> {
     fn established(&self, origin: OriginId) -> u32 {
         let count = |map: &Array<MapData, Load>| map.get(&origin.0, 0).map_or(0, |load| load.established);
         let flows = count(&self.maps.loads).wrapping_sub(count(&self.maps.swept));
+        if origin == OriginId::DIRECT {
+            return flows;
+        }
         let cap = self
             .maps
             .origins

@@ -8,7 +8,7 @@ use lb_core::view::{ApplicationView, LoadBalancerView, MonitorView, OriginView, 
 use lb_core::vote::Role;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What the kernel maps count, by the ids of the [`View`].
@@ -54,6 +54,9 @@ pub struct NodeStatus {
     /// Number of the live configuration; 0: none yet.
     pub generation: u32,
     pub uptime_seconds: u64,
+    /// Where the API listens beside its socket; `None`: the daemon does not say.
+    #[serde(default)]
+    pub listen: Option<Vec<SocketAddr>>,
 }
 
 /// All monitors' probes, since the daemon started.
@@ -411,7 +414,7 @@ mod tests {
         assert_eq!(
             text,
             concat!(
-                r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0},"#,
+                r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0,"listen":null},"#,
                 r#""interfaces":[{"name":"eth0","mode":"native","program_id":9,"up":true}],"#,
                 r#""monitoring":{"targets":1,"runs_total":7,"missed_runs_total":2,"attempts":0,"max_attempts":0},"#,
                 r#""applications":[{"name":"web","protocol":"tcp/80","addresses":["203.0.113.10"],"load_balancer":"web","#,

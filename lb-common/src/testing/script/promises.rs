@@ -1,7 +1,7 @@
 //! What holds for every packet and all memory, whatever came before.
 
 use super::Player;
-use crate::abi::FlowSide;
+use crate::abi::{FlowSide, OriginId};
 use crate::datapath::{DropReason, Reply, Verdict};
 use crate::testing::Frame;
 use crate::testing::build::{pseudo_header, sum};
@@ -70,6 +70,9 @@ impl Player {
         let cores = (flows4.values().map(|flow| flow.core)).chain(flows6.values().map(|flow| flow.core));
         for core in cores.filter(|core| core.side == FlowSide::CLIENT) {
             *counted.entry(core.origin.0).or_default() += 1;
+            if core.forwarding.is_direct() {
+                *counted.entry(OriginId::DIRECT.0).or_default() += 1;
+            }
         }
         let loads = tables.loads.borrow();
         for (origin, load) in loads.iter() {

@@ -35,7 +35,7 @@ impl State {
         self.stale_pools.clear();
         self.stale_vips = false;
         self.rebuilt = Some(now);
-        let mut plan = Plan::new(&config, &mut self.numbers, &self.drains.open())?;
+        let mut plan = Plan::new(&config, &mut self.numbers)?;
         if !setup.assume_healthy {
             let records = &self.records;
             let adopts = first && setup.adopted;
@@ -281,6 +281,9 @@ impl State {
     /// The settings as the configuration and the records want them.
     fn settings(&self, setup: &Setup) -> Settings {
         let mut flags = setup.flags.0;
+        if setup.trace_until != 0 {
+            flags |= SettingsFlags::TRACE;
+        }
         if self.records.forwards_by(Forwarding::DNAT) {
             flags |= SettingsFlags::DNAT;
         }
@@ -308,10 +311,11 @@ impl State {
             smallest_mtu: self.smallest_mtu(),
             second: setup.hz,
             access: self.global_access,
+            trace_until: setup.trace_until,
             snat_ports: setup.snat_ports,
             flags: SettingsFlags(flags),
             generation: self.generations.live(),
-            ..Settings::default()
+            max_direct: setup.max_flows.div_ceil(2),
         }
     }
 

@@ -13,4 +13,5 @@ mod restart;
 mod scale;
 mod scenarios;
 mod sequences;
+mod tracing;
 mod world;
