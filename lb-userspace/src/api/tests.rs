@@ -68,6 +68,7 @@ fn api(directory: &Path, listen: &[&str], token: Option<&str>) -> Api {
         socket: directory.join("lb.sock"),
         listen,
         token_file,
+        edge_ips: Vec::new(),
     }
 }
 
