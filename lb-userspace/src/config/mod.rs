@@ -1,8 +1,8 @@
 //! The configuration: TOML in, a validated [`Config`] or every mistake at once out.
 //!
 //! It comes in up to two documents: the file, and the objects that were made through the API, in the file's vocabulary. One
-//! reader reads both, so that a mistake is the same one wherever it is made. Names are unique over both, references go
-//! across.
+//! reader reads both, so that a mistake is the same one wherever it is made. Names are unique over both. The file is valid
+//! on its own; the objects refer to its objects and to each other.
 //!
 //! `reader` asks the text typed questions, one file below for each kind of object turns the answers into the
 //! model, and `check` follows the references between them. Nothing is accepted without effect unless it is
@@ -34,6 +34,7 @@ pub use node::check_interface;
 
 use lb_core::model::Config;
 use reader::{Located, Place, Sink, Table, Value};
+pub(crate) use reader::{join as field_of, suggestion};
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};

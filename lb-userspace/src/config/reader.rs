@@ -428,7 +428,7 @@ impl<'a> Value<'a> {
 }
 
 /// "did you mean", if one of `known` is close to what was written.
-pub(super) fn suggestion<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn suggestion<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     known
         .into_iter()
         .map(|known| {
@@ -443,7 +443,7 @@ pub(super) fn suggestion<'a>(written: &str, known: impl IntoIterator<Item = &'a 
 }
 
 /// `parent.key`, with the key quoted where TOML wants it quoted.
-pub(super) fn join(parent: &str, key: &str) -> String {
+pub(crate) fn join(parent: &str, key: &str) -> String {
     let bare = !key.is_empty()
         && key
             .chars()
