@@ -211,6 +211,63 @@ def pools(client, first, second):
     assert pools.delete(pool_id=made.id, account_id=ACCOUNT).id == made.id
 
 
+def monitor_groups(client, first):
+    balancers = client.load_balancers
+    groups = balancers.monitor_groups
+    ports = balancers.monitors.create(account_id=ACCOUNT, type="tcp", interval=1, port=80, description="80")
+    pings = balancers.monitors.create(account_id=ACCOUNT, type="icmp_ping", interval=1, description="pings")
+    member = lambda monitor, **flags: {
+        "monitor_id": monitor.id,
+        "enabled": True,
+        "monitoring_only": False,
+        "must_be_healthy": False,
+        **flags,
+    }
+    made = groups.create(
+        account_id=ACCOUNT,
+        description="both",
+        members=[member(ports, must_be_healthy=True), member(pings, monitoring_only=True)],
+    )
+    assert [one.monitor_id for one in made.members] == [ports.id, pings.id], made
+    assert made.members[0].must_be_healthy and made.members[1].monitoring_only, made
+    assert groups.get(monitor_group_id=made.id, account_id=ACCOUNT) == made
+    pool = balancers.pools.create(
+        account_id=ACCOUNT,
+        name="grouped",
+        origins=[{"name": "one", "address": first, "port": 80}],
+        extra_body={"monitor_group": made.id},
+    )
+    assert pool.monitor_group == made.id and pool.monitor == "", pool
+    patched = groups.edit(monitor_group_id=made.id, account_id=ACCOUNT, description="one", members=[member(ports)])
+    assert (patched.description, len(patched.members)) == ("one", 1), patched
+    assert made.id in [group.id for group in groups.list(account_id=ACCOUNT)]
+    referring = groups.references.get(monitor_group_id=made.id, account_id=ACCOUNT)
+    kinds = sorted((reference.reference_type, reference.resource_type) for reference in referring)
+    assert kinds == [("referral", "monitor"), ("referrer", "pool")], kinds
+    refused(
+        cloudflare.BadRequestError,
+        1002,
+        "members[0].monitor_id: there is no monitor",
+        lambda: groups.update(
+            monitor_group_id=made.id,
+            account_id=ACCOUNT,
+            description="x",
+            members=[{**member(ports), "monitor_id": NOBODY}],
+        ),
+    )
+    error = refused(
+        cloudflare.APIStatusError,
+        1005,
+        "pool `grouped`",
+        lambda: groups.delete(monitor_group_id=made.id, account_id=ACCOUNT),
+    )
+    assert error.status_code == 412, error
+    balancers.pools.delete(pool_id=pool.id, account_id=ACCOUNT)
+    assert groups.delete(monitor_group_id=made.id, account_id=ACCOUNT).id == made.id
+    for monitor in (ports, pings):
+        balancers.monitors.delete(monitor_id=monitor.id, account_id=ACCOUNT)
+
+
 def load_balancers(client):
     balancers = client.load_balancers
     pool = by_name(balancers.pools.list(account_id=ACCOUNT), "api-eu")
@@ -331,6 +388,7 @@ def walk(client, first, second):
     """Every call of the client, on objects that are not needed for traffic."""
     monitors(client)
     pools(client, first, second)
+    monitor_groups(client, first)
     load_balancers(client)
     applications(client, first)
 

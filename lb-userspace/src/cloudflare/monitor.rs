@@ -3,6 +3,7 @@
 use super::{Number, Object};
 use crate::config::Kind;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -31,6 +32,19 @@ pub struct Monitor {
     pub timeout: Number,
     /// `http`, `https`, `tcp`, `udp_icmp`, `icmp_ping` or `smtp`.
     pub r#type: String,
+    /// Of `udp_icmp`: what must occur in an answer; without it none need come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_reply: Option<String>,
+    /// By which probes leave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Of `udp_icmp`: what is sent, as text or as `0x` and hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// The source address of probes, or one of each family.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub source: Option<Value>,
 }
 
 impl Default for Monitor {
@@ -52,6 +66,10 @@ impl Default for Monitor {
             retries: 2,
             timeout: Number(5.0),
             r#type: "http".to_owned(),
+            expected_reply: None,
+            interface: None,
+            payload: None,
+            source: None,
         }
     }
 }

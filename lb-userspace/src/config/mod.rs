@@ -19,6 +19,7 @@ mod geoip;
 mod lines;
 mod load_balancer;
 mod monitor;
+mod monitor_group;
 mod node;
 mod pool;
 mod reader;
@@ -28,6 +29,7 @@ mod testing;
 mod tests;
 
 pub use access::Imports;
+pub(crate) use address::is_host_name;
 pub use declared::{Declaration, Kind, declarations};
 pub use diagnostic::{ConfigErrors, Diagnostic, Document, Severity, Source};
 pub use node::check_interface;
@@ -217,21 +219,28 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
     let datapath = node::datapath(root.table("datapath"), &lists);
     let api = node::api(root.table("api"));
     let monitors = objects(roots, Kind::Monitor, monitor::monitor);
+    let groups = objects(roots, Kind::MonitorGroup, monitor_group::monitor_group);
     let pools = objects(roots, Kind::Pool, pool::pool);
     let load_balancers = objects(roots, Kind::LoadBalancer, load_balancer::load_balancer);
     let application = |name: &Located<String>, table| application::application(name, table, &lists);
     let applications = objects(roots, Kind::Application, application);
     let geoip = geoip::geoip(root, &lists);
     for root in roots {
-        root.unsupported(Kind::MonitorGroup.table(), "give the pool one `monitor`");
         root.report_unknown();
     }
-    check::references(root.sink, &monitors, &pools, &load_balancers, &applications);
+    check::references(
+        root.sink,
+        (&monitors, &groups),
+        &pools,
+        &load_balancers,
+        &applications,
+    );
     Some(Config {
         node,
         datapath,
         api,
         monitors: monitors.into_iter().map(|declared| declared.object).collect(),
+        monitor_groups: monitor_group::groups(groups),
         pools: pools.into_iter().map(|declared| declared.object.pool).collect(),
         load_balancers: load_balancers
             .into_iter()
@@ -330,4 +339,16 @@ fn seconds(value: &Value<'_>, range: std::ops::RangeInclusive<f64>) -> Option<st
     value
         .number_in(range, " seconds")
         .map(std::time::Duration::from_secs_f64)
+}
+
+/// A file that must be valid.
+#[cfg(test)]
+fn testing_config(text: &str) -> Config {
+    let defaults = HostDefaults {
+        node_name: "test".to_owned(),
+    };
+    match parse(text, "lb.toml", &defaults) {
+        Ok(loaded) => loaded.config,
+        Err(errors) => panic!("{}", errors.render(false)),
+    }
 }

@@ -369,8 +369,15 @@ impl<'a> Value<'a> {
         let Some(entries) = self.value.as_table() else {
             let help = match (&self.value, self.place.field.as_str()) {
                 (DeValue::Array(_), field)
-                    if ["monitors", "pools", "origins", "load_balancers", "applications"]
-                        .contains(&field.rsplit('.').next().unwrap_or(field)) =>
+                    if [
+                        "monitors",
+                        "monitor_groups",
+                        "pools",
+                        "origins",
+                        "load_balancers",
+                        "applications",
+                    ]
+                    .contains(&field.rsplit('.').next().unwrap_or(field)) =>
                 {
                     Some(format!("write [{field}.NAME] for each of them"))
                 }
@@ -401,7 +408,7 @@ impl<'a> Value<'a> {
     }
 
     /// Whether the value says "nothing": false, `""`, 0, an empty list or an empty table.
-    fn is_vacant(&self) -> bool {
+    pub fn is_vacant(&self) -> bool {
         match self.value {
             DeValue::Boolean(value) => !value,
             DeValue::String(text) => text.is_empty(),

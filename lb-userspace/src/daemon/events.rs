@@ -22,6 +22,7 @@ impl Node {
             | Report::PoolHealth { usable: false, .. }
             | Report::Fallback { active: true, .. } => warn!("{}", event.message),
             Report::OriginHealth { .. }
+            | Report::MonitorHealth { .. }
             | Report::PoolHealth { .. }
             | Report::Fallback { .. }
             | Report::Configured { .. } => info!("{}", event.message),

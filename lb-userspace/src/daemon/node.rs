@@ -26,8 +26,7 @@ use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
 use lb_common::datapath::select::SWEEP_SECONDS;
-use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, TargetId};
-use lb_core::health::Observation;
+use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest};
 use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
@@ -99,8 +98,8 @@ pub struct Node {
     pub(super) probes: Arc<Probes>,
     pub(super) previews: Previews,
     pub(super) ways: ProbeWays,
-    observations: mpsc::UnboundedSender<(TargetId, u64, Observation)>,
-    observed: mpsc::UnboundedReceiver<(TargetId, u64, Observation)>,
+    observations: mpsc::UnboundedSender<Event>,
+    observed: mpsc::UnboundedReceiver<Event>,
     pub(super) paths: PathWatcher,
     pub(super) interfaces: Interfaces,
     links: LinkWatch,
@@ -352,9 +351,7 @@ impl Node {
                 biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                Some((target, attempt, observation)) = self.observed.recv() => {
-                    self.tell(Event::Observed { target, attempt, observation });
-                }
+                Some(event) = self.observed.recv() => self.tell(event),
                 () = self.links.changed() => self.follow_interfaces(),
                 Ok(()) = self.addresses.changed() => self.follow_addresses(),
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
@@ -464,12 +461,20 @@ impl Node {
         let way = self.way(&request);
         let (probes, answer) = (self.probes.clone(), self.observations.clone());
         tokio::spawn(async move {
-            let Ok(_permit) = probes.permits().clone().acquire_owned().await else {
-                return;
+            let (target, attempt) = (request.target, request.attempt);
+            let event = match probes.permit().await {
+                Some(_permit) => {
+                    let (observation, _) = probe::attempt_by(&request, way.as_ref(), &probes).await;
+                    Event::Observed {
+                        target,
+                        attempt,
+                        observation,
+                    }
+                }
+                None => Event::Missed { target, attempt },
             };
-            let (observation, _) = probe::attempt_by(&request, way.as_ref(), &probes).await;
             // The daemon is stopping when nobody listens.
-            let _ = answer.send((request.target, request.attempt, observation));
+            let _ = answer.send(event);
         });
     }
 

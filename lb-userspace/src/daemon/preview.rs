@@ -106,6 +106,7 @@ async fn of_pool(pool: &Pool, monitor: &Arc<Monitor>, probes: &Arc<Probes>) -> P
         let own = match &monitor.kind {
             MonitorKind::Http(_) => 80,
             MonitorKind::Https { .. } => 443,
+            MonitorKind::Smtp => 25,
             _ => 0,
         };
         let request = ProbeRequest {
@@ -114,6 +115,7 @@ async fn of_pool(pool: &Pool, monitor: &Arc<Monitor>, probes: &Arc<Probes>) -> P
             monitor: Arc::clone(monitor),
             address: origin.address,
             port: monitor.port.or(origin.port).unwrap_or(own),
+            host: origin.host.clone(),
             via: None,
         };
         let probes = Arc::clone(probes);
@@ -143,7 +145,8 @@ async fn of_pool(pool: &Pool, monitor: &Arc<Monitor>, probes: &Arc<Probes>) -> P
 async fn run(request: &ProbeRequest, probes: &Probes) -> Observation {
     let mut left = request.monitor.retries;
     loop {
-        let permit = probes.permits().clone().acquire_owned().await;
+        // Who asks for a preview is patient.
+        let permit = probes.permit().await;
         let (observation, _) = probe::attempt_by(request, None, probes).await;
         drop(permit);
         match &observation {

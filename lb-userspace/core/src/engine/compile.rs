@@ -95,22 +95,38 @@ impl State {
             let Some(probed) = self.probes.get(target) else {
                 continue;
             };
-            let (pool, origin) = (probed.pool, probed.origin);
-            commands.push(Command::Report(Report::OriginHealth {
-                pool: self.plan.pools[pool].name.clone(),
-                origin: self.plan.pools[pool].origins[origin].name.clone(),
-                healthy,
-                reason: probed.target.failure().cloned(),
-            }));
-            self.facts[pool].origins[origin].health = if healthy {
-                OriginHealth::Healthy
-            } else {
-                OriginHealth::Unhealthy
-            };
-            let (state, flags) = (self.origin_state(pool, origin), self.origin_flags(pool, origin));
-            let id = self.plan.pools[pool].origins[origin].id;
+            let (index, origin_index) = (probed.pool, probed.origin);
+            let pool = &self.plan.pools[index];
+            let origin = &pool.origins[origin_index];
+            if pool.watchers.len() > 1 || !pool.is_monitored() {
+                commands.push(Command::Report(Report::MonitorHealth {
+                    pool: pool.name.clone(),
+                    origin: origin.name.clone(),
+                    monitor: probed.target.monitor().name.clone(),
+                    healthy,
+                    reason: probed.target.failure().cloned(),
+                }));
+            }
+            let health = self.verdict(pool, origin);
+            if health == self.facts[index].origins[origin_index].health {
+                self.view_is_due = true;
+                self.records_are_due = true;
+                continue;
+            }
+            if health != OriginHealth::Unknown {
+                commands.push(Command::Report(Report::OriginHealth {
+                    pool: pool.name.clone(),
+                    origin: origin.name.clone(),
+                    healthy: health == OriginHealth::Healthy,
+                    reason: self.failure(pool, origin),
+                }));
+            }
+            let id = origin.id;
+            self.facts[index].origins[origin_index].health = health;
+            let state = self.origin_state(index, origin_index);
+            let flags = self.origin_flags(index, origin_index);
             self.records.set_health(id, state, flags, ops);
-            self.stale_pools.insert(pool);
+            self.stale_pools.insert(index);
         }
     }
 
@@ -143,10 +159,8 @@ impl State {
         }
         self.report_fallbacks(&config, commands);
         self.publish(commands);
-        if !setup.assume_healthy {
-            self.persist(now, commands);
-        }
-        self.flushed = Some(now);
+        // While many origins change, what is written to the disk each time is all that is known.
+        self.records_are_due = !setup.assume_healthy;
     }
 
     /// Brings the records that all generations share in line with the plan, health and paths. What ends an origin's

@@ -7,6 +7,7 @@ mod access;
 mod application;
 mod load_balancer;
 mod monitor;
+mod monitor_group;
 mod node;
 mod pool;
 mod prefix;
@@ -14,7 +15,8 @@ mod prefix;
 pub use access::{Access, CountryTable};
 pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
 pub use load_balancer::{LoadBalancer, SteeringPolicy};
-pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe};
+pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe, ProbeSource, UdpProbe};
+pub use monitor_group::{Member, MonitorGroup};
 pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
 pub use pool::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight, WeightError};
 pub use prefix::{Prefix, PrefixError};
@@ -28,6 +30,7 @@ pub struct Config {
     pub datapath: Datapath,
     pub api: Api,
     pub monitors: Vec<Monitor>,
+    pub monitor_groups: Vec<MonitorGroup>,
     pub pools: Vec<Pool>,
     pub load_balancers: Vec<LoadBalancer>,
     pub applications: Vec<Application>,

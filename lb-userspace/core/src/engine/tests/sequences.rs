@@ -96,6 +96,7 @@ prop_compose! {
             weight: Weight::from_hundredths(*weight).unwrap(),
             enabled: *enabled,
             forwarding: *mode,
+            host: None,
         });
         Pool {
             enabled: enabled[6],
