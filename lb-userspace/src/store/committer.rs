@@ -168,7 +168,9 @@ impl Writer {
             key: key.clone(),
             value: None,
         });
-        let missing = known.iter().filter(|(key, value)| there.get(*key) != Some(*value));
+        let missing = known
+            .iter()
+            .filter(|(key, value)| there.get(*key) != Some(*value));
         let missing = missing.map(|(key, value)| RowChange {
             key: key.clone(),
             value: Some(value.clone()),

@@ -68,8 +68,8 @@ fn a_mistake_tells_its_document() {
         ),
         (
             Document::Objects,
-            "API:5:2: node: unknown key `node` (known here: monitors, pools, load_balancers, applications, \
-             monitor_groups)",
+            "API:5:2: node: unknown key `node` (known here: monitors, monitor_groups, pools, load_balancers, \
+             applications)",
         ),
     ];
     assert_eq!(told, expected.map(|(document, text)| (document, text.to_owned())));
