@@ -19,7 +19,7 @@ pub(super) struct ReadApplication {
     pub direct: Vec<Place>,
 }
 
-pub(super) fn application(name: &Located<String>, table: Table<'_>, lists: &Lists) -> ReadApplication {
+pub(super) fn application(name: &Located<String>, table: Table<'_>, lists: &Lists<'_>) -> ReadApplication {
     let protocol = table
         .require("protocol", "such as \"tcp/80\" or \"udp/53\"")
         .and_then(|value| protocol(&value));

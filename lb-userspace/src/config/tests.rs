@@ -1,5 +1,7 @@
 //! Files that are right, and files that are wrong in many ways: every mistake is found, at its place.
 
+mod documents;
+
 use super::*;
 use lb_common::abi::Country;
 use lb_core::model::{

@@ -85,6 +85,7 @@ pub fn config() -> Config {
             socket: "/nowhere".into(),
             listen: Vec::new(),
             token_file: None,
+            edge_ips: Vec::new(),
         },
         monitors: vec![monitor("check")],
         monitor_groups: Vec::new(),
