@@ -87,7 +87,7 @@ pub struct Steering(pub u32);
 impl Steering {
     /// The list in its order: the first pool that has an origin to give.
     pub const ORDERED: Self = Self(0);
-    /// A consistent-hash table of pools, entered with the flow's hash.
+    /// A consistent-hash table of pools, entered with the flow's hash. [`PoolId::NONE`] stands for the fallback pool.
     pub const WEIGHTED: Self = Self(1);
     /// As [`Self::WEIGHTED`], entered with the hash of the client's address.
     pub const WEIGHTED_BY_CLIENT: Self = Self(2);

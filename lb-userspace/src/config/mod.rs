@@ -16,7 +16,9 @@ mod load_balancer;
 mod monitor;
 mod node;
 mod pool;
+mod pool_set;
 mod reader;
+mod steering;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -156,13 +158,15 @@ fn configuration(root: &Table<'_>, defaults: &HostDefaults) -> Config {
     let api = node::api(root.table("api"));
     let monitors = objects(root, "monitors", monitor::monitor);
     let pools = objects(root, "pools", pool::pool);
-    let load_balancers = objects(root, "load_balancers", load_balancer::load_balancer);
+    let load_balancer = |name: &Located<String>, table| load_balancer::load_balancer(name, table, &lists);
+    let load_balancers = objects(root, "load_balancers", load_balancer);
     let application = |name: &Located<String>, table| application::application(name, table, &lists);
     let applications = objects(root, "applications", application);
     let geoip = geoip::geoip(root, &lists);
     root.unsupported("monitor_groups", "give the pool one `monitor`");
     root.report_unknown();
     check::references(root.sink, &monitors, &pools, &load_balancers, &applications);
+    steering::check(root.sink, &node, geoip.is_some(), &pools, &load_balancers);
     Config {
         node,
         datapath,

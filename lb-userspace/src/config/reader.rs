@@ -370,7 +370,7 @@ impl<'a> Value<'a> {
     }
 
     /// Whether the value says "nothing": false, `""`, 0, an empty list or an empty table.
-    fn is_vacant(&self) -> bool {
+    pub fn is_vacant(&self) -> bool {
         match self.value {
             DeValue::Boolean(value) => !value,
             DeValue::String(text) => text.is_empty(),

@@ -453,6 +453,11 @@ impl Node {
             Ok(counts) => {
                 self.counts = counts;
                 self.drains.counted_since = Some(self.sweep_started);
+                if self.engine.counts_flows() {
+                    let origins = self.counts.origins.iter();
+                    let counts = origins.map(|(&id, &count)| (OriginId(id), count)).collect();
+                    self.tell(Event::OpenFlows(counts));
+                }
             }
             Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
         }

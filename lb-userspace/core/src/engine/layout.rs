@@ -1,12 +1,13 @@
 //! What generations are made of: designs, and the runs of rows that they share.
 
+use super::routing::PoolListDesign;
 use crate::arena::Arena;
 use crate::maglev::{self, Member};
 use crate::model::Ports;
+use crate::steering::SheddingTable;
 use core::fmt;
 use lb_common::abi::{
     AccessList, AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Rate,
-    Steering,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ pub enum Layout {
     Ring(Vec<Member>),
     /// These owners in this order.
     List(Vec<u32>),
+    /// A table of pools some of which give up flows.
+    Shedding(SheddingTable),
 }
 
 impl Layout {
@@ -40,6 +43,7 @@ impl Layout {
         match self {
             Self::Ring(members) => maglev::build(members),
             Self::List(owners) => owners.clone(),
+            Self::Shedding(table) => table.build(),
         }
     }
 }
@@ -60,9 +64,7 @@ pub struct ListenerDesign {
     pub ports: Ports,
     pub protocol: Protocol,
     pub application: u32,
-    pub pools: Option<Arc<Layout>>,
-    pub steering: Steering,
-    pub fallback: PoolId,
+    pub pools: PoolListDesign,
     pub origin_port: Port,
     pub flags: ApplicationFlags,
     pub access: AccessList,

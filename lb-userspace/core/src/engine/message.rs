@@ -40,6 +40,9 @@ pub enum Event {
     Interfaces(BTreeMap<u32, u32>),
     /// The addresses that interfaces of this node have, also those without the program.
     Addresses(BTreeSet<IpAddr>),
+    /// Open flows by origin, for the policies that go by them; origins that are missing have none. Wanted about once a second
+    /// as long as [`super::Engine::counts_flows`] says so.
+    OpenFlows(BTreeMap<OriginId, u64>),
 }
 
 /// Everything the engine can ask for.
@@ -124,6 +127,8 @@ pub struct HealthRecord {
     pub monitor: String,
     pub healthy: bool,
     pub failure_reason: Option<FailureReason>,
+    /// The moving average of its round-trip times.
+    pub latency: Option<Duration>,
     /// How long before the record was made the last run ended.
     pub age: Duration,
 }

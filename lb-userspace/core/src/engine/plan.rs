@@ -5,7 +5,8 @@ use super::ids::{Ids, identity};
 use super::layout::Full;
 use super::served::Served;
 use crate::model::{
-    Application, Config, Destination, Forwarding, Monitor, OnUnhealthy, OriginSteering, Pool, Weight,
+    Application, Config, Destination, Forwarding, LoadShedding, Monitor, OnUnhealthy, OriginSteering, Pool,
+    Weight,
 };
 use core::net::IpAddr;
 use core::time::Duration;
@@ -38,7 +39,10 @@ pub struct PlannedPool {
     pub enabled: bool,
     pub monitor: Option<Arc<Monitor>>,
     pub minimum_origins: u32,
-    pub by_client: bool,
+    pub origin_steering: OriginSteering,
+    pub load_shedding: LoadShedding,
+    /// From the node, in kilometres.
+    pub distance: Option<f64>,
     pub on_unhealthy: OnUnhealthy,
     pub drain_timeout: Duration,
     /// Whether some load balancer names it as its fallback pool.
@@ -182,8 +186,9 @@ impl Plan {
         let fallbacks: BTreeSet<&str> = config
             .load_balancers
             .iter()
-            .filter_map(|balancer| balancer.fallback_pool.as_deref())
+            .flat_map(|balancer| balancer.fallback_pools())
             .collect();
+        let home = config.node.coordinates();
         let served = Served::new(config);
         for pool in &config.pools {
             let monitor = pool
@@ -223,10 +228,9 @@ impl Plan {
                 origins: pool.origins.iter().map(origin).collect(),
                 monitor,
                 minimum_origins: pool.minimum_origins,
-                by_client: match pool.origin_steering {
-                    OriginSteering::Random => false,
-                    OriginSteering::Hash => true,
-                },
+                origin_steering: pool.origin_steering,
+                load_shedding: pool.load_shedding,
+                distance: home.zip(pool.coordinates).map(|(home, pool)| home.distance(pool)),
                 on_unhealthy: pool.on_unhealthy,
                 drain_timeout: pool.drain_timeout,
                 last_resort: fallbacks.contains(pool.name.as_str()),
@@ -281,7 +285,9 @@ impl Plan {
             enabled: true,
             monitor: None,
             minimum_origins: 1,
-            by_client: false,
+            origin_steering: OriginSteering::Random,
+            load_shedding: LoadShedding::default(),
+            distance: None,
             on_unhealthy: OnUnhealthy::Keep,
             drain_timeout: Pool::DRAIN_TIMEOUT,
             last_resort: false,

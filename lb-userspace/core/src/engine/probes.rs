@@ -6,12 +6,15 @@ use crate::health::Observation;
 use crate::model::Monitor;
 use crate::monitor::{Progress, Start, Target};
 use crate::time::Timestamp;
+use core::time::Duration;
 use lb_common::abi::OriginState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A health record counts for this many intervals of its monitor.
 const RECORD_HOLDS: u32 = 3;
+/// What a moving average of round-trip times keeps with each new sample: a half after five.
+const PAST: f64 = 0.870_550_563_296_124;
 
 #[derive(Clone, Debug)]
 pub struct Probes {
@@ -37,6 +40,21 @@ pub struct Probed {
     request: ProbeRequest,
     /// Why attempts do not go the way that they should.
     pub astray: Option<String>,
+    latency: Option<Duration>,
+}
+
+impl Probed {
+    /// The moving average of its round-trip times.
+    pub fn latency(&self) -> Option<Duration> {
+        self.latency
+    }
+
+    fn measure(&mut self, rtt: Duration) {
+        self.latency = Some(match self.latency {
+            None => rtt,
+            Some(before) => before.mul_f64(PAST) + rtt.mul_f64(1.0 - PAST),
+        });
+    }
 }
 
 impl Probes {
@@ -79,14 +97,17 @@ impl Probes {
                 let same =
                     |(_, probed): &(TargetId, Probed)| is_same_probe(&probed.request, &monitor, origin);
                 let mut astray = None;
+                let latency;
                 let (id, target) = match former.remove(&origin.identity).filter(same) {
                     Some((id, mut probed)) => {
                         probed.target.retime(Arc::clone(&monitor), now);
                         astray = probed.astray;
+                        latency = probed.latency;
                         (id, probed.target)
                     }
                     None => {
-                        let start = self.start(pool, origin, &monitor, inherited(origin), now);
+                        let start;
+                        (start, latency) = self.start(pool, origin, &monitor, inherited(origin), now);
                         let id = TargetId(self.next);
                         self.next += 1;
                         (
@@ -118,6 +139,7 @@ impl Probes {
                         identity,
                         request,
                         astray,
+                        latency,
                     },
                 );
                 pool.origins[origin_index].target = Some(id);
@@ -162,7 +184,14 @@ impl Probes {
         observation: Observation,
         now: Timestamp,
     ) -> Progress {
-        self.step(id, |target| target.observe(attempt, observation, now))
+        let rtt = observation.as_ref().ok().copied();
+        let progress = self.step(id, |target| target.observe(attempt, observation, now));
+        if let (Progress::Confirmed | Progress::Changed { .. }, Some(rtt)) = (progress, rtt)
+            && let Some(probed) = self.targets.get_mut(&id)
+        {
+            probed.measure(rtt);
+        }
+        progress
     }
 
     /// What is to be sent for an attempt.
@@ -190,7 +219,7 @@ impl Probes {
         monitor: &Monitor,
         inherited: Option<OriginState>,
         now: Timestamp,
-    ) -> Start {
+    ) -> (Start, Option<Duration>) {
         let age = now.since(self.started);
         if let Some(record) = self.records.remove(&(pool.name.clone(), origin.name.clone()))
             && record.address == origin.address
@@ -202,17 +231,19 @@ impl Probes {
                 record.failure_reason,
                 record.age.saturating_add(age),
             );
-            return Start::Restored {
+            let start = Start::Restored {
                 healthy,
                 failure,
                 age,
             };
+            return (start, record.latency);
         }
-        match inherited {
+        let start = match inherited {
             Some(OriginState::UP) => Start::Assumed { healthy: true },
             Some(OriginState::DOWN) => Start::Assumed { healthy: false },
             Some(_) | None => Start::Unknown,
-        }
+        };
+        (start, None)
     }
 }
 

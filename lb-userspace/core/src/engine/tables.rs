@@ -6,6 +6,7 @@
 
 use super::Adopted;
 use super::layout::{Designs, Full, Layout, ListenerDesign, Runs};
+use super::routing::PoolListDesign;
 use crate::image::{Capacity, TableOp};
 use lb_common::abi::{
     Application, ApplicationKey, Parity, Pool, PoolId, PoolList, Port, PortSpan, Settings, Spans, Steering,
@@ -228,7 +229,7 @@ impl Generations {
             next.pools.insert(pool.id, record);
         }
         for listener in designs.listeners {
-            let table = self.table(listener.pools.as_ref(), &mut next, runs)?;
+            let table = self.table(listener.pools.layout.as_ref(), &mut next, runs)?;
             let key = ApplicationKey {
                 address: listener.address,
                 port: Port::new(listener.ports.first()),
@@ -315,23 +316,26 @@ impl Generations {
     }
 }
 
+fn pool_list(design: &PoolListDesign, table: Table) -> PoolList {
+    PoolList {
+        base: table.base,
+        extent: match design.steering {
+            Steering::ORDERED => table.size,
+            _ => table.size.saturating_sub(1),
+        },
+        steering: design.steering,
+    }
+}
+
 fn record(listener: &ListenerDesign, table: Table) -> Application {
-    let extent = match listener.steering {
-        Steering::ORDERED => table.size,
-        _ => table.size.saturating_sub(1),
-    };
     let first_port = match listener.ports.is_range() {
         true => Port::new(listener.ports.first()),
         false => Port::default(),
     };
     Application {
         id: listener.application,
-        pools: PoolList {
-            base: table.base,
-            extent,
-            steering: listener.steering,
-        },
-        fallback: listener.fallback,
+        pools: pool_list(&listener.pools, table),
+        fallback: listener.pools.fallback,
         origin_port: listener.origin_port,
         first_port,
         flags: listener.flags,

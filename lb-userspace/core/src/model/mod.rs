@@ -8,15 +8,19 @@ mod application;
 mod load_balancer;
 mod monitor;
 mod node;
+mod place;
 mod pool;
 mod prefix;
 
 pub use access::{Access, CountryTable};
 pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
-pub use load_balancer::{LoadBalancer, SteeringPolicy};
+pub use load_balancer::{GeoPools, LoadBalancer, PoolSet, PoolWeights, SteeringPolicy, Topology};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe};
 pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
-pub use pool::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight, WeightError};
+pub use place::Coordinates;
+pub use pool::{
+    Forwarding, LoadShedding, OnUnhealthy, Origin, OriginSteering, Pool, SheddingPolicy, Weight, WeightError,
+};
 pub use prefix::{Prefix, PrefixError};
 
 use std::sync::Arc;
@@ -31,7 +35,7 @@ pub struct Config {
     pub pools: Vec<Pool>,
     pub load_balancers: Vec<LoadBalancer>,
     pub applications: Vec<Application>,
-    /// `[geoip]`, loaded if some access list has countries.
+    /// `[geoip]`, loaded if some access list or load balancer has countries.
     pub geoip: Option<Arc<CountryTable>>,
 }
 

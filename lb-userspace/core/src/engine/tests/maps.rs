@@ -410,7 +410,9 @@ impl Maps {
             Steering::ORDERED => (k < list.extent).then(|| list.base + k),
             _ => Some(list.base + (mix(flow ^ u64::from(k) << 32) as u32 & list.extent)),
         });
-        for pool in candidates.map(|slot| PoolId(self.slot(slot))) {
+        let candidates = candidates.map(|slot| PoolId(self.slot(slot)));
+        // What all pools give up is the fallback pool's.
+        for pool in candidates.take_while(|pool| *pool != PoolId::NONE) {
             if let Some(origin) = self.origin_of(pool, 0, vip, flow) {
                 return Some((pool, origin));
             }

@@ -12,4 +12,5 @@ mod restart;
 mod scale;
 mod scenarios;
 mod sequences;
+mod steering;
 mod world;

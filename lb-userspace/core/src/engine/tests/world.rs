@@ -6,9 +6,9 @@ use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::maglev::mix;
 use crate::model::{
-    Api, Application, AttachMode, Config, Datapath, Destination, Echo, FlowTimeouts, Forwarding, Limits,
-    LoadBalancer, Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin, OriginSteering, Pool, Ports,
-    SomeTimeouts, SteeringPolicy, Transport, TunnelSource, Weight,
+    Api, Application, AttachMode, Config, Datapath, Destination, Echo, FlowTimeouts, Forwarding, GeoPools,
+    Limits, LoadBalancer, LoadShedding, Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin,
+    OriginSteering, Pool, PoolWeights, Ports, SomeTimeouts, SteeringPolicy, Transport, TunnelSource, Weight,
 };
 use crate::time::Timestamp;
 use crate::view::{OriginView, PoolView, View};
@@ -116,6 +116,8 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
         origin_steering: OriginSteering::Random,
         on_unhealthy: OnUnhealthy::Keep,
         drain_timeout: Duration::from_secs(300),
+        load_shedding: LoadShedding::default(),
+        coordinates: None,
         origins: origins
             .iter()
             .map(|address| Origin {
@@ -144,6 +146,9 @@ pub fn balancer(name: &str, pools: &[&str], fallback: Option<&str>) -> LoadBalan
         default_pools: pools.iter().map(|pool| (*pool).into()).collect(),
         fallback_pool: fallback.map(Into::into),
         steering_policy: SteeringPolicy::Off,
+        random_steering: PoolWeights::default(),
+        geo: GeoPools::default(),
+        pool_sets: Vec::new(),
     }
 }
 
@@ -425,5 +430,17 @@ pub fn path(address: IpAddr, router: u8) -> Path {
         interface_mac: Mac::from([2, 0, 0, 0, 0, 99]),
         mtu: if router == 2 { 1400 } else { 1500 },
         sources: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("192.0.2.2")],
+    }
+}
+
+/// Weights in hundredths of these pools, and of all others.
+pub fn weights(named: &[(&str, u8)], default: u8) -> PoolWeights {
+    let weight = |hundredths| Weight::from_hundredths(hundredths).unwrap();
+    PoolWeights {
+        named: named
+            .iter()
+            .map(|(pool, hundredths)| ((*pool).to_owned(), weight(*hundredths)))
+            .collect(),
+        default: weight(default),
     }
 }
