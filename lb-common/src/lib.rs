@@ -12,4 +12,5 @@ pub mod hash;
 pub mod packet;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trace;
 pub mod tunnel;

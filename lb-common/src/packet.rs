@@ -16,6 +16,16 @@ pub trait Packet {
     /// Writes `value` at offset `at`; `None` and no change when the frame ends before it does.
     fn write<T: Pod>(&mut self, at: usize, value: T) -> Option<()>;
 
+    /// Writes one value at offset `at` and another one behind it; `None` and no change when the frame ends before they do.
+    fn write_both<A: Pod, B: Pod>(&mut self, at: usize, first: A, second: B) -> Option<()> {
+        let end = at + size_of::<A>() + size_of::<B>();
+        if !self.holds(end) {
+            return None;
+        }
+        self.write(at, first)?;
+        self.write(at + size_of::<A>(), second)
+    }
+
     /// The same number. In the kernel it passes through memory whose contents the verifier does not track, so that it
     /// follows one path from here instead of one for each value that parsing may have found.
     fn opaque(&self, value: usize) -> usize {

@@ -7,30 +7,47 @@
 
 mod maps;
 mod packet;
+mod trace;
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_redirect};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use lb_common::datapath::{self, Arrival, DropReason, Exit, Step, Verdict};
+use lb_common::abi::maps::REPORT;
+use lb_common::datapath::{self, Arrival, DropReason, Exit, Scratch, Step, Verdict};
 use lb_common::packet::Packet;
+use lb_common::trace::decided;
 use maps::BpfTables;
 use packet::XdpPacket;
 
 /// The first stage, attached to interfaces.
 #[xdp(frags)]
 pub fn lb(context: XdpContext) -> u32 {
-    let Some(scratch) = maps::scratch() else {
+    let (Some(scratch), tables) = (maps::scratch(), BpfTables::new()) else {
         return xdp_action::XDP_ABORTED;
     };
-    // SAFETY: the helper has no arguments; the verifier inlines it to a load.
-    let now = unsafe { bpf_jiffies64() } as u32;
-    let arrival = Arrival {
-        ifindex: context.ingress_ifindex() as u32,
-        now,
+    let step = datapath::known(&mut XdpPacket::new(&context), &tables, scratch, arrival(&context));
+    // Packets that are traced end elsewhere.
+    act(conclude(&context, &tables, step))
+}
+
+/// The first stage for packets that are traced.
+#[xdp(frags)]
+pub fn lb_traced(context: XdpContext) -> u32 {
+    let (Some(scratch), tables) = (maps::scratch(), BpfTables::new()) else {
+        return xdp_action::XDP_ABORTED;
     };
-    let step = datapath::known(&mut XdpPacket::new(&context), &BpfTables, scratch, arrival);
-    go_on(&context, step)
+    let step = datapath::traced(&mut XdpPacket::new(&context), &tables, scratch, arrival(&context));
+    go_on(&context, &tables, scratch, step)
+}
+
+#[inline(always)]
+fn arrival(context: &XdpContext) -> Arrival {
+    Arrival {
+        ifindex: context.ingress_ifindex() as u32,
+        // SAFETY: the helper has no arguments; the verifier inlines it to a load.
+        now: unsafe { bpf_jiffies64() } as u32,
+    }
 }
 
 macro_rules! stages {
@@ -38,11 +55,11 @@ macro_rules! stages {
         $(#[$doc])*
         #[xdp(frags)]
         pub fn $program(context: XdpContext) -> u32 {
-            let Some(scratch) = maps::scratch() else {
+            let (Some(scratch), tables) = (maps::scratch(), BpfTables::new()) else {
                 return xdp_action::XDP_ABORTED;
             };
-            let step = datapath::$stage(&mut XdpPacket::new(&context), &BpfTables, scratch);
-            go_on(&context, step)
+            let step = datapath::$stage(&mut XdpPacket::new(&context), &tables, scratch);
+            go_on(&context, &tables, scratch, step)
         }
     )* };
 }
@@ -71,8 +88,31 @@ pub fn lb_clock(context: XdpContext) -> u32 {
     }
 }
 
+/// Goes on with the next stage, or ends; what was decided is reported of packets that are traced.
+///
+/// What is reported is noted where the verdict is acted upon: used in two places, the parts that a variant leaves out get
+/// registers of their own, and the verifier refuses to see those spilled.
 #[inline(always)]
-fn go_on(context: &XdpContext, step: Step) -> u32 {
+fn go_on(context: &XdpContext, tables: &BpfTables, scratch: &mut Scratch, step: Step) -> u32 {
+    let verdict = conclude(context, tables, step);
+    scratch.outcome = decided(verdict);
+    let action = match verdict {
+        Verdict::Forward(Exit::Redirect { ifindex }) | Verdict::Reply(_, Exit::Redirect { ifindex }) => {
+            scratch.outcome.leaves_by = ifindex;
+            act(verdict)
+        }
+        _ => act(verdict),
+    };
+    if scratch.traced != 0 {
+        scratch.outcome.action = action;
+        maps::tail_call(context, REPORT.0);
+    }
+    action
+}
+
+/// Goes on with the next stage; comes back with the verdict, counted, when there is none.
+#[inline(always)]
+fn conclude(context: &XdpContext, tables: &BpfTables, step: Step) -> Verdict {
     let verdict = match step {
         Step::Done(verdict) => verdict,
         Step::Go(stage) => {
@@ -85,7 +125,12 @@ fn go_on(context: &XdpContext, step: Step) -> u32 {
         Verdict::Hold(_) => hold(context, verdict),
         _ => verdict,
     };
-    datapath::count(&BpfTables, verdict);
+    datapath::count(tables, verdict);
+    verdict
+}
+
+#[inline(always)]
+fn act(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Forward(exit) | Verdict::Reply(_, exit) => leave(exit),

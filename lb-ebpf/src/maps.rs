@@ -78,9 +78,9 @@ static APP_TRAFFIC: PerCpuArray<Traffic, 1> = PerCpuArray::new();
 static ORIGIN_TRAFFIC: PerCpuArray<Traffic, 1> = PerCpuArray::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-/// The stages, for tail calls.
+/// The stages, and the program that reports what became of traced packets, for tail calls.
 #[btf_map]
-static STAGES: ProgramArray<{ Stage::ALL.len() }> = ProgramArray::new();
+static STAGES: ProgramArray<{ Stage::ALL.len() + 1 }> = ProgramArray::new();
 
 /// Goes on with stage `index`; returns only when that failed.
 #[inline(always)]
@@ -139,7 +139,19 @@ pub fn sum_buffer() -> Option<&'static mut SumBuffer> {
 }
 
 /// The kernel's maps as the pipeline's tables.
-pub struct BpfTables;
+pub struct BpfTables {
+    /// Looked up once a program.
+    settings: Option<&'static Settings>,
+}
+
+impl BpfTables {
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self {
+            settings: SETTINGS.get(0),
+        }
+    }
+}
 
 #[inline(always)]
 fn inserted(result: Result<(), i32>) -> Result<(), InsertError> {
@@ -179,14 +191,14 @@ unsafe fn add_atomically(word: *mut u32, by: u32) -> u32 {
 impl Tables for BpfTables {
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
-        SETTINGS.get(0)
+        self.settings
     }
 
     #[inline(always)]
     fn generation(&self) -> u32 {
-        // SAFETY: the pointer is valid as long as the map. Volatile: one read, so one generation for the whole packet.
-        SETTINGS.get_ptr(0).map_or(0, |settings| unsafe {
-            (&raw const (*settings).generation).read_volatile()
+        // SAFETY: the reference is valid as long as the map. Volatile: one read, so one generation for the whole packet.
+        self.settings.map_or(0, |settings| unsafe {
+            (&raw const settings.generation).read_volatile()
         })
     }
 

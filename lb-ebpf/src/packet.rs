@@ -6,8 +6,9 @@ use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::XdpContext;
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use core::arch::asm;
+use core::ptr::NonNull;
 use lb_common::packet::{MAX_OFFSET, Packet, SUM_CHUNK, SUM_CHUNKS};
 
 /// Frames of several buffers have more than this in the first one, or else their headers alone, and then more follows than
@@ -17,11 +18,17 @@ const SINGLE_BUFFER: usize = 2048;
 /// One frame, whose first part lies in linear memory; headers always do.
 pub struct XdpPacket {
     context: *mut xdp_md,
+    /// See [`Packet::opaque`].
+    lane: Option<NonNull<u32>>,
 }
 
 impl XdpPacket {
+    #[inline(always)]
     pub fn new(context: &XdpContext) -> Self {
-        Self { context: context.ctx }
+        Self {
+            context: context.ctx,
+            lane: maps::lane().and_then(NonNull::new),
+        }
     }
 
     /// Start of the frame. Read anew each time: helpers that resize the frame move it.
@@ -86,6 +93,16 @@ pub fn within<T: Pod>(
 
 const _: () = assert!(size_of::<maps::SumBuffer>() > SUM_CHUNK);
 
+/// Two values without a gap.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Both<A, B>(A, B);
+
+// SAFETY: zeros are valid for both.
+unsafe impl<A: Pod, B: Pod> Zeroable for Both<A, B> {}
+// SAFETY: any bytes are valid for both, and packed leaves no padding.
+unsafe impl<A: Pod, B: Pod> Pod for Both<A, B> {}
+
 impl Packet for XdpPacket {
     #[inline(always)]
     fn holds(&self, length: usize) -> bool {
@@ -110,8 +127,19 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
+    fn write_both<A: Pod, B: Pod>(&mut self, at: usize, first: A, second: B) -> Option<()> {
+        let pointer = self.at::<Both<A, B>>(at)?.cast::<u8>();
+        // SAFETY: `at` proved that both lie in the frame, one behind the other.
+        unsafe {
+            *pointer.cast::<A>() = first;
+            *pointer.add(size_of::<A>()).cast::<B>() = second;
+        }
+        Some(())
+    }
+
+    #[inline(always)]
     fn opaque(&self, value: usize) -> usize {
-        let Some(lane) = maps::lane() else { return value };
+        let Some(lane) = self.lane else { return value };
         // SAFETY: a per-CPU map value; volatile, because the detour is the point.
         unsafe {
             lane.write_volatile(value as u32);

@@ -4,17 +4,19 @@ use crate::api::Token;
 use crate::cli::{Exit, Failure};
 use crate::wire::{ErrorBody, ErrorCode};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
 
 /// Larger answers are not read: a million flows are about 250 MB.
 const MAX_ANSWER: usize = 512 << 20;
@@ -67,6 +69,15 @@ pub struct Client {
     pub token: Option<Token>,
     /// For one request with its answer.
     pub timeout: Duration,
+}
+
+/// What drives a connection, as long as it is held.
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A path with its query, each value escaped.
@@ -136,6 +147,45 @@ impl Client {
     /// # Errors
     /// Nobody answers, or the socket may not be used.
     pub async fn exchange(&self, method: Method, query: &Query) -> Result<(StatusCode, Bytes), Failure> {
+        let (response, _connection) = self.ask(method, query).await?;
+        let status = response.status();
+        Ok((status, self.whole(response.into_body()).await?))
+    }
+
+    /// Asks, and gives the body of a successful answer to `take` piece by piece, until it ends or `take` has enough. Only the
+    /// head of the answer has to come in time.
+    ///
+    /// # Errors
+    /// As [`Self::call`], and those of `take`.
+    pub async fn stream(
+        &self,
+        query: &Query,
+        mut take: impl FnMut(&[u8]) -> Result<ControlFlow<()>, Failure>,
+    ) -> Result<(), Failure> {
+        let asked = tokio::time::timeout(self.timeout, self.ask(Method::GET, query));
+        let Ok(asked) = asked.await else {
+            let why = format!("no answer within {} s", self.timeout.as_secs_f64());
+            return Err(self.unreachable(why));
+        };
+        let (response, _connection) = asked?;
+        let status = response.status();
+        let mut body = response.into_body();
+        if !status.is_success() {
+            let body = self.whole(body).await?;
+            return Err(refusal(status, &body));
+        }
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.unreachable(format!("the answer broke off: {error}")))?;
+            if let Some(bytes) = frame.data_ref()
+                && take(bytes)?.is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, method: Method, query: &Query) -> Result<(Response<Incoming>, Connection), Failure> {
         match &self.target {
             Target::Socket(path) => {
                 let stream = UnixStream::connect(path)
@@ -158,12 +208,15 @@ impl Client {
         host: &str,
         method: Method,
         query: &Query,
-    ) -> Result<(StatusCode, Bytes), Failure> {
+    ) -> Result<(Response<Incoming>, Connection), Failure> {
         let broken = |error: hyper::Error| self.unreachable(format!("the connection broke: {error}"));
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
-        let connection = tokio::spawn(connection);
+        let connection = Connection(tokio::spawn(async move {
+            // What breaks shows where the answer is read.
+            let _ = connection.await;
+        }));
         let mut request = Request::builder()
             .method(method)
             .uri(query.0.as_str())
@@ -178,14 +231,13 @@ impl Client {
             .body(Empty::<Bytes>::new())
             .map_err(|error| Failure::new(Exit::Usage, format!("the request cannot be sent: {error}")))?;
         let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| self.unreachable(format!("the answer broke off: {error}")))?
-            .to_bytes();
-        connection.abort();
-        Ok((status, body))
+        Ok((response, connection))
+    }
+
+    async fn whole(&self, body: Incoming) -> Result<Bytes, Failure> {
+        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| self.unreachable(format!("the answer broke off: {error}")))?;
+        Ok(body.to_bytes())
     }
 
     fn not_connected(&self, error: &std::io::Error) -> Failure {

@@ -1,15 +1,15 @@
 //! Host and kernel give every packet the same verdict and bytes, and remember and count the same.
 
 use lb_common::abi::{
-    ApplicationKey, FlowCore, FragmentFlow, Held, OriginId, OriginState, Parity, PathMtu, SettingsFlags,
-    VipKey,
+    ApplicationKey, FlowCore, FragmentFlow, Held, OriginFlags, OriginId, OriginState, Parity, PathMtu,
+    SettingsFlags, TunnelSource, VipKey,
 };
 use lb_common::datapath::Verdict;
 use lb_common::testing::check::hex;
 use lb_common::testing::generate::Generator;
 use lb_common::testing::rules::{FULL, MAX_FLOWS, ONE_FLOW};
-use lb_common::testing::scenario::{Host, ONE_ARMED, Scenario, TWO_ARMED};
-use lb_common::testing::{Frame, MemoryTables, Random};
+use lb_common::testing::scenario::{Host, NARROW, ONE_ARMED, Scenario, TAGGED, TWO_ARMED};
+use lb_common::testing::{Frame, MemoryTables, Random, script};
 use lb_tests::gate;
 use lb_tests::needs_root;
 use lb_tests::prog::{Action, Kernel, namespace, small};
@@ -73,15 +73,24 @@ impl Pair {
     /// Changes something in both, as userspace or time would.
     fn disturb(&mut self, random: &mut Random) {
         let kernel = self.kernel.snapshot().unwrap();
+        let now = self.host.now;
         let full = FULL.map(|origin| self.host.scenario.origin_at(origin));
         let host = &mut self.host.scenario.tables;
         // The two stamp entries a tick apart; from here on they agree.
         host.adopt(&kernel);
-        match random.below(11) {
+        match random.below(13) {
             0 | 1 => {
-                let id = OriginId(1 + random.below(host.origins.len()) as u32);
-                let state = OriginState(random.pick(&[0, 1, 1, 1, 2, 3]));
-                host.origins.get_mut(&id).unwrap().state = state;
+                let (flows4, flows6) = (host.flows4.borrow(), host.flows6.borrow());
+                let cores = flows4.values().map(|flow| flow.core);
+                let cores = cores.chain(flows6.values().map(|flow| flow.core));
+                // One that connections stand to, or any.
+                let mut ids: Vec<OriginId> = cores.map(|core| core.origin).collect();
+                if ids.is_empty() || random.once_in(2) {
+                    ids = host.origins.keys().copied().collect();
+                }
+                let origin = host.origins.get_mut(&random.pick(&ids)).unwrap();
+                origin.state = OriginState(random.pick(&[0, 1, 1, 1, 2, 3, 4]));
+                origin.flags = OriginFlags(random.pick(&[0, OriginFlags::RESET_WHEN_DOWN]));
             }
             2 => {
                 let hop = random.pick(&[ONE_ARMED, TWO_ARMED]);
@@ -155,6 +164,34 @@ impl Pair {
                     application.affinity_epoch += u32::from(random.once_in(4));
                 }
             }
+            10 => {
+                // Ways become narrower or wider, and tunnels come from other addresses.
+                for hop in [ONE_ARMED, TWO_ARMED, TAGGED, NARROW] {
+                    host.hops.get_mut(&hop).unwrap().mtu = random.pick(&[1000, 1300, 1500, JUMBO]);
+                }
+                for interface in host.interfaces.values_mut() {
+                    interface.mtu = random.pick(&[1200, 1500, JUMBO.into()]);
+                }
+                host.settings.smallest_mtu = 1000;
+                for (id, origin) in &host.origins {
+                    if origin.forwarding.is_tunnel() {
+                        let mtu = random.pick(&[0, 68, 1290, 1400, 9000]);
+                        let path = match mtu {
+                            0 => PathMtu::default(),
+                            mtu => PathMtu { mtu, seen: now },
+                        };
+                        host.path_mtus.borrow_mut().insert(id.0, path);
+                    }
+                }
+                let mask = random.pick(&[0, u32::MAX, 0xffff_0000]);
+                host.settings.tunnel_source = TunnelSource {
+                    prefix4: u32::from_ne_bytes([172, 16, 0, 0]),
+                    mask4: mask,
+                    mask6: random.pick(&[0, mask]),
+                    ..TunnelSource::default()
+                };
+            }
+            11 => script::vary(&mut self.host.scenario, random),
             _ => {
                 // The tables of the live generation come to stand in the other copy.
                 let before = Parity::of(host.settings.generation);
@@ -174,8 +211,9 @@ impl Pair {
                     .collect();
             }
         }
-        self.kernel.write_configuration(host).unwrap();
-        self.kernel.write_flows(host).unwrap();
+        let tables = &self.host.scenario.tables;
+        self.kernel.write_configuration(tables).unwrap();
+        self.kernel.write_flows(tables).unwrap();
     }
 
     /// Compares all flows and counters.
@@ -299,6 +337,9 @@ fn age(core: &mut FlowCore, by: u32, random: &mut Random) {
     }
 }
 
+/// MTU of interfaces for frames of several buffers.
+const JUMBO: u16 = 13_000;
+
 /// One way of running the test.
 #[derive(Clone, Copy)]
 struct Course {
@@ -309,6 +350,8 @@ struct Course {
     without: u32,
     /// Once in how many packets something changes underneath: a state, a hop, the clock, an entry.
     disturb: usize,
+    /// Whether each round has a world of its own: ways of forwarding, paths, tags, ranges.
+    worlds: bool,
 }
 
 fn run(course: Course) {
@@ -321,6 +364,12 @@ fn run(course: Course) {
             let mut scenario = Scenario::standard();
             let flags = &mut scenario.tables.settings.flags.0;
             *flags = (*flags | course.flags) & !course.without;
+            if course.worlds {
+                script::vary(&mut scenario, &mut Random(seed));
+            }
+            if course.max_payload > 1_500 {
+                scenario.set_mtu(JUMBO);
+            }
             pair.reset(scenario);
             let mut generator = Generator::new(seed);
             generator.max_payload = course.max_payload;
@@ -354,6 +403,7 @@ fn host_and_kernel_agree_on_any_packet() {
         flags: 0,
         without: 0,
         disturb: 0,
+        worlds: false,
     });
 }
 
@@ -366,6 +416,7 @@ fn they_agree_when_no_application_has_a_range() {
         flags: 0,
         without: SettingsFlags::RANGES | SettingsFlags::COUNTRIES | SettingsFlags::DNAT,
         disturb: 100,
+        worlds: false,
     });
 }
 
@@ -378,6 +429,20 @@ fn they_agree_when_tables_change_underneath() {
         flags: 0,
         without: 0,
         disturb: 50,
+        worlds: false,
+    });
+}
+
+#[test]
+fn they_agree_in_any_world() {
+    needs_root!();
+    run(Course {
+        packets: gate::number("LB_TEST_PACKETS", 100_000),
+        max_payload: 600,
+        flags: 0,
+        without: 0,
+        disturb: 100,
+        worlds: true,
     });
 }
 
@@ -395,6 +460,7 @@ fn they_agree_when_checksums_are_partial_and_frames_never_turn_around() {
             flags,
             without: 0,
             disturb: 100,
+            worlds: false,
         });
     }
 }
@@ -409,6 +475,7 @@ fn they_agree_on_frames_of_several_buffers() {
             flags,
             without: 0,
             disturb: 100,
+            worlds: false,
         });
     }
 }

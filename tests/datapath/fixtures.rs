@@ -19,6 +19,8 @@ fn each_packet_meets_its_fate_in_the_kernel() {
                 let name = format!("{}, step {number}", fixture.name);
                 let (action, left) = kernel.receive(step.ifindex, &step.frame).unwrap();
                 assert_eq!(action, Action::of(step.verdict), "{name}");
+                // Room for more.
+                kernel.held();
                 if let Some(wanted) = &step.left {
                     assert_eq!(hex(&left.0), hex(&wanted.0), "{name}");
                 }

@@ -7,7 +7,10 @@
 mod access;
 mod differential;
 mod fixtures;
+mod flows;
 mod migrate;
 mod object;
 mod probe;
+mod reasons;
+mod trace;
 mod tunnel;

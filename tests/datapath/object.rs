@@ -1,5 +1,7 @@
 //! The object itself: nothing in it can panic, the verifier takes it with room to spare, and its maps fit into memory.
 
+use aya::maps::Map;
+use lb_common::abi::maps::{self, REPORT};
 use lb_common::abi::{HashKey, PortRange, SettingsFlags};
 use lb_common::datapath::Stage;
 use lb_core::engine::{Command, Engine, Environment, Event, Kept, Report};
@@ -38,13 +40,14 @@ fn the_verifier_has_room_to_spare() {
     needs_root!();
     namespace().enter(|| {
         let kernel = Kernel::new(&small()).unwrap();
-        for stage in Stage::ALL {
-            let name = stage.program();
-            let budget = if *stage == Stage::Known {
-                KNOWN_BUDGET
-            } else {
-                BUDGET
+        let stages = Stage::ALL.iter().map(|stage| {
+            let budget = match stage {
+                Stage::Known | Stage::Traced => KNOWN_BUDGET,
+                _ => BUDGET,
             };
+            (stage.program(), budget)
+        });
+        for (name, budget) in stages.chain([(REPORT.1, BUDGET)]) {
             let info = kernel.ebpf().program(name).unwrap().info().unwrap();
             let verified = info.verified_instruction_count().unwrap();
             let size = info.size_translated().unwrap();
@@ -57,6 +60,32 @@ fn the_verifier_has_room_to_spare() {
                 "{name}: {verified} instructions verified, more than {budget}"
             );
         }
+    });
+}
+
+/// All that tracing costs a packet that nobody traces is one look at the settings, which it needs anyway.
+#[test]
+fn the_program_of_every_packet_has_nothing_to_do_with_tracing() {
+    needs_root!();
+    namespace().enter(|| {
+        let kernel = Kernel::new(&small()).unwrap();
+        let maps_of = |program: &str| {
+            let info = kernel.ebpf().program(program).unwrap().info().unwrap();
+            info.map_ids().unwrap().unwrap()
+        };
+        let number = |name| match kernel.ebpf().map(name) {
+            Some(Map::Array(data) | Map::PerfEventArray(data)) => data.info().unwrap().id(),
+            other => panic!("{name} is {other:?}"),
+        };
+        for name in [maps::TRACING, maps::REPORTS] {
+            assert!(maps_of(REPORT.1).contains(&number(name)), "{name}");
+            assert!(!maps_of(Stage::Known.program()).contains(&number(name)), "{name}");
+        }
+        let size = |stage: Stage| {
+            let info = kernel.ebpf().program(stage.program()).unwrap().info().unwrap();
+            info.size_translated().unwrap()
+        };
+        assert!(size(Stage::Known) < size(Stage::Traced));
     });
 }
 
@@ -114,6 +143,7 @@ fn maps_for_1_000_applications_10_000_origins_and_a_million_flows_fit_into_memor
             snat_ports: PortRange::default(),
             flags: SettingsFlags(0),
             capacity: sizes.capacity,
+            max_flows: sizes.max_flows,
             adopted: None,
             kept: Kept::default(),
             assume_healthy: true,

@@ -2,7 +2,7 @@
 
 use crate::{eu, http_at, on_all};
 use lb_tests::check::SOON;
-use lb_tests::config::{application, balancer};
+use lb_tests::config::{application, balancer, pool};
 use lb_tests::daemon::Daemon;
 use lb_tests::gate::number;
 use lb_tests::lab::{Lab, VIP4};
@@ -68,11 +68,19 @@ impl Kept {
     }
 }
 
+/// Flows that could have been kept from eviction, had there been room.
+const NO_ROOM: &str = "flow_table_full";
+
+fn drops(lb: &Daemon, reason: &str) -> u64 {
+    lb.status().json()["drops"][reason].as_u64().unwrap_or(0)
+}
+
 /// Everything that lb has dropped or refused.
 fn dropped(lb: &Daemon) -> u64 {
     let status = lb.status();
     let drops = status.json()["drops"].as_object().unwrap();
-    drops.values().filter_map(serde_json::Value::as_u64).sum()
+    let dropped = drops.iter().filter(|(reason, _)| *reason != NO_ROOM);
+    dropped.filter_map(|(_, count)| count.as_u64()).sum()
 }
 
 #[test]
@@ -87,10 +95,17 @@ fn ten_thousand_connections_outlive_floods_of_five_million_forged_packets() {
     setrlimit(Resource::Nofile, most).unwrap();
     let lab = Lab::routed(2);
     let _nginx = on_all(&lab, servers::nginx);
-    let pool = eu(&lab, VIP4, 0, &[1.0, 1.0]).unmonitored();
+    let eu = eu(&lab, VIP4, 0, &[1.0, 1.0]).unmonitored();
+    let direct = lab.origins.iter().fold(pool("direct"), |pool, host| {
+        pool.origin(host, VIP4, 0, 1.0)
+            .origin_line("forwarding = \"dsr_l2\"")
+    });
     let config = format!(
-        "{pool}{}{}{}",
+        "{eu}{}{}{}{}{}{}",
+        direct.unmonitored(),
         balancer("web", &["eu"], None),
+        balancer("straight", &["direct"], None),
+        application("straight", "tcp/81", VIP4, "straight"),
         application("web", "tcp/80", VIP4, "web"),
         application("names", "udp/53", VIP4, "web")
     );
@@ -101,7 +116,7 @@ fn ten_thousand_connections_outlive_floods_of_five_million_forged_packets() {
     assert_eq!(kept.ask(), Vec::<String>::new(), "before any flood");
     let mut traffic = Traffic::new(&lab);
     let packets = number("LB_TEST_FLOOD", 5_000_000);
-    for (flood, port) in [(Flood::Syn, 80), (Flood::Udp, 53)] {
+    for (flood, port) in [(Flood::Handshakes, 81), (Flood::Syn, 80), (Flood::Udp, 53)] {
         let before = dropped(&lb);
         traffic.order_flood(flood, (VIP4, port).into());
         let started = Instant::now();
@@ -124,11 +139,18 @@ fn ten_thousand_connections_outlive_floods_of_five_million_forged_packets() {
         let failures = kept.ask();
         assert!(
             failures.is_empty(),
-            "{} of {count} connections did not answer after the flood: {:?}",
+            "{} of {} connections did not answer after the flood: {:?}",
             failures.len(),
+            kept.0.len(),
             &failures[..failures.len().min(5)]
         );
-        println!("{count} of {count} connections answer");
+        println!("{} of {} connections answer", kept.0.len(), kept.0.len());
+        if let Flood::Handshakes = flood {
+            // What looks like connections has not taken the room of real ones: these outlive the next floods.
+            assert!(drops(&lb, NO_ROOM) > 0, "the flood is larger than its share");
+            kept.0.append(&mut Kept::open(&lab, http_at(VIP4), count / 10).0);
+            assert_eq!(kept.ask(), Vec::<String>::new(), "opened after the flood");
+        }
     }
     drop(traffic);
     let report = load::run(&lab.client, 500, WORKERS, load::http(http_at(VIP4)));

@@ -8,6 +8,7 @@ use lb_tests::check::{SOON, wait_until};
 use lb_tests::config::{MONITOR, application};
 use lb_tests::daemon::Daemon;
 use lb_tests::forwarding::{Route, agent, pool_names, pools};
+use lb_tests::gate::lb_binary;
 use lb_tests::lab::{Host, Lab, VIP4, VIP6};
 use lb_tests::netns::Netns;
 use lb_tests::raw::FrameSocket;
@@ -28,6 +29,8 @@ const PIECE: usize = 1_200;
 const COUNT: usize = 20;
 /// Only what is lost takes as long.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Times that a daemon takes over from another.
+const UPGRADES: usize = 5;
 /// First port of the applications.
 const FIRST_PORT: u16 = 5_300;
 
@@ -362,6 +365,50 @@ fn are_kept_apart(world: &World, others: [IpAddr; 2]) {
         }
     }
     assert_eq!(world.count("fragment_expired"), 0);
+}
+
+#[test]
+fn fragments_that_wait_outlive_the_daemon_that_holds_them() {
+    needs_root!();
+    let mut world = World::new(returning());
+    let (client, node) = (mac(&world.lab.client, "eth0"), mac(&world.lab.node, "eth0"));
+    let (socket, from) = world.client(0, None);
+    let target = world.target(0);
+    let stop = AtomicBool::new(false);
+    let lost = std::thread::scope(|scope| {
+        let (lab, stop) = (&world.lab, &stop);
+        let sender = scope.spawn(move || {
+            let mut lost = Vec::new();
+            for number in 0.. {
+                let sent = payload(number, 4_000);
+                let packet = PacketBuilder::udp(from, target).payload(&sent);
+                let pieces = pieces(&packet.link(client, node), number, 4_000);
+                let result: io::Result<()> = lab.client.enter(|| {
+                    let raw = FrameSocket::open("eth0")?;
+                    pieces[1..].iter().try_for_each(|frame| raw.send(frame))?;
+                    // Nearly always some wait, also at the moment that matters.
+                    std::thread::sleep(Duration::from_millis(200));
+                    raw.send(&pieces[0])
+                });
+                result.unwrap();
+                if received(&socket) != Some(sent) {
+                    lost.push(number);
+                }
+                if stop.load(Ordering::Relaxed) {
+                    println!("{number} datagrams while one daemon took over from another");
+                    break;
+                }
+            }
+            lost
+        });
+        for _ in 0..UPGRADES {
+            world.lb.take_over(&lb_binary());
+        }
+        stop.store(true, Ordering::Relaxed);
+        sender.join().unwrap()
+    });
+    assert_eq!(lost, [0; 0]);
+    assert_eq!(world.count("fragment_not_held"), 0);
 }
 
 #[test]

@@ -194,6 +194,38 @@ fn the_only_link_goes_down_and_comes_back() {
     all_are_served(&lab, http_at(VIP4));
 }
 
+/// A router that is replaced by another need not say so.
+#[test]
+fn a_gateway_that_changes_its_link_address_without_a_word_is_followed() {
+    needs_root!();
+    let _quiet = gate::alone();
+    for vip in [IpAddr::from(VIP4), VIP6.into()] {
+        let lab = Lab::behind_gateway(2);
+        let _nginx = on_all(&lab, servers::nginx);
+        let _echo = on_all(&lab, servers::echo);
+        let mut lb = Daemon::start(&lab, &unwatched(vip, eu(&lab, vip, 0, &[1.0, 1.0])));
+        lb.wait_healthy(&["eu"]);
+        let server = http_at(vip);
+        all_are_served(&lab, server);
+        let mut flow = open(&lab, vip);
+        for last in 1..4 {
+            // For a second after its entry has changed, the kernel believes nobody (LOCKTIME in net/ipv4/arp.c).
+            std::thread::sleep(Duration::from_millis(1100));
+            let since = Instant::now();
+            lab.gateway()
+                .ip(&format!("link set dev eth0 address 02:00:00:00:77:{last:02x}"));
+            assert_followed(
+                &lab,
+                server,
+                since,
+                &format!("{vip}: gateway's address {last}, unsaid"),
+            );
+            flow.ping()
+                .expect("the connection goes on by the gateway's new address");
+        }
+    }
+}
+
 #[test]
 fn the_gateways_new_link_address_and_a_new_gateway_are_followed() {
     needs_root!();

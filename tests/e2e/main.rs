@@ -1,8 +1,9 @@
 //! End to end: the real binary, real servers and real clients in network namespaces. Every test needs root, builds its
 //! own lab, and waits for states rather than for time.
 //!
-//! Numbers can be made smaller for a quick run: `LB_TEST_REQUESTS`, `LB_TEST_DOWNLOAD_MB`, `LB_TEST_FLOWS`,
-//! `LB_TEST_RELOADS`, `LB_TEST_UPGRADES`.
+//! Numbers can be made smaller for a quick run: `LB_TEST_REQUESTS`, `LB_TEST_MATRIX_REQUESTS`, `LB_TEST_DOWNLOAD_MB`,
+//! `LB_TEST_TRANSFER_MB`, `LB_TEST_FLOWS`, `LB_TEST_RELOADS`, `LB_TEST_UPGRADES`, `LB_TEST_GENERATIONS`, `LB_TEST_FLOOD`,
+//! `LB_TEST_CONNECTIONS`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -29,6 +30,7 @@ mod spread;
 mod steering;
 mod takeover;
 mod topology;
+mod trace;
 mod transfer;
 
 use lb_tests::config::{MONITOR, Pool, application, balancer, pool};

@@ -16,6 +16,7 @@ use lb_tests::{gate, needs_root, servers};
 use rustix::process::Signal;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Instant;
@@ -181,6 +182,25 @@ fn what_cannot_take_over_says_so_and_changes_nothing() {
     let (code, words) = refused(&lab, &mut lb);
     assert_eq!(code, Some(3), "{words}");
     lb.write_config(&config);
+
+    // Somebody else has a port that the new daemon is to listen on.
+    let (listen, port) = ("listen = [\"127.0.0.1:7655\"]\n", 7655);
+    let taken = lab.node.enter(|| TcpListener::bind(("127.0.0.1", port))).unwrap();
+    lb.write_config(&format!("{listen}{config}"));
+    let (code, words) = refused(&lab, &mut lb);
+    assert_eq!(code, Some(6), "{words}");
+    assert!(
+        words.contains("127.0.0.1:7655") && words.contains("Nothing was changed"),
+        "{words}"
+    );
+    drop(taken);
+    // It is free again, and then the one has it that is to leave.
+    for _ in 0..2 {
+        lb.take_over(&lb_binary());
+        let listens = lab.node.enter(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+        assert!(listens, "{}", lb.log());
+    }
+    lb.wait_healthy(&["eu"]);
 
     // A daemon that hangs is not robbed.
     lb.signal(Signal::STOP);

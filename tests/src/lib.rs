@@ -18,6 +18,7 @@ pub mod lab;
 pub mod layout1;
 pub mod load;
 pub mod netns;
+pub mod pcapng;
 pub mod process;
 pub mod prog;
 pub mod raw;

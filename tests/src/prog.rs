@@ -13,7 +13,7 @@ use lb_common::abi::{
     AccessRule, Application, ApplicationKey, CountryKey, Held, Hop, Interface, Ip, Load, Origin, PathMtu,
     Pool, PortSpan, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
 };
-use lb_common::datapath::{DropReason, Exit, Hold, Stage, Verdict};
+use lb_common::datapath::{Exit, Stage, Verdict};
 use lb_common::testing::scenario::{ARRAY_ROWS, CLIENT_SIDE, ORIGIN_SIDE};
 use lb_common::testing::{Frame, MemoryTables};
 use lb_core::image::Capacity;
@@ -88,6 +88,8 @@ pub fn small() -> MapSizes {
 /// The loaded program.
 pub struct Kernel {
     loaded: Loaded,
+    /// Rows of arrays that have been written, as far as [`COUNTED`] does not cover them: only they are read and cleared.
+    used: BTreeMap<String, u32>,
     pub clock: Clock,
     /// Room for what a run leaves of a frame.
     output: Vec<u8>,
@@ -125,6 +127,7 @@ impl Kernel {
         Ok(Self {
             held: held.collect::<Result<_, _>>()?,
             loaded,
+            used: BTreeMap::new(),
             clock,
             output: vec![0; 80 * 1024],
         })
@@ -133,6 +136,10 @@ impl Kernel {
     #[must_use]
     pub fn ebpf(&self) -> &Ebpf {
         &self.loaded.ebpf
+    }
+
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.loaded.ebpf
     }
 
     /// A further handle to a map.
@@ -182,17 +189,44 @@ impl Kernel {
     /// # Errors
     /// The kernel cannot run it: frames have at least 14 bytes, and the interface exists.
     pub fn receive(&mut self, ifindex: u32, frame: &Frame) -> Result<(Action, Frame)> {
+        self.receive_behind(0, ifindex, frame)
+    }
+
+    /// As [`Self::receive`], where so many bytes of metadata (a multiple of four) leave the frame's head less room to grow.
+    ///
+    /// # Errors
+    /// The kernel cannot run it.
+    pub fn receive_behind(
+        &mut self,
+        metadata: usize,
+        ifindex: u32,
+        frame: &Frame,
+    ) -> Result<(Action, Frame)> {
+        let input = [&vec![0; metadata], &frame.0[..]].concat();
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context: [u32; 6] = [0, frame.0.len() as u32, 0, ifindex, 0, 0];
+        let context: [u32; 6] = [metadata as u32, input.len() as u32, 0, ifindex, 0, 0];
         let options = TestRunOptions {
-            data_in: Some(&frame.0),
+            data_in: Some(&input),
             data_out: Some(&mut self.output),
             ctx_in: Some(bytemuck::bytes_of(&context)),
             ..TestRunOptions::new()
         };
         let result = program(&mut self.loaded.ebpf, Stage::Known.program())?.test_run(options)?;
-        let left = self.output[..result.data_size_out as usize].to_vec();
+        let left = self.output[metadata..result.data_size_out as usize].to_vec();
         Ok((Action(result.return_value), Frame(left)))
+    }
+
+    /// Takes no more frames that are to be held.
+    pub fn stop_listening(&mut self) {
+        self.held.clear();
+    }
+
+    /// Takes a stage out of the pipeline.
+    ///
+    /// # Errors
+    /// The map of the stages cannot be written.
+    pub fn without(&mut self, stage: Stage) -> Result<()> {
+        Ok(self.loaded.stages.clear_index(&stage.index())?)
     }
 
     /// The frames that the program has handed over to be held, since this was last asked.
@@ -228,15 +262,24 @@ impl Kernel {
     }
 
     fn fill<V: Pod>(&mut self, name: &str, rows: impl Iterator<Item = (u32, V)>) -> Result<()> {
+        let mut used = self.used(name);
         let mut array = self.array(name)?;
         for (index, row) in rows {
             array.set(index, row, 0)?;
+            used = used.max(index + 1);
         }
+        self.used.insert(name.to_owned(), used);
         Ok(())
     }
 
+    /// How many rows of an array may hold something.
+    fn used(&self, name: &str) -> u32 {
+        self.used.get(name).copied().unwrap_or(COUNTED)
+    }
+
     fn clear<V: Pod + Default>(&mut self, name: &str) -> Result<()> {
-        self.fill(name, (0..ARRAY_ROWS).map(|index| (index, V::default())))
+        let rows = 0..self.used(name);
+        self.fill(name, rows.map(|index| (index, V::default())))
     }
 
     fn replace<K: Pod, V: Pod>(&mut self, name: &str, rows: impl Iterator<Item = (K, V)>) -> Result<()> {
@@ -359,9 +402,10 @@ impl Kernel {
 
     /// The rows of an array that hold something.
     fn written<V: Pod + Default + PartialEq>(&mut self, name: &str) -> Result<BTreeMap<u32, V>> {
+        let used = self.used(name);
         let array = self.array::<V>(name)?;
         let mut rows = BTreeMap::new();
-        for index in 0..ARRAY_ROWS {
+        for index in 0..used {
             let row = array.get(&index, 0)?;
             if row != V::default() {
                 rows.insert(index, row);
@@ -407,13 +451,7 @@ impl Kernel {
         let verdicts = self.per_cpu::<u64>(maps::VERDICTS)?;
         for index in 0..maps::VERDICT_ROWS {
             let count: u64 = verdicts.get(&index, 0)?.iter().sum();
-            // Nobody takes here what is to be held.
-            let row = if index == DropReason::NotHeld.row() {
-                Hold::Fragment.row()
-            } else {
-                index
-            };
-            *tables.verdicts.borrow_mut().entry(row).or_default() += count;
+            tables.verdicts.borrow_mut().insert(index, count);
         }
         for (name, into) in [
             (maps::APPLICATION_TRAFFIC, &tables.application_traffic),
@@ -441,5 +479,5 @@ impl Kernel {
 /// Pages of a CPU's buffer for held frames: room for the longest.
 const BUFFER_PAGES: usize = 16;
 
-/// Rows of the traffic counters that scenarios use.
-const COUNTED: u32 = 64;
+/// Rows of counters that scenarios use, by application and by origin.
+const COUNTED: u32 = 128;

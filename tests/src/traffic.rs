@@ -44,6 +44,8 @@ pub struct Traffic {
 pub enum Flood {
     Syn,
     Udp,
+    /// SYNs, each followed by the acknowledgement of an answer that the sender has not seen.
+    Handshakes,
 }
 
 impl Traffic {
@@ -88,10 +90,11 @@ impl Traffic {
     pub fn order_flood(&mut self, flood: Flood, to: SocketAddr) {
         let from: SocketAddr = (Ipv4Addr::UNSPECIFIED, 0).into();
         let (builder, checksum_at) = match flood {
-            Flood::Syn => (PacketBuilder::tcp(from, to, 2), 50),
+            Flood::Syn | Flood::Handshakes => (PacketBuilder::tcp(from, to, 2), 50),
             Flood::Udp => (PacketBuilder::udp(from, to).payload(&[0x55; 22]), 40),
         };
-        self.order(builder, checksum_at, (0, 0), [0; LAP as usize]);
+        let handshakes = matches!(flood, Flood::Handshakes);
+        self.order(builder, checksum_at, (0, 0), handshakes, [0; LAP as usize]);
     }
 
     /// Says that numbered datagrams to a VIP's ports from [`FIRST_PORT`] on are to be sent, in turns; they must arrive
@@ -113,7 +116,7 @@ impl Traffic {
         let builder = PacketBuilder::udp(from, (vip, FIRST_PORT).into())
             .payload(&[0; 30])
             .checksum(lb_common::testing::Checksum::None);
-        self.order(builder, 0, (applications, window), origins);
+        self.order(builder, 0, (applications, window), false, origins);
     }
 
     fn order(
@@ -121,6 +124,7 @@ impl Traffic {
         builder: PacketBuilder,
         checksum_at: u32,
         (applications, window): (u32, u32),
+        handshakes: bool,
         origins: [u64; LAP as usize],
     ) {
         let (from, ifindex) = link(&self.client, "eth0");
@@ -134,6 +138,8 @@ impl Traffic {
             ifindex,
             checksum_at,
             window,
+            handshakes: handshakes.into(),
+            reserved: 0,
             origins,
         };
         self.array(ORDER).set(0, order, 0).expect("the only value");

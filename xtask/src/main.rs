@@ -1,6 +1,7 @@
 //! What one does with the tree: `cargo xtask setup | test | demo | bench | fuzz | tidy`. One file a task.
 
 mod bench;
+mod corpus;
 mod demo;
 mod fuzz;
 mod programs;

@@ -61,7 +61,11 @@ pub struct FlowCore {
     pub opened: u32,
     /// How the origin is reached. Flows that are forwarded directly have the client's entry only, and leave as they came.
     pub forwarding: Forwarding,
-    pub reserved: [u8; 3],
+    /// Of a connection that was reset or closed, as far as is seen: how often the client has opened another one since, from
+    /// the same port. Such a SYN goes to the same origin, which knows better. In the client's entry, counted no further than
+    /// to 2; `opened` is when it was last counted.
+    pub asked: u8,
+    pub reserved: [u8; 2],
 }
 
 /// One direction of an IPv4 flow.
@@ -116,6 +120,12 @@ impl TcpState {
     pub const RESET: u8 = 16;
     /// The node has reset the connection: each side is told so when it sends.
     pub const ENDED: u8 = 32;
+    /// Since the reset the client has sent something that resets and opens nothing.
+    pub const CLIENT_GOES_ON: u8 = 64;
+    /// As has the origin.
+    pub const ORIGIN_GOES_ON: u8 = 128;
+    /// Both: nobody believed the reset.
+    pub const BOTH_GO_ON: u8 = Self::CLIENT_GOES_ON | Self::ORIGIN_GOES_ON;
 
     /// Whether all of `bits` are set.
     #[inline(always)]
@@ -123,10 +133,18 @@ impl TcpState {
         self.0 & bits == bits
     }
 
-    /// Whether both halves are closed or the connection was reset: only stragglers follow.
+    /// Whether both halves are closed or the connection was reset: only stragglers follow, unless the reset was a lie.
     #[inline(always)]
     pub const fn closing(self) -> bool {
         self.has(Self::CLIENT_FIN | Self::ORIGIN_FIN) || self.has(Self::RESET)
+    }
+
+    /// Whether the connection is over for all that is known. Resets of established ones can be forged by whoever guesses the
+    /// addresses and ports: the ends see that the sequence number is wrong (RFC 5961 section 3.2), the node does not.
+    #[inline(always)]
+    pub const fn over(self) -> bool {
+        let closed = self.has(Self::CLIENT_FIN | Self::ORIGIN_FIN) || self.has(Self::ENDED);
+        closed || self.has(Self::RESET) && !self.has(Self::ESTABLISHED)
     }
 }
 

@@ -33,7 +33,7 @@ pub const SOURCE_RATES: &str = "SOURCE_RATES";
 pub const REPLY_RATE: &str = "REPLY_RATE";
 /// Affinity: LRU hash, [`super::AffinityKey`] → [`super::Affinity`].
 pub const AFFINITY: &str = "AFFINITY";
-/// Array of [`super::Load`] by origin id.
+/// Array of [`super::Load`] by origin id; the first row stands for all direct origins together.
 pub const LOADS: &str = "LOADS";
 /// Array of [`super::Load`] by origin id: established flows that userspace has removed, to be taken off [`LOADS`]. Each
 /// map has one writer.
@@ -65,6 +65,10 @@ pub const ORIGIN_TRAFFIC: &str = "ORIGIN_TRAFFIC";
 /// Frames that userspace shall hold: perf event array; each event is a [`super::Held`] and the frame. Not pinned: whoever
 /// listens has loaded the program.
 pub const HELD: &str = "HELD";
+/// What is traced: array of one [`super::Tracing`]; not pinned.
+pub const TRACING: &str = "TRACING";
+/// Reports of traced packets: perf event array of [`super::Report`]s, each with the start of its frame; not pinned.
+pub const REPORTS: &str = "REPORTS";
 /// Per-CPU working memory of one packet; not pinned.
 pub const SCRATCH: &str = "SCRATCH";
 
@@ -107,6 +111,9 @@ pub const VERDICT_ROWS: u32 = 128;
 /// The stages' programs, for tail calls, by the number of their [`crate::datapath::Stage`]. Pinned with the program that uses
 /// it, because the kernel empties such a map when userspace lets go of it.
 pub const STAGES: &str = "STAGES";
+/// The program that reports what became of a packet that is traced, and lets it go: its place behind the stages in
+/// [`STAGES`], and its name.
+pub const REPORT: (u32, &str) = (crate::datapath::Stage::ALL.len() as u32, "lb_report");
 /// Name of the program that only tells the time: it writes two `u64` to the start of its frame, jiffies and the monotonic
 /// clock in nanoseconds. Run by userspace, never attached.
 pub const CLOCK: &str = "lb_clock";

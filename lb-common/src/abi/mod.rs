@@ -17,6 +17,7 @@ mod origin;
 mod pool;
 mod settings;
 mod slot;
+mod trace;
 #[cfg(feature = "user")]
 mod user;
 mod vip;
@@ -33,6 +34,7 @@ pub use origin::{Forwarding, Load, Origin, OriginFlags, OriginId, OriginState, P
 pub use pool::{Pool, PoolFlags, PoolId, PoolRow, Table, TableKind};
 pub use settings::{HashKey, Parity, PortRange, Settings, SettingsFlags, TunnelSource};
 pub use slot::Slot;
+pub use trace::{Ends, MAX_SNAP, Prefix, Report, ReportKind, Tap, TraceKinds, Tracing};
 pub use vip::{AddressRole, PortSpan, Spans, Vip, VipKey};
 
 /// The layout of all maps. Part of the pin path: see [`maps::pin_directory`].

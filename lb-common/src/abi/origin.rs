@@ -11,6 +11,8 @@ pub struct OriginId(pub u32);
 
 impl OriginId {
     pub const NONE: Self = Self(0);
+    /// Row of the [`Load`] of all origins that are forwarded to directly.
+    pub const DIRECT: Self = Self(0);
 }
 
 /// What the packet path needs to know of an origin.

@@ -70,7 +70,9 @@ pub struct Settings {
     /// Number of the live generation: 0 means that nothing was written yet and every packet passes. Its lowest bit is
     /// the [`Parity`] of the live copy. Writing it makes a whole configuration visible at once.
     pub generation: u32,
-    pub reserved: u32,
+    /// Established flows that are forwarded directly, in both families together; 0: any number. Their clients prove nothing
+    /// to the node, and leave room for those of others.
+    pub max_direct: u32,
 }
 
 /// Where the outer source addresses of tunnels come from: the origin's source addresses, or, where a mask is not 0, a prefix

@@ -5,13 +5,13 @@
 //! 3. TCP segments that open nothing end here, except where they may belong to a flow that needs no memory.
 //! 4. Rates, each only charged when no other refuses. What an origin gives up because it serves no longer is opened anew,
 //!    and counts.
-//! 5. The origin that the client is bound to, which leaves nothing to choose.
+//! 5. The origin that the client is bound to, which leaves nothing to choose; or that of a flow which may not be over.
 
 use super::access;
 use super::family::{Family, V4, V6};
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use super::rate;
-use super::scratch::Scratch;
+use super::scratch::{Errand, Scratch};
 use super::select;
 use super::span;
 use super::tables::Tables;
@@ -47,7 +47,13 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
             protocol: arriving.protocol,
             parity: scratch.opening.parity,
         };
-        let Some(application) = span::find(packet, tables, &key) else {
+        // Nobody has looked for it yet where the flow was established.
+        let exact = if scratch.errand == Errand::Ask {
+            tables.application(&key)
+        } else {
+            None
+        };
+        let Some(application) = exact.or_else(|| span::find(packet, tables, &key)) else {
             return pass(Pass::NotOurs);
         };
         scratch.opening.application = application;
@@ -88,6 +94,9 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
         if let Err(reason) = charge(tables, application, source, clock) {
             return drop(reason);
         }
+    }
+    if scratch.errand == Errand::Ask {
+        return Step::Go(Stage::Retire);
     }
     select::begin::<F>(settings, scratch);
     if scratch.opening.application.affinity_ttl != 0 {

@@ -127,7 +127,7 @@ fn directly<F: Family, T: Tables>(
     core.source_port = arriving.source_port;
     core.destination_port = arriving.destination_port;
     // It may have begun at another node, or before this one forgot it.
-    core.tcp = track::step(&core, arriving.protocol, draft.subject.segment.flags);
+    core.tcp = track::step(&core, &draft.subject.segment);
     draft.client_key = F::key(&arriving);
     draft.client = F::flow(core, &arriving);
     if core.tcp.closing() {
@@ -224,7 +224,7 @@ fn look_up<F: Family, T: Tables>(
             let core = F::core(flow);
             let timeouts = tables.timeouts(core.application).unwrap_or_default();
             let idle = now.wrapping_sub(core.seen);
-            let closed = core.tcp.closing() && idle < u32::MAX / 2 && idle > timeouts.tcp_closing >> 4;
+            let closed = core.tcp.over() && idle < u32::MAX / 2 && idle > timeouts.tcp_closing >> 4;
             let over = track::age(&timeouts, protocol, core, now) == Age::Expired
                 || (closed_too && (closed || F::leaving(flow, protocol) == back));
             *holder = if over { old } else { Holder::Flow };

@@ -9,6 +9,7 @@ use super::verdict::Pass;
 use crate::abi::{Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Protocol, TunnelSource};
 use crate::hash;
 use crate::packet::Packet;
+use bytemuck::Pod;
 use core::mem::offset_of;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
@@ -17,6 +18,8 @@ pub trait Family: Sized {
     type Address: Copy + PartialEq + Into<Ip>;
     type Key: Copy;
     type Flow: Copy;
+    /// A header without options or extensions, as it is written.
+    type Header: Pod;
 
     const HEADER_LEN: usize;
     /// The protocol of its control messages.
@@ -71,8 +74,8 @@ pub trait Family: Sized {
     fn class<P: Packet>(packet: &P, at: usize) -> Option<u8>;
     /// The outer source address of a flow with this hash, where such addresses are configured.
     fn tunnel_source(source: &TunnelSource, hash: u32) -> Option<Self::Address>;
-    /// Writes the outer header of a tunnel at `at`.
-    fn write_outer<P: Packet>(packet: &mut P, at: usize, outer: &Outer<Self::Address>) -> Option<()>;
+    /// The outer header of a tunnel.
+    fn outer(outer: &Outer<Self::Address>) -> Self::Header;
 
     fn key(tuple: &Tuple<Self::Address>) -> Self::Key;
     /// One direction's entry: what all families share, and the addresses that its packets leave with.
@@ -141,6 +144,7 @@ impl Family for V4 {
     type Address = Ip4;
     type Key = FlowKey4;
     type Flow = Flow4;
+    type Header = Ipv4;
 
     const HEADER_LEN: usize = IPV4_LEN;
     const ICMP: Protocol = Protocol::ICMP;
@@ -257,7 +261,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn write_outer<P: Packet>(packet: &mut P, at: usize, outer: &Outer<Ip4>) -> Option<()> {
+    fn outer(outer: &Outer<Ip4>) -> Ipv4 {
         let total = outer.payload.wrapping_add(IPV4_LEN as u16);
         let mut header =
             Ipv4::new(outer.source, outer.destination, outer.protocol, OWN_TTL, total).with_tos(outer.class);
@@ -265,7 +269,7 @@ impl Family for V4 {
             header = header.fragmentable(outer.identification);
         }
         header.checksum = !checksum::fold(header.sum());
-        packet.write(at, header)
+        header
     }
 
     #[inline(always)]
@@ -370,6 +374,7 @@ impl Family for V6 {
     type Address = Ip6;
     type Key = FlowKey6;
     type Flow = Flow6;
+    type Header = Ipv6;
 
     const HEADER_LEN: usize = IPV6_LEN;
     const ICMP: Protocol = Protocol::ICMPV6;
@@ -469,7 +474,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn write_outer<P: Packet>(packet: &mut P, at: usize, outer: &Outer<Ip6>) -> Option<()> {
+    fn outer(outer: &Outer<Ip6>) -> Ipv6 {
         let Outer {
             source,
             destination,
@@ -479,8 +484,7 @@ impl Family for V6 {
             label,
             ..
         } = *outer;
-        let header = Ipv6::new(source, destination, protocol, OWN_TTL, payload).with_class(class, label);
-        packet.write(at, header)
+        Ipv6::new(source, destination, protocol, OWN_TTL, payload).with_class(class, label)
     }
 
     #[inline(always)]

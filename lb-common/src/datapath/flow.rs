@@ -18,6 +18,10 @@ pub enum Fate {
     Keep,
     /// The entry changed, and its twin must.
     Renew,
+    /// The same, and what was believed of the connection is not true any more.
+    Revise,
+    /// The client opens a connection on a flow that is said to be over: its origin is to be asked.
+    Ask,
     /// The flow has ended, or its origin serves it no longer.
     End,
     /// The client repeats the SYN that the origin does not answer: another one is to be tried.
@@ -46,12 +50,19 @@ pub fn follow<F: Family, T: Tables>(
         *entry = *flow;
         fate
     })?;
-    if fate != Fate::Keep && fate != Fate::Renew {
+    if fate != Fate::Keep && fate != Fate::Renew && fate != Fate::Revise && fate != Fate::Ask {
         return Some(fate);
     }
     let core = F::core(entry);
     // An origin without a record serves nobody.
     let origin = tables.origin(core.origin).unwrap_or_default();
+    if fate == Fate::Ask {
+        return Some(if can_tell(&origin, core) { fate } else { Fate::End });
+    }
+    // It has answered a SYN of a flow that it was given while it served.
+    if fate == Fate::Revise && segment.flags.has(TcpFlags::SYN) && !role(core).accepts(origin.state) {
+        return Some(Fate::End);
+    }
     Some(match standing(&origin, segment, core) {
         Standing::Serves => fate,
         Standing::Released => Fate::End,
@@ -84,9 +95,15 @@ fn renew(context: &Context, timeouts: &Timeouts, segment: &Segment, core: &mut F
     let age = track::age(timeouts, segment.protocol, core, context.now);
     let from_client = core.side == FlowSide::CLIENT;
     let opens = from_client && segment.flags.opens();
-    // A SYN on a closing flow is a new connection that reuses the ports (RFC 9293 section 3.6.1).
-    if age == Age::Expired || (opens && core.tcp.closing()) {
+    if age == Age::Expired {
         return Fate::End;
+    }
+    if opens && core.tcp.closing() {
+        return if track::in_doubt(core) {
+            Fate::Ask
+        } else {
+            Fate::End
+        };
     }
     if core.tcp.has(TcpState::ENDED) {
         return Fate::Refuse;
@@ -95,16 +112,19 @@ fn renew(context: &Context, timeouts: &Timeouts, segment: &Segment, core: &mut F
         return Fate::Retry;
     }
     let mut fate = if age == Age::Aged { Fate::Renew } else { Fate::Keep };
-    let next = track::step(core, segment.protocol, segment.flags);
-    if next != core.tcp {
-        core.tcp = next;
-        fate = Fate::Renew;
-    }
-    if from_client && !came_by(core, &context.link, context.ifindex) {
+    let came_by = !from_client || came_by(core, &context.link, context.ifindex);
+    if !came_by {
         learn(core, &context.link, context.ifindex);
         fate = Fate::Renew;
     }
-    if fate == Fate::Renew {
+    let next = track::step(core, segment);
+    if next != core.tcp {
+        let lost = core.tcp.0 & !next.0;
+        fate = if lost == 0 { Fate::Renew } else { Fate::Revise };
+        core.tcp = next;
+        core.asked = 0;
+    }
+    if fate != Fate::Keep {
         core.seen = context.now;
     }
     fate
@@ -175,15 +195,35 @@ pub enum Standing {
     Reset,
 }
 
-/// What the state of its origin means for a flow. TCP connections stay, unless their origin's time is over.
+/// The role in which a flow was given to its origin.
 #[inline(always)]
-pub fn standing(origin: &Origin, segment: &Segment, core: &FlowCore) -> Standing {
-    let role = if core.last_resort == 0 {
+fn role(core: &FlowCore) -> Role {
+    if core.last_resort == 0 {
         Role::Steered
     } else {
         Role::LastResort
-    };
-    if role.accepts(origin.state) {
+    }
+}
+
+/// Whether the connections of an origin are reset.
+#[inline(always)]
+fn resets(origin: &Origin) -> bool {
+    origin.state == OriginState::ENDED
+        || (origin.state == OriginState::DOWN && origin.flags.has(OriginFlags::RESET_WHEN_DOWN))
+}
+
+/// Whether an origin can tell if a connection is over. What it tells a client directly is not heard: then it must be one
+/// that is likely to be there.
+#[inline(always)]
+fn can_tell(origin: &Origin, core: &FlowCore) -> bool {
+    let there = origin.state == OriginState::UP || origin.state == OriginState::DRAINING;
+    !resets(origin) && (there || !core.forwarding.is_direct())
+}
+
+/// What the state of its origin means for a flow. TCP connections stay, unless their origin's time is over.
+#[inline(always)]
+pub fn standing(origin: &Origin, segment: &Segment, core: &FlowCore) -> Standing {
+    if role(core).accepts(origin.state) {
         return Standing::Serves;
     }
     if segment.protocol != Protocol::TCP || (segment.flags.opens() && core.tcp == TcpState::NEW) {
@@ -193,9 +233,7 @@ pub fn standing(origin: &Origin, segment: &Segment, core: &FlowCore) -> Standing
             Standing::Serves
         };
     }
-    let over = origin.state == OriginState::ENDED
-        || (origin.state == OriginState::DOWN && origin.flags.has(OriginFlags::RESET_WHEN_DOWN));
-    if over && !core.tcp.closing() {
+    if resets(origin) && !core.tcp.closing() {
         Standing::Reset
     } else {
         Standing::Serves
@@ -230,12 +268,13 @@ pub fn twin<F: Family>(arriving: &Tuple<F::Address>, flow: &F::Flow) -> F::Flow 
     F::flow(mirror(F::core(flow), &back), &back)
 }
 
-/// Brings the other direction's entry to the state of this one; makes it anew when it was evicted.
+/// Brings the other direction's entry to the state of this one, to which `fate` has led; makes it anew when it was evicted.
 #[inline(always)]
 pub fn renew_twin<F: Family, T: Tables>(
     tables: &T,
     memory: Memory,
     now: u32,
+    fate: Fate,
     arriving: &Tuple<F::Address>,
     flow: &F::Flow,
 ) -> Twin {
@@ -251,7 +290,15 @@ pub fn renew_twin<F: Family, T: Tables>(
         }
         let twin = F::core_mut(twin);
         twin.seen = now;
-        twin.tcp = TcpState(twin.tcp.0 | core.tcp.0);
+        twin.tcp = if fate == Fate::Revise {
+            core.tcp
+        } else {
+            TcpState(twin.tcp.0 | core.tcp.0)
+        };
+        if core.side == FlowSide::ORIGIN {
+            // It has been heard.
+            twin.asked = 0;
+        }
         twin.client_mac = core.client_mac;
         twin.node_mac = core.node_mac;
         twin.client_ifindex = core.client_ifindex;
@@ -310,22 +357,28 @@ pub fn enter<F: Family, T: Tables>(
     let core = F::core(flow);
     if memory == Memory::Established && core.side == FlowSide::CLIENT {
         tables.establish(core.origin);
+        if core.forwarding.is_direct() {
+            tables.establish(OriginId::DIRECT);
+        }
     }
     Ok(())
 }
 
-/// Removes an entry that [`enter`] added.
+/// Removes an entry of a side that [`enter`] added, of the flow of which `core` is one.
 #[inline(always)]
 pub fn leave<F: Family, T: Tables>(
     tables: &T,
     memory: Memory,
     key: &F::Key,
     side: FlowSide,
-    origin: OriginId,
+    core: &FlowCore,
 ) {
     // Whoever has removed it counts it.
     if F::remove(tables, memory, key) && memory == Memory::Established && side == FlowSide::CLIENT {
-        tables.disestablish(origin);
+        tables.disestablish(core.origin);
+        if core.forwarding.is_direct() {
+            tables.disestablish(OriginId::DIRECT);
+        }
     }
 }
 
@@ -340,9 +393,9 @@ pub fn forget<F: Family, T: Tables>(
     let core = F::core(flow);
     if owns_twin::<F, T>(tables, memory, arriving, flow) {
         let key = twin_key::<F>(arriving, flow);
-        leave::<F, T>(tables, memory, &key, opposite(core.side), core.origin);
+        leave::<F, T>(tables, memory, &key, opposite(core.side), core);
     }
-    leave::<F, T>(tables, memory, &F::key(arriving), core.side, core.origin);
+    leave::<F, T>(tables, memory, &F::key(arriving), core.side, core);
 }
 
 /// Whether the other direction's entry is there, and this flow's.

@@ -12,12 +12,14 @@ use super::rate;
 use super::reply;
 use super::room::PATH_MTU_SECONDS;
 use super::scratch::{Draft, Opening, Scratch};
+use super::span;
 use super::tables::Tables;
 use super::transport;
 use super::verdict::{DropReason, Pass, Reply, Verdict};
 use super::{Stage, Step, drop, exit, pass};
 use crate::abi::{
-    AddressRole, FlowSide, Forwarding, Ip, OriginId, Parity, PathMtu, Protocol, Settings, Vip, VipKey,
+    ApplicationKey, FlowSide, Forwarding, Ip, OriginId, Parity, PathMtu, Protocol, Settings, SettingsFlags,
+    Vip, VipKey,
 };
 use crate::packet::Packet;
 use bytemuck::{Pod, Zeroable};
@@ -129,19 +131,54 @@ fn handle<F: Messages, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch
     if !F::is_error(header.kind) {
         return pass(Pass::OtherProtocol);
     }
-    match error::<F, P, T>(packet, tables, settings, scratch, &network, &header) {
+    let at = network.transport + HEADER_LEN;
+    let Some(quote) = F::quoted(packet, at, network.transport_len - HEADER_LEN) else {
+        return pass(Pass::OtherProtocol);
+    };
+    // An error goes to who sent the packet, and the ports are in the first fragment.
+    if quote.source != network.destination
+        || quote.fragment == Fragment::Later
+        || quote.transport_len < MIN_QUOTE
+    {
+        return pass(Pass::OtherProtocol);
+    }
+    F::draft(scratch).quote = quote;
+    match error::<F, P, T>(packet, tables, settings, scratch, at, &header) {
         Some(step) => step,
-        None if is_served(address::<F, T>(
-            tables,
-            scratch.opening.parity,
-            network.destination,
-        )) =>
-        {
+        None if is_application::<F, P, T>(packet, tables, settings, scratch) => {
             drop(DropReason::IcmpUnknownFlow)
         }
-        // The node's own.
+        // About a packet of the node's own: it may use an application's address for itself.
         None => pass(Pass::OtherProtocol),
     }
+}
+
+/// Whether the quoted packet came from an application: one listens at its source, on that very port or on a range.
+#[inline(always)]
+fn is_application<F: Messages, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    settings: &Settings,
+    scratch: &mut Scratch,
+) -> bool {
+    let parity = scratch.opening.parity;
+    let quote = &F::draft(scratch).quote;
+    // An IPv4 address in an IPv6 header would match the IPv4 application.
+    let with_ports = quote.protocol == Protocol::TCP || quote.protocol == Protocol::UDP;
+    if !with_ports || F::address(quote.source.into()).is_none() {
+        return false;
+    }
+    let Some(ports) = packet.read::<Ports>(quote.transport) else {
+        return false;
+    };
+    let key = ApplicationKey {
+        address: quote.source.into(),
+        port: ports.source,
+        protocol: quote.protocol,
+        parity,
+    };
+    tables.application(&key).is_some()
+        || (settings.flags.has(SettingsFlags::RANGES) && span::find(packet, tables, &key).is_some())
 }
 
 /// What is known of an address.
@@ -154,15 +191,6 @@ pub(super) fn address<F: Family, T: Tables>(tables: &T, parity: Parity, address:
         parity,
         reserved: [0; 3],
     })
-}
-
-/// Whether it is an application's.
-#[inline(always)]
-fn is_served(vip: Option<Vip>) -> bool {
-    match vip {
-        Some(vip) => vip.role == AddressRole::APPLICATION,
-        None => false,
-    }
 }
 
 /// Answers an echo request to an address that answers.
@@ -207,26 +235,17 @@ fn echo<F: Messages, P: Packet, T: Tables>(
     }
 }
 
-/// Handles an error; `None` when it is about a packet of no flow.
+/// Handles an error that quotes the packet at `at`; `None` when that is of no flow.
 #[inline(always)]
 fn error<F: Messages, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     settings: &Settings,
     scratch: &mut Scratch,
-    network: &Network<F::Address>,
+    at: usize,
     header: &Header,
 ) -> Option<Step> {
-    let at = network.transport + HEADER_LEN;
-    let quote = &mut F::draft(scratch).quote;
-    *quote = F::quoted(packet, at, network.transport_len - HEADER_LEN)?;
-    // An error goes to who sent the packet, and the ports are in the first fragment.
-    if quote.source != network.destination || quote.fragment == Fragment::Later {
-        return None;
-    }
-    if quote.transport_len < MIN_QUOTE {
-        return None;
-    }
+    let quote = &F::draft(scratch).quote;
     if (quote.protocol == Protocol::TCP || quote.protocol == Protocol::UDP)
         && let Some(step) = about_flow::<F, P, T>(packet, tables, scratch, header)
     {

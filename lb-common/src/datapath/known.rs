@@ -1,5 +1,6 @@
 //! The first stage: packets of established flows, and those that are not ours.
 
+use super::encapsulate;
 use super::family::{Family, V4, V6};
 use super::flow::{self, Standing};
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
@@ -11,6 +12,7 @@ use super::verdict::{DropReason, Pass, Reply};
 use super::{Arrival, Stage, Step, drop, pass};
 use crate::abi::{Application, ApplicationKey, OriginId, Parity, Protocol, Settings, SettingsFlags, VipKey};
 use crate::packet::Packet;
+use crate::trace;
 
 /// What stays the same while one packet is handled.
 pub(super) struct Context<'a> {
@@ -42,17 +44,43 @@ pub fn known<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
-    Arrival { ifindex, now }: Arrival,
+    arrival: Arrival,
 ) -> Step {
     let Some(settings) = tables.settings() else {
         return drop(DropReason::Internal);
     };
+    // All that tracing costs those who do not trace.
+    if settings.flags.has(SettingsFlags::TRACE) && trace::until(settings, arrival.now) != 0 {
+        return Step::Go(Stage::Tap);
+    }
+    begin::<false, P, T>(packet, tables, settings, scratch, arrival)
+}
+
+/// The same for a packet that is traced: what it is found to belong to is noted.
+#[inline(always)]
+pub fn traced<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    arrival: Arrival,
+) -> Step {
+    match tables.settings() {
+        Some(settings) => begin::<true, P, T>(packet, tables, settings, scratch, arrival),
+        None => drop(DropReason::Internal),
+    }
+}
+
+#[inline(always)]
+fn begin<const TRACED: bool, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    settings: &Settings,
+    scratch: &mut Scratch,
+    Arrival { ifindex, now }: Arrival,
+) -> Step {
     let generation = tables.generation();
     if generation == 0 {
         return pass(Pass::Unconfigured);
-    }
-    if settings.flags.has(SettingsFlags::TRACE) {
-        scratch.note = Note::default();
     }
     let link = match parse::link(packet) {
         Ok(link) => link,
@@ -66,14 +94,14 @@ pub fn known<P: Packet, T: Tables>(
         parity: Parity::of(generation),
     };
     match link.ether_type {
-        ETHERTYPE_IPV4 => handle::<V4, P, T>(packet, tables, scratch, &context),
-        ETHERTYPE_IPV6 => handle::<V6, P, T>(packet, tables, scratch, &context),
+        ETHERTYPE_IPV4 => handle::<TRACED, V4, P, T>(packet, tables, scratch, &context),
+        ETHERTYPE_IPV6 => handle::<TRACED, V6, P, T>(packet, tables, scratch, &context),
         _ => pass(Pass::NotIp),
     }
 }
 
 #[inline(always)]
-fn handle<F: Family, P: Packet, T: Tables>(
+fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
@@ -104,10 +132,22 @@ fn handle<F: Family, P: Packet, T: Tables>(
     let segment = transport::read(packet, &network, ports);
     if let Some(segment) = segment {
         let step = F::visit(tables, Memory::Established, &F::key(&arriving), |flow| {
-            hit::<F, P, T>(packet, tables, scratch, context, &network, &segment, flow)
+            hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow)
         });
         match step {
             Some(Step::Done(verdict)) => return Step::Done(verdict),
+            Some(Step::Go(Stage::Wrap)) => {
+                // Tags, length, tunnels: usual on some nodes. What is left out here neither that stage nor one after it reads
+                // of a packet that belongs to a flow and is whole.
+                let Opening {
+                    link, ifindex, now, ..
+                } = &mut scratch.opening;
+                (*link, *ifindex, *now) = (context.link, context.ifindex, context.now);
+                scratch.opening.parity = context.parity;
+                scratch.wrap.fits = 0;
+                F::draft(scratch).subject.network = network;
+                return Step::Go(Stage::Wrap);
+            }
             Some(Step::Go(stage)) => {
                 let subject = Subject {
                     arriving,
@@ -155,9 +195,7 @@ fn handle<F: Family, P: Packet, T: Tables>(
         network,
         segment,
     };
-    if let Some(application) = application
-        && context.settings.flags.has(SettingsFlags::TRACE)
-    {
+    if TRACED && let Some(application) = application {
         scratch.note.application = application.id;
     }
     remember::<F>(scratch, context, application, subject);
@@ -183,7 +221,7 @@ fn aside<F: Family>(
 
 /// A packet of an established flow: it leaves here when it changes nothing.
 #[inline(always)]
-fn hit<F: Family, P: Packet, T: Tables>(
+fn hit<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     scratch: &mut Scratch,
@@ -203,8 +241,13 @@ fn hit<F: Family, P: Packet, T: Tables>(
     if flow::standing(&origin, segment, core) != Standing::Serves {
         return Step::Go(Stage::Retire);
     }
-    if context.settings.flags.has(SettingsFlags::TRACE) {
+    if TRACED {
         scratch.note = Note::of(core);
+    }
+    if core.forwarding.is_tunnel()
+        && let Some(step) = encapsulate::at_once::<F, P, T>(packet, tables, context, network, segment, flow)
+    {
+        return step;
     }
     let step = forward::<F, P, T>(
         packet,

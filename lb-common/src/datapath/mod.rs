@@ -1,9 +1,9 @@
 //! What happens to a packet, in one screen: [`process`].
 //!
 //! ```text
-//! known ──hit──▶ follow ─────────────────────────────────────────────▶ rewrite ─▶ forward
+//! known ──hit──▶ follow ──────────────────────────────────▶ rewrite or encapsulate ─▶ forward
 //!   │miss                                                                ▲
-//!   └▶ young ──hit──▶ follow, promote ────────────────────────────────▶ send ─▶ wrap (tunnel, VLAN)
+//!   └▶ young ──hit──▶ follow, promote ────────────────────────────────▶ send ─▶ wrap: length, MSS, tunnel, VLAN
 //!        │miss                                                           ▲
 //!        └▶ admit: port range, access, rates ─▶ select: pool, slot, origin ─▶ connect: remember
 //!             │                                    │nobody
@@ -27,8 +27,10 @@ mod abort;
 mod access;
 mod admit;
 mod affinity;
+mod ask;
 pub mod checksum;
 mod connect;
+mod encapsulate;
 pub mod family;
 mod flow;
 mod fragment;
@@ -57,10 +59,10 @@ pub use admit::admit;
 pub use connect::connect;
 pub use fragment::{LIFETIME as FRAGMENT_LIFETIME, fragment};
 pub use icmp::icmp;
-pub use known::known;
+pub use known::{known, traced};
 pub use reply::reply;
 pub use retire::retire;
-pub use scratch::{Note, Scratch, WrapKind, Wrapping};
+pub use scratch::{Note, Outcome, Scratch, WrapKind, Wrapping};
 pub use select::select;
 pub use send::send;
 pub use stage::Stage;
@@ -117,6 +119,9 @@ pub fn process<P: Packet, T: Tables>(
             Step::Go(Stage::Icmp) => icmp(packet, tables, scratch),
             Step::Go(Stage::Fragment) => fragment(packet, tables, scratch),
             Step::Go(Stage::Reply) => reply(packet, tables, scratch),
+            // Nobody looks here.
+            Step::Go(Stage::Tap) => Step::Go(Stage::Traced),
+            Step::Go(Stage::Traced) => traced(packet, tables, scratch, arrival),
         };
         stages += 1;
     };

@@ -23,8 +23,8 @@ pub(super) const UDP_LEN: usize = UdpHdr::LEN;
 pub(super) const IPV4_IN_IP: Protocol = Protocol(4);
 pub(super) const IPV6_IN_IP: Protocol = Protocol(41);
 
-pub(super) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
-pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 const ETHERTYPE_VLAN: u16 = 0x8100_u16.to_be();
 const ETHERTYPE_QINQ: u16 = 0x88a8_u16.to_be();
 
@@ -141,7 +141,7 @@ pub fn link<P: Packet>(packet: &P) -> Result<Link, Pass> {
 /// An IPv4 header as loaded, in aligned words.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Ipv4 {
+pub struct Ipv4 {
     version_ihl: u8,
     tos: u8,
     total_length: u16,
@@ -260,7 +260,7 @@ fn ipv4_of<P: Packet>(packet: &P, at: usize, header: &Ipv4, total: usize) -> Res
 /// An IPv6 header as loaded, in aligned words.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Ipv6 {
+pub struct Ipv6 {
     version_class_label: u32,
     payload_length: u16,
     next_header: u8,

@@ -1,6 +1,8 @@
-//! Packets that change their established flow: it is renewed, it closes or ends, or the node resets it.
+//! Packets that change their established flow: it is renewed, it closes or ends, or the node resets it. And SYNs on flows of
+//! which that is not certain.
 
 use super::abort::abort;
+use super::ask::ask;
 use super::family::{Family, V4, V6};
 use super::flow::{self, Fate, Twin};
 use super::known::Context;
@@ -8,13 +10,14 @@ use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, TCP_LEN};
 use super::scratch::{Draft, Errand, Note, Scratch, WrapKind};
 use super::send::{depart, way};
 use super::tables::{InsertError, Memory, Tables};
+use super::track;
 use super::verdict::{DropReason, Reply, Verdict};
 use super::{Stage, Step, drop};
 use crate::abi::SettingsFlags;
 use crate::packet::Packet;
 
-/// Brings an established flow up to date with a packet that changes it. One that closes leaves the memory of established
-/// flows, and one that has ended is forgotten: the packet then belongs to no flow.
+/// Brings an established flow up to date with a packet that changes it. One that is closed leaves the memory of established
+/// flows, one that is reset when its time has passed, and one that has ended is forgotten: the packet then belongs to no flow.
 #[inline(always)]
 pub fn retire<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Scratch) -> Step {
     match scratch.opening.link.ether_type {
@@ -30,8 +33,14 @@ fn change<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: 
         return drop(DropReason::Internal);
     };
     let context = Context::of(settings, &scratch.opening);
+    if scratch.errand == Errand::Ask {
+        return Step::Go(ask::<F, T>(tables, scratch));
+    }
     if scratch.errand == Errand::Follow {
         let step = follow::<F, T>(tables, &context, F::draft(scratch));
+        if step == Some(Stage::Admit) {
+            scratch.errand = Errand::Ask;
+        }
         if settings.flags.has(SettingsFlags::TRACE) {
             scratch.note = Note::of(F::core(&F::draft(scratch).client));
         }
@@ -63,16 +72,26 @@ fn follow<F: Family, T: Tables>(
         // Another CPU has just taken it from here.
         None => return Some(Stage::Known),
         Some(Fate::End | Fate::Retry | Fate::Refuse) => false,
-        Some(Fate::Keep | Fate::Renew) => true,
+        Some(Fate::Keep | Fate::Renew | Fate::Revise) => true,
+        Some(Fate::Ask) => return Some(Stage::Admit),
         Some(Fate::Reset) => {
             let core = F::core_mut(&mut draft.client);
             flow::end(core, context.now);
             true
         }
     };
-    if alive && fate != Some(Fate::Keep) {
-        let twin =
-            flow::renew_twin::<F, T>(tables, Memory::Established, context.now, &arriving, &draft.client);
+    if alive
+        && let Some(fate) = fate
+        && fate != Fate::Keep
+    {
+        let twin = flow::renew_twin::<F, T>(
+            tables,
+            Memory::Established,
+            context.now,
+            fate,
+            &arriving,
+            &draft.client,
+        );
         alive = twin == Twin::Ours;
     }
     if !alive {
@@ -80,7 +99,7 @@ fn follow<F: Family, T: Tables>(
         flow::forget::<F, T>(tables, Memory::Established, &arriving, &draft.client);
         return Some(Stage::Known);
     }
-    if F::core(&draft.client).tcp.closing() {
+    if !track::stays(F::core(&draft.client), arriving.protocol) {
         demote::<F, T>(tables, draft);
     }
     (fate != Some(Fate::Reset)).then_some(Stage::Send)
@@ -137,7 +156,7 @@ fn reset<F: Family, P: Packet, T: Tables>(
     draft.subject.network.transport_len = TCP_LEN;
     draft.subject.segment.header_len = TCP_LEN;
     let step = if core.forwarding.is_tunnel() {
-        wrap = way.wrapping(WrapKind::Tunnel);
+        wrap.kind = WrapKind::Tunnel;
         Step::Go(Stage::Wrap)
     } else {
         depart(packet, &mut wrap, context, &way)

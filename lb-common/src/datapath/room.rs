@@ -3,7 +3,7 @@
 use super::family::Family;
 use super::parse::{IPV4_LEN, IPV6_LEN, UDP_LEN};
 use super::tables::Tables;
-use crate::abi::{FlowCore, Forwarding, Origin, Settings};
+use crate::abi::{FlowCore, Forwarding, Origin, OriginId, Settings};
 
 /// Seconds for which a path's MTU is believed: then it may have grown (RFC 1191 section 6.3, RFC 8201 section 4).
 pub const PATH_MTU_SECONDS: u32 = 600;
@@ -67,25 +67,22 @@ impl Room {
         Self { exit, path: exit }
     }
 
-    /// Towards its origin, whose record is `origin`.
+    /// Towards an origin, whose record is `origin` and whose hop carries packets of `mtu` bytes.
     #[inline(always)]
     pub fn to_origin<T: Tables>(
         tables: &T,
         settings: &Settings,
         now: u32,
-        core: &FlowCore,
+        id: OriginId,
         origin: &Origin,
+        mtu: u16,
     ) -> Self {
         let overhead = overhead(origin);
-        let mtu = match tables.hop(origin.hop) {
-            Some(hop) => known(hop.mtu.into()),
-            None => UNLIMITED,
-        };
-        let exit = mtu.saturating_sub(overhead);
+        let exit = known(mtu.into()).saturating_sub(overhead);
         let mut path = exit;
         // Only of tunnels: the errors that other packets cause go to their senders.
         if overhead != 0
-            && let Some(learned) = tables.path_mtu(core.origin)
+            && let Some(learned) = tables.path_mtu(id)
             && learned.mtu != 0
             && is_fresh(now.wrapping_sub(learned.seen), settings)
         {

@@ -7,7 +7,7 @@ use super::transport::Segment;
 use super::verdict::Reply;
 use crate::abi::{
     Affinity, Application, Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, Ip, Ip4, Ip6, Mac, OriginId, Parity,
-    Protocol, Tag,
+    Protocol, ReportKind, Tag,
 };
 
 /// The working memory.
@@ -40,6 +40,10 @@ pub struct Scratch {
     /// What is told to userspace of a frame that it shall hold.
     pub held: crate::abi::Held,
     pub note: Note,
+    /// Not 0: the packet is traced. Set and taken back by the kernel's programs for that.
+    pub traced: u32,
+    /// What was decided, of a packet that is traced.
+    pub outcome: Outcome,
 }
 
 /// The datagram that a fragment is part of.
@@ -52,15 +56,45 @@ pub struct Datagram {
     pub leaving: u32,
 }
 
-/// What is told of a packet beside its verdict; 0 where nothing is known.
-#[derive(Clone, Copy, Default)]
+/// What is told of a packet beside its verdict.
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Note {
+    /// [`Self::NO_APPLICATION`]: not known.
     pub application: u32,
     pub origin: OriginId,
 }
 
+impl Default for Note {
+    #[inline(always)]
+    fn default() -> Self {
+        Self {
+            application: Self::NO_APPLICATION,
+            origin: OriginId::NONE,
+        }
+    }
+}
+
+/// A [`super::Verdict`] in plain words: the kernel's verifier refuses an enum that is copied with what its variant leaves out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Outcome {
+    pub kind: ReportKind,
+    /// [`Report::NO_REASON`] of a packet that is forwarded.
+    pub row: u32,
+    /// Interface by which the packet, or its answer, leaves; [`Self::BACK`]: by the one that it came by; 0: none.
+    pub leaves_by: u32,
+    /// What XDP is told.
+    pub action: u32,
+}
+
+impl Outcome {
+    pub const BACK: u32 = u32::MAX;
+}
+
 impl Note {
+    pub const NO_APPLICATION: u32 = u32::MAX;
+
     /// The flow's.
     #[inline(always)]
     pub fn of(core: &FlowCore) -> Self {
@@ -94,6 +128,8 @@ pub enum Errand {
     Follow,
     /// The flow is marked as reset by the node, and the packet shall tell its receiver.
     Reset,
+    /// The packet is the SYN that asks a flow's origin whether the connection is over; see [`super::ask`].
+    Ask,
 }
 
 /// How a frame leaves whose head is changed. The packet is the draft's subject, its flow's entry the draft's `client`.
@@ -123,8 +159,8 @@ pub enum WrapKind {
     Fit,
     /// The IP packet is rewritten and counted: it gets its link addresses and tags, and leaves.
     Relink,
-    /// The IP packet is as it came and not counted. When it fits, it gets its outer header, by the record of the entry's
-    /// origin, link addresses and tags, and leaves; otherwise it is answered.
+    /// The IP packet is as it came and not counted. When it fits, it gets its outer header, link addresses and tags, by the
+    /// records of the entry's origin and its hop, and leaves; otherwise it is answered. Nothing else is told here.
     Tunnel,
 }
 

@@ -89,13 +89,13 @@ pub(super) fn forward<F: Family, P: Packet, T: Tables>(
     if network.ttl <= 1 && !direct {
         return Step::Go(Stage::Reply);
     }
+    if core.forwarding.is_tunnel() {
+        wrap.kind = WrapKind::Tunnel;
+        return Step::Go(Stage::Wrap);
+    }
     let Some(way) = way(tables, core, hop) else {
         return drop(DropReason::NoNextHop);
     };
-    if core.forwarding.is_tunnel() {
-        *wrap = way.wrapping(WrapKind::Tunnel);
-        return Step::Go(Stage::Wrap);
-    }
     let end = network.transport.wrapping_add(network.transport_len);
     let length = end.wrapping_sub(context.link.network);
     if !fits && length > context.settings.smallest_mtu as usize {

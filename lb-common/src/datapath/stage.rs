@@ -47,4 +47,8 @@ stages! {
     Fragment = "lb_fragment",
     /// Turns a packet into the node's own answer.
     Reply = "lb_reply",
+    /// Keeps a packet that is traced as it came.
+    Tap = "lb_tap",
+    /// What [`Self::Known`] does, for a packet that is traced.
+    Traced = "lb_traced",
 }

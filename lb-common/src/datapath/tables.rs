@@ -57,7 +57,7 @@ pub trait Tables {
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
     fn bind(&self, key: &AffinityKey, affinity: &Affinity);
 
-    /// Established flows of an origin.
+    /// Established flows of an origin; of [`OriginId::DIRECT`], those of all that are forwarded to directly.
     fn established(&self, origin: OriginId) -> u32;
     /// Counts an established flow more, or one less, on any CPU at once.
     fn establish(&self, origin: OriginId);

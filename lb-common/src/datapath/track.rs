@@ -1,5 +1,6 @@
 //! What a flow's packets say about its life.
 
+use super::transport::Segment;
 use crate::abi::{FlowCore, FlowSide, Protocol, TcpState, Timeouts};
 
 /// The flags byte of a TCP header (RFC 9293 section 3.1).
@@ -24,24 +25,33 @@ impl TcpFlags {
     }
 }
 
-/// The state of an entry after a packet of its direction. States only gain bits, so both directions' entries may be
-/// updated in any order on any CPU and still agree.
+/// The state of an entry after a packet of its direction. States gain bits, so both directions' entries may be updated in
+/// any order on any CPU and still agree; they lose some only after a reset.
 ///
-/// Of a flow that is forwarded directly the origin's side is never seen: its client's word is taken for the handshake, and
-/// when the client closes, the flow closes. Should it go on longer than a closing flow is remembered, then its next segment
-/// is most likely given to the same origin, because that is how an origin is chosen.
+/// A reset may be a stranger's, and its receiver may know so. When both sides go on after it, the connection is alive. When
+/// the origin answers a SYN after it, that is another connection.
+///
+/// Of a flow that is forwarded directly the origin's side is never seen: its client's word is taken for the handshake (so
+/// such flows fill no more than their share of the memory of established ones), and
+/// when the client closes, the flow closes, until the client goes on. Should it do so after longer than a closing flow is
+/// remembered, then its next segment is most likely given to the same origin, because that is how an origin is chosen.
 #[inline(always)]
-pub fn step(core: &FlowCore, protocol: Protocol, flags: TcpFlags) -> TcpState {
+pub fn step(core: &FlowCore, segment: &Segment) -> TcpState {
+    let flags = segment.flags;
     let mut bits = core.tcp.0;
     let origin = core.side == FlowSide::ORIGIN;
-    if protocol != Protocol::TCP {
+    if segment.protocol != Protocol::TCP {
         if origin {
             bits |= TcpState::ANSWERED;
         }
         return TcpState(bits);
     }
     if flags.has(TcpFlags::RST) {
-        bits |= TcpState::RESET;
+        // Whoever has gone on did so before.
+        return TcpState((bits | TcpState::RESET) & !TcpState::BOTH_GO_ON);
+    }
+    if core.tcp.closing() && !core.tcp.has(TcpState::ENDED) {
+        bits = after_close(core, segment);
     }
     if origin {
         if flags.has(TcpFlags::SYN | TcpFlags::ACK) {
@@ -66,6 +76,47 @@ pub fn step(core: &FlowCore, protocol: Protocol, flags: TcpFlags) -> TcpState {
     TcpState(bits)
 }
 
+/// What a segment that resets nothing makes of a closing connection.
+#[inline(always)]
+fn after_close(core: &FlowCore, segment: &Segment) -> u8 {
+    let mut bits = core.tcp.0;
+    let reset = core.tcp.has(TcpState::RESET);
+    if segment.flags.has(TcpFlags::SYN) {
+        // The origin had no connection any more.
+        let again = reset && core.side == FlowSide::ORIGIN && segment.flags.has(TcpFlags::ACK);
+        return if again { TcpState::NEW.0 } else { bits };
+    }
+    if core.forwarding.is_direct() {
+        // Whoever has closed acknowledges what still comes, but sends nothing new.
+        let goes_on = segment.payload != 0 && !segment.flags.has(TcpFlags::FIN);
+        if reset || goes_on || core.asked != 0 {
+            bits &= !(TcpState::RESET | TcpState::CLIENT_FIN | TcpState::ORIGIN_FIN);
+        }
+    } else if reset {
+        bits |= if core.side == FlowSide::ORIGIN {
+            TcpState::ORIGIN_GOES_ON
+        } else {
+            TcpState::CLIENT_GOES_ON
+        };
+        if bits & TcpState::BOTH_GO_ON == TcpState::BOTH_GO_ON {
+            bits &= !(TcpState::RESET | TcpState::BOTH_GO_ON);
+        }
+    }
+    bits
+}
+
+/// Whether a SYN on a closing flow is for its origin to judge. Ports are used again (RFC 9293 section 3.6.1), and where both
+/// sides are known to have closed, a new flow begins. But both the reset, or of a direct connection all that is seen of its
+/// end, and the SYN may be a stranger's. So the SYN goes to the same origin: when that still has the connection, it asks the
+/// client by an acknowledgement (RFC 5961 section 4), and goes on; otherwise it opens another.
+#[inline(always)]
+pub fn in_doubt(core: &FlowCore) -> bool {
+    let reset = core.tcp.has(TcpState::RESET) && !core.tcp.over();
+    core.tcp.has(TcpState::ESTABLISHED)
+        && !core.tcp.has(TcpState::ENDED)
+        && (reset || core.forwarding.is_direct())
+}
+
 /// Whether a flow has shown that somebody is there who means it, so that no flood may push it out of memory.
 #[inline(always)]
 pub fn proven(core: &FlowCore, protocol: Protocol) -> bool {
@@ -74,6 +125,12 @@ pub fn proven(core: &FlowCore, protocol: Protocol) -> bool {
     } else {
         core.tcp.has(TcpState::ANSWERED)
     }
+}
+
+/// Whether a flow that has shown so stays where no flood reaches it.
+#[inline(always)]
+pub fn stays(core: &FlowCore, protocol: Protocol) -> bool {
+    protocol != Protocol::TCP || core.tcp.has(TcpState::ESTABLISHED) && !core.tcp.over()
 }
 
 /// Idle time in jiffies after which a flow in this state is forgotten.
@@ -138,8 +195,17 @@ mod tests {
                 forwarding,
                 ..FlowCore::default()
             };
-            step(&core, Protocol::TCP, flags)
+            step(&core, &segment(flags, 0))
         })
+    }
+
+    fn segment(flags: TcpFlags, payload: usize) -> Segment {
+        Segment {
+            protocol: Protocol::TCP,
+            flags,
+            payload,
+            ..Segment::default()
+        }
     }
 
     fn after(segments: &[(TcpFlags, FlowSide)]) -> TcpState {
@@ -165,6 +231,65 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_is_not_believed_when_both_go_on() {
+        use FlowSide as S;
+        let open = [(SYN, S::CLIENT), (SYN_ACK, S::ORIGIN), (ACK, S::CLIENT)];
+        for (from, first, second) in [
+            (S::CLIENT, S::ORIGIN, S::CLIENT),
+            (S::CLIENT, S::CLIENT, S::ORIGIN),
+            (S::ORIGIN, S::CLIENT, S::ORIGIN),
+        ] {
+            let reset = [open.as_slice(), &[(RST, from)]].concat();
+            assert!(after(&reset).closing() && !after(&reset).over());
+            let one = [reset.as_slice(), &[(ACK, first), (ACK, first)]].concat();
+            assert!(after(&one).closing());
+            let both = [one.as_slice(), &[(ACK, second)]].concat();
+            assert_eq!(after(&both), after(&open));
+            // What came before the last reset does not count.
+            let again = [one.as_slice(), &[(RST, from), (ACK, second)]].concat();
+            assert!(after(&again).closing());
+            // Nor does a reset, or what opens a connection.
+            let opened = [one.as_slice(), &[(SYN, S::CLIENT), (RST, second)]].concat();
+            assert!(after(&opened).closing());
+            let answered = [one.as_slice(), &[(SYN_ACK, S::ORIGIN)]].concat();
+            assert_eq!(after(&answered), after(&open[..2]), "another connection");
+        }
+        // Who refuses a connection means it.
+        assert!(after(&[(SYN, S::CLIENT), (RST, S::ORIGIN)]).over());
+    }
+
+    #[test]
+    fn a_direct_connection_is_open_again_when_its_client_goes_on() {
+        let core = |tcp, asked| FlowCore {
+            tcp: TcpState(tcp),
+            forwarding: Forwarding::DSR_GUE,
+            asked,
+            ..FlowCore::default()
+        };
+        let closed = TcpState::ESTABLISHED | TcpState::CLIENT_FIN | TcpState::ORIGIN_FIN;
+        let reset = TcpState::ESTABLISHED | TcpState::RESET;
+        let cases = [
+            (closed, 0, ACK, 0, true),
+            (closed, 0, ACK, 1, false),
+            (closed, 0, FIN_ACK, 1, true),
+            // The handshake of another.
+            (closed, 0, SYN, 0, true),
+            (closed, 1, ACK, 0, false),
+            (reset, 0, RST, 0, true),
+            (reset, 0, ACK, 0, false),
+            (reset, 0, SYN, 0, true),
+            (reset, 0, FIN_ACK, 0, true),
+        ];
+        for (tcp, asked, flags, payload, closing) in cases {
+            let after = step(&core(tcp, asked), &segment(flags, payload));
+            assert_eq!(after.closing(), closing, "{tcp} {asked} {flags:?} {payload}");
+        }
+        // The node itself has reset it.
+        let ended = step(&core(reset | TcpState::ENDED, 0), &segment(ACK, 1));
+        assert!(ended.closing());
+    }
+
+    #[test]
     fn of_a_direct_connection_the_client_tells_all() {
         use FlowSide as S;
         let after = |segments: &[_]| after_by(Forwarding::DSR_L2, segments);
@@ -177,11 +302,15 @@ mod tests {
 
     #[test]
     fn a_datagram_proves_nothing_until_it_is_answered() {
+        let datagram = Segment {
+            protocol: Protocol::UDP,
+            ..Segment::default()
+        };
         let mut core = FlowCore::default();
-        core.tcp = step(&core, Protocol::UDP, TcpFlags(0));
+        core.tcp = step(&core, &datagram);
         assert!(!proven(&core, Protocol::UDP));
         core.side = FlowSide::ORIGIN;
-        core.tcp = step(&core, Protocol::UDP, TcpFlags(0));
+        core.tcp = step(&core, &datagram);
         assert!(proven(&core, Protocol::UDP));
     }
 

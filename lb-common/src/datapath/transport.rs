@@ -24,6 +24,8 @@ pub struct Segment {
     pub flags: TcpFlags,
     /// Length of the header in bytes.
     pub header_len: usize,
+    /// Length of what follows it.
+    pub payload: usize,
 }
 
 /// Reads a TCP or UDP header; `None` when it is cut short or contradicts itself.
@@ -36,6 +38,7 @@ pub fn read<P: Packet, A>(packet: &P, network: &Network<A>, ports: Ports) -> Opt
             ports,
             flags: TcpFlags(0),
             header_len: UDP_LEN,
+            payload: network.transport_len.wrapping_sub(UDP_LEN),
         });
     }
     let header_len = ((packet.read::<u8>(network.transport + TCP_DATA_OFFSET)? >> 4) as usize) << 2;
@@ -48,6 +51,7 @@ pub fn read<P: Packet, A>(packet: &P, network: &Network<A>, ports: Ports) -> Opt
         ports,
         flags,
         header_len,
+        payload: network.transport_len.wrapping_sub(header_len),
     })
 }
 

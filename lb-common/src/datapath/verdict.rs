@@ -147,7 +147,7 @@ reasons! {
         /// A later fragment, whose first one has not come yet, while nobody holds such frames: the daemon does not run, or has
         /// its hands full.
         NotHeld = "fragment_not_held",
-        /// An ICMP error about a packet of no known flow.
+        /// An ICMP error about a packet of an application, of no known flow.
         IcmpUnknownFlow = "icmp_unknown_flow",
         /// An ICMP "too big" about a packet in a tunnel of ours: the origin's path MTU is noted.
         PathMtuLearned = "path_mtu_learned",
@@ -161,7 +161,8 @@ reasons! {
 reasons! {
     /// What is counted of a packet beside its verdict.
     Notice from 120 {
-        /// A flow has proven itself, but the table of established flows is full: it may be evicted.
+        /// A flow has proven itself, but the table of established flows is full, or holds as many direct ones as it may: it
+        /// may be evicted.
         FlowTableFull = "flow_table_full",
     }
 }

@@ -9,7 +9,7 @@ use super::tables::{InsertError, Memory, Tables};
 use super::track;
 use super::verdict::{DropReason, Notice, Pass, Reply};
 use super::{Stage, Step, drop, pass};
-use crate::abi::{Protocol, Settings, SettingsFlags};
+use crate::abi::{OriginId, Protocol, Settings, SettingsFlags};
 use crate::packet::Packet;
 
 /// Follows a flow that has not proven itself, or is closing; without one, the packet may open one.
@@ -43,19 +43,31 @@ fn find<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Step {
     };
     let core = *F::core(&draft.client);
     let mut alive = match fate {
-        Fate::Keep | Fate::Renew | Fate::Refuse => true,
+        Fate::Keep | Fate::Renew | Fate::Revise | Fate::Refuse => true,
+        Fate::Ask => {
+            scratch.errand = Errand::Ask;
+            return open::<F>(settings, scratch);
+        }
         Fate::End | Fate::Retry => false,
         Fate::Reset => {
             end::<F, T>(tables, draft, context.now);
             true
         }
     };
-    if fate == Fate::Renew || fate == Fate::Reset {
-        let twin = flow::renew_twin::<F, T>(tables, Memory::Tentative, context.now, &arriving, &draft.client);
+    let renewed = fate == Fate::Renew || fate == Fate::Revise;
+    if renewed || fate == Fate::Reset {
+        let twin = flow::renew_twin::<F, T>(
+            tables,
+            Memory::Tentative,
+            context.now,
+            fate,
+            &arriving,
+            &draft.client,
+        );
         alive = twin == Twin::Ours;
     }
-    if alive && fate == Fate::Renew && track::proven(&core, arriving.protocol) {
-        alive = promote::<F, T>(tables, draft) == Twin::Ours;
+    if alive && renewed && track::proven(&core, arriving.protocol) {
+        alive = promote::<F, T>(tables, settings, draft) == Twin::Ours;
     }
     if !alive {
         // Either it has ended, or its answers would go to another client by now.
@@ -117,11 +129,24 @@ fn end<F: Family, T: Tables>(tables: &T, draft: &mut Draft<F::Address, F::Key, F
 
 /// Takes the draft's flow over into the memory of established flows, where nothing evicts it. Both directions are there
 /// before one leaves here, so that packets of other CPUs find them all the time. Without room the flow stays where it is.
+///
+/// Whose answers do not come by here cannot prove himself: two forged segments look like a handshake. So such flows get no
+/// more than their share, and no flood of them keeps out those that can. Beyond it they may be evicted, but are found again
+/// by their hash.
 #[inline(always)]
-fn promote<F: Family, T: Tables>(tables: &T, draft: &mut Draft<F::Address, F::Key, F::Flow>) -> Twin {
+fn promote<F: Family, T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    draft: &mut Draft<F::Address, F::Key, F::Flow>,
+) -> Twin {
     let arriving = draft.subject.arriving;
     let core = *F::core(&draft.client);
     let direct = core.forwarding.is_direct();
+    let most = settings.max_direct;
+    if direct && most != 0 && tables.established(OriginId::DIRECT) >= most {
+        tables.count(Notice::FlowTableFull.row());
+        return Twin::Ours;
+    }
     draft.client_key = F::key(&arriving);
     draft.origin_key = flow::twin_key::<F>(&arriving, &draft.client);
     draft.origin = flow::twin::<F>(&arriving, &draft.client);
@@ -144,20 +169,14 @@ fn promote<F: Family, T: Tables>(tables: &T, draft: &mut Draft<F::Address, F::Ke
         == Err(InsertError::Full)
     {
         if !direct {
-            flow::leave::<F, T>(tables, Memory::Established, &draft.origin_key, side, core.origin);
+            flow::leave::<F, T>(tables, Memory::Established, &draft.origin_key, side, &core);
         }
         tables.count(Notice::FlowTableFull.row());
         return Twin::Ours;
     }
-    flow::leave::<F, T>(
-        tables,
-        Memory::Tentative,
-        &draft.client_key,
-        core.side,
-        core.origin,
-    );
+    flow::leave::<F, T>(tables, Memory::Tentative, &draft.client_key, core.side, &core);
     if !direct {
-        flow::leave::<F, T>(tables, Memory::Tentative, &draft.origin_key, side, core.origin);
+        flow::leave::<F, T>(tables, Memory::Tentative, &draft.origin_key, side, &core);
     }
     Twin::Ours
 }

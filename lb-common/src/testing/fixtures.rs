@@ -217,7 +217,28 @@ impl World {
 
         let mut steps = open(self);
         steps.extend([answer(self, RST), web(self, SYN, true)]);
+        steps.extend([
+            web(self, SYN, false),
+            answer(self, SYN | ACK),
+            web(self, ACK, false),
+            web(self, SYN, false),
+        ]);
         self.add("a reset, and a new connection from the same port", steps);
+
+        let mut steps = open(self);
+        steps.extend([
+            web(self, RST, false),
+            web(self, SYN, true),
+            web(self, SYN, false),
+            answer(self, ACK),
+            web(self, ACK, false),
+            web(self, SYN, false),
+            answer(self, RST),
+            answer(self, ACK),
+            web(self, ACK, false),
+            web(self, SYN, false),
+        ]);
+        self.add("resets that nobody believes", steps);
 
         let mut scenario = self.scenario.clone();
         for number in [origin::A, origin::US] {

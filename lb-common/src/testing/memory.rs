@@ -1,11 +1,12 @@
 //! Tables in ordinary maps.
 
+use super::reasons::Reason;
 use crate::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
     Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Load, Origin,
     OriginId, PathMtu, Pool, PoolRow, PortSpan, Settings, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
-use crate::datapath::{DropReason, Hold, InsertError, Memory, Notice, Pass, Reply, Sample, Tables};
+use crate::datapath::{InsertError, Memory, Sample, Tables};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -158,32 +159,10 @@ impl MemoryTables {
     #[must_use]
     pub fn counters(&self) -> Counters {
         let mut counters = BTreeMap::new();
-        let names = (Pass::ALL
-            .iter()
-            .map(|reason| (reason.row(), "pass", reason.name())))
-        .chain(
-            Reply::ALL
-                .iter()
-                .map(|reply| (reply.row(), "reply", reply.name())),
-        )
-        .chain(
-            Hold::ALL
-                .iter()
-                .map(|reason| (reason.row(), "hold", reason.name())),
-        )
-        .chain(
-            DropReason::ALL
-                .iter()
-                .map(|reason| (reason.row(), "drop", reason.name())),
-        )
-        .chain(
-            Notice::ALL
-                .iter()
-                .map(|notice| (notice.row(), "notice", notice.name())),
-        );
         let verdicts = self.verdicts.borrow();
-        for (row, kind, name) in names {
-            let count = verdicts.get(&row).copied().unwrap_or_default();
+        for reason in Reason::all() {
+            let (kind, name) = reason.name();
+            let count = verdicts.get(&reason.row()).copied().unwrap_or_default();
             counters.insert(format!("{kind} {name}"), count);
         }
         for (kind, rows) in [

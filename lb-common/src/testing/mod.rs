@@ -13,6 +13,7 @@ pub mod outer;
 pub mod pieces;
 pub mod probes;
 pub mod random;
+pub mod reasons;
 pub mod rules;
 pub mod scenario;
 pub mod script;

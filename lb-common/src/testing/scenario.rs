@@ -292,6 +292,17 @@ impl Scenario {
         this
     }
 
+    /// Interfaces and hops that carry packets of that many bytes.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        for hop in self.tables.hops.values_mut() {
+            hop.mtu = mtu;
+        }
+        for interface in self.tables.interfaces.values_mut() {
+            interface.mtu = mtu.into();
+        }
+        self.tables.settings.smallest_mtu = mtu.into();
+    }
+
     /// The live copy's parity.
     #[must_use]
     pub fn parity(&self) -> Parity {

@@ -99,10 +99,10 @@ fn both_entries_learn_how_far_a_connection_has_come() {
 }
 
 #[test]
-fn a_syn_on_a_closing_flow_starts_afresh() {
+fn a_syn_on_a_closed_flow_starts_afresh() {
     let mut node = Node::new();
     let syn = node.connect(CLIENT, WEB);
-    node.answer(&syn, RST);
+    node.close(&syn, CLIENT, WEB);
     node.pass_time(10);
     let again = node.tcp(CLIENT, WEB, SYN);
     assert!(again.moved.contains("application 1 new 1"), "{}", again.moved);

@@ -5,10 +5,12 @@
 mod access;
 mod affinity;
 mod caps;
+mod corpus;
 mod endings;
 mod fixtures;
 mod flows;
 mod fragments;
+mod heads;
 mod memory;
 mod messages;
 mod modes;
@@ -16,6 +18,8 @@ mod ports;
 mod properties;
 mod ranges;
 mod rates;
+mod reasons;
+mod resets;
 mod select;
 mod strangers;
 
@@ -113,6 +117,12 @@ impl Node {
         ));
         assert!(matches!(self.tcp(client, to, ACK).verdict, Verdict::Forward(_)));
         syn
+    }
+
+    /// Both sides close a connection to which `syn` belongs.
+    fn close(&mut self, syn: &Outcome, client: &str, to: &str) {
+        self.tcp(client, to, FIN | ACK);
+        self.answer(syn, FIN | ACK);
     }
 
     fn pass_time(&mut self, jiffies: u32) {

@@ -34,7 +34,7 @@ fn a_connection_is_established_from_the_end_of_its_handshake_to_its_close() {
 }
 
 #[test]
-fn either_side_ends_it_by_a_reset() {
+fn after_a_reset_it_stays_until_its_time_has_passed() {
     for from_client in [false, true] {
         let mut node = Node::plain();
         let syn = node.connect(CLIENT, WEB);
@@ -44,10 +44,14 @@ fn either_side_ends_it_by_a_reset() {
             node.answer(&syn, RST | ACK)
         };
         assert!(matches!(last.verdict, Verdict::Forward(_)));
-        stands(&node, "10.0.0.11:1", 0, 2, 0);
+        stands(&node, "10.0.0.11:1", 2, 0, 1);
         node.answer(&syn, RST);
         node.tcp(CLIENT, WEB, RST);
-        stands(&node, "10.0.0.11:1", 0, 2, 0);
+        stands(&node, "10.0.0.11:1", 2, 0, 1);
+        node.pass_time(TIMEOUTS.tcp_closing + 1);
+        let late = node.tcp(CLIENT, WEB, ACK);
+        assert!(matches!(late.verdict, Verdict::Reply(..)), "{:?}", late.verdict);
+        stands(&node, "10.0.0.11:1", 0, 0, 0);
     }
 }
 
@@ -85,7 +89,7 @@ fn of_ipv6_alike() {
         (2, 0)
     );
     assert_eq!(node.established("[2001:db8:a::11]:1"), 1);
-    node.answer(&syn, RST);
+    node.close(&syn, client, web);
     let tables = &node.0.scenario.tables;
     assert_eq!(
         (tables.flows6.borrow().len(), tables.tentative6.borrow().len()),
@@ -110,7 +114,7 @@ fn without_room_a_flow_goes_on_where_it_is() {
         let data = node.tcp(&client(2), WEB, ACK);
         assert!(!data.moved.contains("notice"), "{}", data.moved);
         // Once in a while it is tried again.
-        node.answer(&first, RST);
+        node.close(&first, &client(1), WEB);
         node.pass_time(TIMEOUTS.tcp / 8 + 1);
         node.tcp(&client(2), WEB, ACK);
         assert_eq!(node.remembered(), (2, 2));
@@ -193,7 +197,7 @@ fn a_twin_that_was_swept_is_counted_again_when_it_comes_back() {
     node.pass_time(TIMEOUTS.tcp / 8 + 1);
     node.answer(&syn, ACK);
     stands(&node, "10.0.0.11:1", 2, 0, 1);
-    node.answer(&syn, RST);
+    node.close(&syn, CLIENT, WEB);
     stands(&node, "10.0.0.11:1", 0, 2, 0);
 }
 

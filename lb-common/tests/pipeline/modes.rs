@@ -1,7 +1,7 @@
 //! Forwarding modes: what is remembered, and how packets leave.
 
 use super::*;
-use lb_common::abi::{Forwarding, TcpState};
+use lb_common::abi::{Forwarding, OriginId, TcpState};
 use lb_common::datapath::{DropReason, Reply};
 use lb_common::testing::build::{CLIENT_MAC, NODE_MAC};
 use lb_common::testing::check;
@@ -51,7 +51,7 @@ fn dnat_keeps_the_client() {
         assert_eq!(node.established(origin), 1);
         check::check(&node.tcp(client, &vip, ACK).frame, &leaving);
         check::check(&node.answer(&syn, ACK).frame, &back);
-        node.tcp(client, &vip, RST);
+        node.close(&syn, client, &vip);
         assert_eq!(node.established(origin), 0);
     }
 }
@@ -91,13 +91,20 @@ fn with_other_address() -> Node {
 fn dnat_cannot_tell_two_flows_of_one_client_port_apart() {
     let (client, vip) = &ends(app::DNAT)[0];
     let mut node = with_other_address();
-    node.connect(client, vip);
+    let first = node.connect(client, vip);
     let second = node.tcp(client, OTHER, SYN);
     assert_eq!(second.verdict, Verdict::Drop(DropReason::TupleTaken));
     assert_eq!(second.moved, "drop tuple_taken 1");
     assert_eq!(node.remembered(), (2, 0));
-    // It has closed, for a while.
+    // Whether a reset was the client's own is not known.
     node.tcp(client, vip, RST);
+    node.pass_time((TIMEOUTS.tcp_closing >> 4) + 1);
+    assert_eq!(
+        node.tcp(client, OTHER, SYN).verdict,
+        Verdict::Drop(DropReason::TupleTaken)
+    );
+    // It has closed, for a while.
+    node.close(&first, client, vip);
     assert_eq!(
         node.tcp(client, OTHER, SYN).verdict,
         Verdict::Drop(DropReason::TupleTaken)
@@ -190,6 +197,44 @@ fn of_direct_flows_the_client_is_remembered() {
             again.moved
         );
         assert_eq!(node.remembered(), (0, 1));
+    }
+}
+
+/// Two forged segments make such a flow.
+#[test]
+fn direct_connections_fill_no_more_than_their_share() {
+    for (application, origin) in DIRECT {
+        let (_, vip) = &ends(application)[0];
+        let mut node = with_one_origin(origin);
+        node.0.scenario.tables.settings.max_direct = 2;
+        let direct = |node: &Node| node.0.scenario.tables.established(OriginId::DIRECT);
+        for number in 0..5 {
+            node.tcp(&client(number), vip, SYN);
+            let ack = node.tcp(&client(number), vip, ACK);
+            assert!(matches!(ack.verdict, Verdict::Forward(_)));
+            let told = ack.moved.contains("notice flow_table_full 1");
+            assert_eq!(told, number >= 2, "{}", ack.moved);
+        }
+        assert_eq!(node.remembered(), (2, 3));
+        assert_eq!((direct(&node), node.established(origin)), (2, 2));
+        // The others go on where they are, and where they are not.
+        let before = node.tcp(&client(4), vip, ACK);
+        node.memory(Memory::Tentative).borrow_mut().clear();
+        let again = node.tcp(&client(4), vip, ACK);
+        assert_eq!(again.frame, before.frame);
+        // Translated ones have room, and count for themselves.
+        node.connect("198.51.100.9:9", WEB);
+        assert_eq!((node.remembered().0, direct(&node)), (4, 2));
+        // When one closes, there is room again.
+        node.tcp(&client(0), vip, FIN | ACK);
+        assert_eq!((direct(&node), node.established(origin)), (1, 1));
+        node.pass_time(TIMEOUTS.tcp / 8 + 1);
+        node.tcp(&client(4), vip, ACK);
+        assert_eq!((direct(&node), node.established(origin)), (2, 2));
+        // As when one times out.
+        node.pass_time(TIMEOUTS.tcp);
+        node.tcp(&client(1), vip, SYN);
+        assert_eq!(direct(&node), 1);
     }
 }
 

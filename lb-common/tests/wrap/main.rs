@@ -84,6 +84,7 @@ impl Stage {
             ..Origin::default()
         };
         tables.origins.insert(ID, origin);
+        tables.settings.second = 250;
         Self {
             tables,
             scratch: Box::default(),
@@ -146,6 +147,7 @@ impl Stage {
     /// Has it wrap a frame that leaves with these tags.
     fn wrap(&mut self, frame: &Frame, kind: WrapKind, tags: [Tag; 2]) -> (Step, Frame) {
         self.prepare(frame, FlowSide::CLIENT);
+        self.tables.hops.get_mut(&TWO_ARMED).unwrap().tags = tags;
         self.scratch.wrap = Wrapping {
             destination: Mac::from(ORIGIN_MAC),
             source: Mac::from(ORIGIN_NODE_MAC),

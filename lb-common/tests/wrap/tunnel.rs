@@ -305,6 +305,19 @@ fn a_node_without_an_address_of_the_outer_family_carries_nothing() {
 }
 
 #[test]
+fn a_tunnel_needs_a_next_hop() {
+    let mut stage = Stage::new(Forwarding::DSR_GUE, false);
+    stage.tables.hops.get_mut(&TWO_ARMED).unwrap().resolved = 0;
+    let frame = tcp(false, ACK).frame();
+    for hop in [TWO_ARMED, HopId::UNRESOLVED] {
+        stage.origin().hop = hop;
+        let (step, left) = stage.wrap(&frame, WrapKind::Tunnel, [Tag::NONE; 2]);
+        assert_eq!(step, Step::Done(Verdict::Drop(DropReason::NoNextHop)));
+        assert_eq!(left, frame);
+    }
+}
+
+#[test]
 fn a_packet_that_is_too_long_is_answered_and_untouched() {
     for (forwarding, outer_v6, overhead) in [
         (Forwarding::DSR_IPIP, false, 20),

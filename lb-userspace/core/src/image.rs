@@ -13,6 +13,9 @@ use std::sync::Arc;
 pub enum TableOp {
     /// Writes an origin's record. Takes effect on the next packet, in all generations.
     Origin { id: OriginId, record: Origin },
+    /// Empties an origin's record, and what packets have noted of the origin: its number may be given to another one. No
+    /// packet names it any more.
+    ForgetOrigin { id: OriginId },
     /// Writes a next hop.
     Hop { id: HopId, record: Hop },
     /// Writes the idle times of an application, by its row.

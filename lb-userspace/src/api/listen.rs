@@ -39,6 +39,41 @@ pub struct Server {
     tcp: Vec<(TcpListener, Guard)>,
 }
 
+/// TCP listeners, bound while another daemon has the rest of the addresses.
+#[derive(Debug)]
+pub struct Listeners(Vec<(SocketAddr, Guard, Option<TcpListener>)>);
+
+impl Listeners {
+    /// Binds the listeners that the configuration asks for, but not those that a daemon which is to leave still has: it
+    /// listens on `held`; `None`: it does not say where. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn bind_beside(api: &Api, held: Option<&[SocketAddr]>) -> Result<Self, Failure> {
+        let token = token(api)?;
+        let mut listeners = Vec::new();
+        for &address in &api.listen {
+            let guard = match &token {
+                Some(token) => Guard::Bearer(Arc::clone(token)),
+                None if address.ip().is_loopback() => Guard::Local,
+                None => return Err(no_token(address)),
+            };
+            let listener = match listen(address) {
+                Ok(listener) => Some(listener),
+                Err(error)
+                    if error.kind() == ErrorKind::AddrInUse
+                        && held.is_none_or(|held| held.iter().any(|held| overlap(*held, address))) =>
+                {
+                    None
+                }
+                Err(error) => return Err(cannot_listen(address, &error)),
+            };
+            listeners.push((address, guard, listener));
+        }
+        Ok(Self(listeners))
+    }
+}
+
 impl Server {
     /// Binds everything that the configuration asks for. Needs a tokio runtime.
     ///
@@ -47,32 +82,29 @@ impl Server {
     /// ([`Exit::Privilege`]), an address that is in use, a token file that cannot be read.
     pub fn bind(api: &Api) -> Result<Self, Failure> {
         let (unix, file) = bind_unix(&api.socket)?;
-        let token = token(api)?;
-        let mut tcp = Vec::new();
-        for &address in &api.listen {
-            let guard = match &token {
-                Some(token) => Guard::Bearer(Arc::clone(token)),
-                None if address.ip().is_loopback() => Guard::Local,
-                None => return Err(no_token(address)),
-            };
-            tcp.push((bind_tcp(address)?, guard));
-        }
-        Ok(Self { unix, file, tcp })
+        let Listeners(listeners) = Listeners::bind_beside(api, Some(&[]))?;
+        let bound = |(_, guard, listener): (_, Guard, Option<TcpListener>)| Some((listener?, guard));
+        Ok(Self {
+            unix,
+            file,
+            tcp: listeners.into_iter().filter_map(bound).collect(),
+        })
     }
 
-    /// Whether [`Self::bind`] would go well once nobody else has the addresses.
+    /// Binds what a daemon that has left had. Without a listener on TCP it goes on: by now nobody else runs the node.
     ///
     /// # Errors
-    /// As [`Self::bind`], for what can be told without binding.
-    pub fn check(api: &Api) -> Result<(), Failure> {
-        match token(api)? {
-            None => api
-                .listen
-                .iter()
-                .find(|address| !address.ip().is_loopback())
-                .map_or(Ok(()), |address| Err(no_token(*address))),
-            Some(_) => Ok(()),
+    /// As [`Self::bind`], for the socket.
+    pub fn succeed(api: &Api, Listeners(listeners): Listeners) -> Result<Self, Failure> {
+        let (unix, file) = bind_unix(&api.socket)?;
+        let mut tcp = Vec::new();
+        for (address, guard, listener) in listeners {
+            match listener.map_or_else(|| listen(address), Ok) {
+                Ok(listener) => tcp.push((listener, guard)),
+                Err(error) => tracing::error!("{}: going on without", cannot_listen(address, &error)),
+            }
         }
+        Ok(Self { unix, file, tcp })
     }
 
     /// Addresses of the TCP listeners, in the order of the configuration.
@@ -206,23 +238,28 @@ impl Drop for SocketFile {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let listen = || {
-        let socket = std::net::TcpListener::bind(address)?;
-        socket.set_nonblocking(true)?;
-        TcpListener::from_std(socket)
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = std::net::TcpListener::bind(address)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
+    let exit = match error.kind() {
+        ErrorKind::AddrInUse => Exit::Conflict,
+        ErrorKind::PermissionDenied => Exit::Privilege,
+        _ => Exit::Failed,
     };
-    listen().map_err(|error| {
-        let exit = match error.kind() {
-            ErrorKind::AddrInUse => Exit::Conflict,
-            ErrorKind::PermissionDenied => Exit::Privilege,
-            _ => Exit::Failed,
-        };
-        Failure::new(
-            exit,
-            format!("the API cannot listen on {address} (`api.listen`): {error}"),
-        )
-    })
+    Failure::new(
+        exit,
+        format!("the API cannot listen on {address} (`api.listen`): {error}"),
+    )
+}
+
+/// Whether a listener on the one address keeps others from the other one.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && (any || one.ip() == other.ip())
 }
 
 /// Binds the socket with mode 0600. Between bind and listen nobody can connect, so there is no moment with another mode.

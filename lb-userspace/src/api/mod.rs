@@ -8,11 +8,12 @@ mod guard;
 mod listen;
 mod request;
 mod routes;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod token;
 
-pub use listen::Server;
-pub use request::{Handle, Reply, Request};
+pub use listen::{Listeners, Server};
+pub use request::{Handle, Reply, Request, TraceItem, Tracing};
 pub use routes::router;
 pub use token::Token;

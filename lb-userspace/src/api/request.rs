@@ -1,8 +1,9 @@
 //! What the API asks of the daemon.
 
+use crate::datapath::trace::Traced;
 use crate::wire::{
     Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver,
-    Reloaded, Status,
+    Reloaded, Status, TraceNames, TraceQuery,
 };
 use lb_core::view::View;
 use std::sync::Arc;
@@ -24,6 +25,11 @@ pub enum Request {
     /// Read the configuration file again and bring it into force, all or nothing.
     Reload {
         reply: Reply<Reloaded>,
+    },
+    /// Tell of packets as they come, until the receiver is dropped.
+    Trace {
+        query: TraceQuery,
+        reply: Reply<Tracing>,
     },
     /// End, and leave everything to the process that asks: it takes over without losing a packet.
     HandOver {
@@ -50,6 +56,21 @@ pub enum Request {
         since: u64,
         reply: Reply<Events>,
     },
+}
+
+/// What is told of packets.
+#[derive(Clone, Debug)]
+pub enum TraceItem {
+    Packet(Arc<Traced>),
+    /// So many packets are missing here.
+    Lost(u64),
+}
+
+/// Packets as they come.
+#[derive(Debug)]
+pub struct Tracing {
+    pub items: mpsc::Receiver<TraceItem>,
+    pub names: TraceNames,
 }
 
 /// The API's end of the daemon.

@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use super::guard::{self, Guard};
-use super::{Handle, Request};
+use super::{Handle, Request, stream};
 use crate::wire::{
     Drops, ErrorCode, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded, Status,
 };
@@ -49,8 +49,17 @@ pub(super) fn guarded(handle: Handle, guard: Guard) -> Router {
             .with_state(handle.clone()),
         Guard::Local | Guard::Bearer(_) => Router::new(),
     };
+    // Other people's packets are for those who may see everything: not for every user of this machine.
+    let private = match guard {
+        Guard::Trusted | Guard::Bearer(_) => Router::new()
+            .route("/api/v1/trace", get(stream::trace))
+            .route("/api/v1/capture", get(stream::capture))
+            .with_state(handle.clone()),
+        Guard::Local => Router::new(),
+    };
     router(handle)
         .merge(local)
+        .merge(private)
         .layer(middleware::from_fn_with_state(guard, guard::check))
 }
 
@@ -147,10 +156,10 @@ async fn events(State(handle): State<Handle>, query: RawQuery) -> Result<Json<Ev
 }
 
 /// Query parameters: each is read once, and what is left over is an error, so that a typo is not an unfiltered answer.
-struct Parameters(Vec<(String, String)>);
+pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    fn parse(RawQuery(query): RawQuery) -> Result<Self, ApiError> {
+    pub(super) fn parse(RawQuery(query): RawQuery) -> Result<Self, ApiError> {
         let query = query.unwrap_or_default();
         let uri = format!("/?{query}").parse::<axum::http::Uri>();
         let pairs = uri
@@ -165,7 +174,7 @@ impl Parameters {
         }
     }
 
-    fn optional<T: FromStr>(&mut self, name: &str, expected: &str) -> Result<Option<T>, ApiError> {
+    pub(super) fn optional<T: FromStr>(&mut self, name: &str, expected: &str) -> Result<Option<T>, ApiError> {
         let Some(at) = self.0.iter().position(|(key, _)| key == name) else {
             return Ok(None);
         };
@@ -191,7 +200,7 @@ impl Parameters {
         })
     }
 
-    fn finish(self) -> Result<(), ApiError> {
+    pub(super) fn finish(self) -> Result<(), ApiError> {
         match self.0.first() {
             None => Ok(()),
             Some((name, _)) => Err(ApiError::parameter(

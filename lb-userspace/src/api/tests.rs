@@ -1,5 +1,7 @@
 //! The API as clients meet it: a fake daemon behind real sockets, asked through the real client.
 
+mod trace;
+
 use super::*;
 use crate::cli::{Exit, Failure};
 use crate::client::{Client, Query, Target};
@@ -124,6 +126,7 @@ fn answer(daemon: Daemon, request: Request) {
             );
             drop(reply.send(Ok(status)));
         }
+        Request::Trace { query, reply } => drop(reply.send(Ok(trace::traced(&query)))),
         Request::Reload { reply } => drop(reply.send(match daemon {
             Daemon::Ready => Ok(Reloaded {
                 generation: 5,
@@ -450,6 +453,45 @@ async fn the_addresses_are_free_before_the_last_request_is_answered() {
     let socket = served.socket();
     served.task.await.unwrap();
     assert!(socket.exists(), "the new socket stays");
+}
+
+#[tokio::test]
+async fn what_a_leaving_daemon_has_is_bound_when_it_has_left_and_the_rest_before() {
+    let served = serve(Daemon::Ready, &["127.0.0.1:0"], None);
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = stranger.local_addr().unwrap();
+    let listen = [served.tcp[0].to_string(), busy.to_string()];
+    let api = api(
+        served.directory.path(),
+        &listen.each_ref().map(String::as_str),
+        None,
+    );
+    let failure = Listeners::bind_beside(&api, Some(&served.tcp)).unwrap_err();
+    assert_eq!(failure.exit, Exit::Conflict);
+    assert!(failure.message.contains(&listen[1]), "{failure}");
+    drop(stranger);
+    let failure = Listeners::bind_beside(&api, Some(&[])).unwrap_err();
+    assert!(failure.message.contains(&listen[0]), "{failure}");
+    let listeners = Listeners::bind_beside(&api, Some(&served.tcp)).unwrap();
+    assert!(std::net::TcpListener::bind(busy).is_err(), "it is bound already");
+    // Of a daemon that does not say where it listens everything may be its own.
+    assert!(Listeners::bind_beside(&api, None).is_ok());
+    served.stop.cancel();
+    served.closed.cancelled().await;
+    let server = Server::succeed(&api, listeners).unwrap();
+    assert_eq!(server.tcp_addresses(), [served.tcp[0], busy]);
+}
+
+#[tokio::test]
+async fn a_node_that_nobody_else_runs_does_without_a_listener() {
+    let directory = tempfile::tempdir().unwrap();
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = stranger.local_addr().unwrap().to_string();
+    let api = api(directory.path(), &[&busy], None);
+    let listeners = Listeners::bind_beside(&api, None).unwrap();
+    let server = Server::succeed(&api, listeners).unwrap();
+    assert_eq!(server.tcp_addresses(), []);
+    assert!(api.socket.exists());
 }
 
 #[test]

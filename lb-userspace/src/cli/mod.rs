@@ -3,6 +3,7 @@
 //! Data goes to stdout and words to stderr, so that every command can stand in a pipe; how a command ended is its exit
 //! code ([`Exit`]).
 
+mod capture;
 mod check;
 mod completions;
 mod doctor;
@@ -23,6 +24,7 @@ mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod version;
 
 pub use failure::{Exit, Failure};
@@ -63,6 +65,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     Flows(flows::FlowsArgs),
     Drops(drops::DropsArgs),
+    Trace(trace::Trace),
+    Capture(capture::Capture),
     Doctor(doctor::DoctorArgs),
     OriginAgent(origin_agent::OriginAgent),
     Healthcheck(healthcheck::Healthcheck),
@@ -119,6 +123,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Explain(verb) => verb.run(global),
         Command::Flows(verb) => verb.run(global),
         Command::Drops(verb) => verb.run(global),
+        Command::Trace(verb) => verb.run(global),
+        Command::Capture(verb) => verb.run(global),
         Command::Doctor(verb) => verb.run(global),
         Command::OriginAgent(verb) => verb.run(global),
         Command::Healthcheck(verb) => verb.run(global),

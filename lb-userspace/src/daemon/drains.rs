@@ -1,6 +1,5 @@
 //! When a removed origin's number may be given to another one.
 
-use crate::datapath::flows::FlowCounts;
 use lb_common::abi::OriginId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -9,25 +8,37 @@ use std::time::Instant;
 #[derive(Debug, Default)]
 pub(super) struct Drains {
     pub seen: BTreeMap<OriginId, Instant>,
-    /// When the last sweep that counted flows began.
-    pub counted_since: Option<Instant>,
+    /// The last two, the older one first. One alone may miss a flow that goes from one table to another meanwhile.
+    sweeps: [Option<Sweep>; 2],
+}
+
+/// A look at all flows.
+#[derive(Debug)]
+struct Sweep {
+    began: Instant,
+    /// Origins that some flow named, be it one that is closing.
+    named: BTreeSet<OriginId>,
 }
 
 impl Drains {
-    /// Which of the removed origins no flow means any more: a sweep that began after they were removed found none. An
+    /// Takes what a sweep has found.
+    pub fn swept(&mut self, began: Instant, named: BTreeSet<OriginId>) {
+        let [_, last] = &mut self.sweeps;
+        self.sweeps = [last.take(), Some(Sweep { began, named })];
+    }
+
+    /// Which of the removed origins no flow means any more: two sweeps that began after they were removed found none. An
     /// older one may have missed the last flows that were opened.
-    pub fn drained(
-        &mut self,
-        draining: BTreeSet<OriginId>,
-        counts: &FlowCounts,
-        now: Instant,
-    ) -> Vec<OriginId> {
+    pub fn drained(&mut self, draining: BTreeSet<OriginId>, now: Instant) -> Vec<OriginId> {
         self.seen.retain(|id, _| draining.contains(id));
-        let counted_since = self.counted_since;
         let mut drained = Vec::new();
         for id in draining {
             let removed = *self.seen.entry(id).or_insert(now);
-            if counted_since.is_some_and(|since| since > removed) && !counts.origins.contains_key(&id.0) {
+            let misses = |sweep: &Option<Sweep>| {
+                let sweep = sweep.as_ref();
+                sweep.is_some_and(|sweep| sweep.began > removed && !sweep.named.contains(&id))
+            };
+            if self.sweeps.iter().all(misses) {
                 drained.push(id);
             }
         }
@@ -41,20 +52,24 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn only_a_count_that_began_after_the_removal_lets_an_origin_go() {
+    fn only_counts_that_began_after_the_removal_let_an_origin_go() {
         let (id, start) = (OriginId(3), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut counts = FlowCounts::default();
         let mut drains = Drains::default();
-        let mut drained = |counts: &FlowCounts, counted, now| {
-            drains.counted_since = Some(at(counted));
-            drains.drained([id].into(), counts, at(now))
-        };
-        assert_eq!(drained(&counts, 9, 10), []);
-        assert_eq!(drained(&counts, 9, 40), []);
-        counts.origins.insert(3, 1);
-        assert_eq!(drained(&counts, 69, 70), []);
-        counts.origins.clear();
-        assert_eq!(drained(&counts, 99, 100), [id]);
+        // When a sweep began, what it found, and who is let go a second later.
+        for (began, named, expected) in [
+            (9, &[][..], &[][..]),
+            (10, &[], &[]),
+            (20, &[], &[]),
+            (30, &[id], &[]),
+            (40, &[], &[]),
+            (50, &[OriginId(4)], &[id]),
+        ] {
+            drains.swept(at(began), named.iter().copied().collect());
+            assert_eq!(drains.drained([id].into(), at(began + 1)), expected, "{began}");
+        }
+        // Removed again, it waits again.
+        assert_eq!(drains.drained(BTreeSet::new(), at(60)), []);
+        assert_eq!(drains.drained([id].into(), at(60)), []);
     }
 }

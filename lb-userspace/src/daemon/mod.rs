@@ -8,6 +8,7 @@ mod reload;
 mod requests;
 mod setup;
 mod takeover;
+mod tracer;
 mod watch;
 mod ways;
 

@@ -4,9 +4,10 @@ use super::drains::Drains;
 use super::interfaces::Interfaces;
 use super::setup::{self, Lock};
 use super::takeover::{self, Former};
+use super::tracer::Tracer;
 use super::watch::FileWatch;
 use super::ways::ProbeWays;
-use crate::api::{Handle, Request, Server};
+use crate::api::{Handle, Listeners, Request, Server};
 use crate::cli::{Exit, Failure};
 use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
@@ -28,7 +29,7 @@ use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
 use lb_core::view::View;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -48,8 +49,18 @@ const REPAIR: Duration = Duration::from_secs(30);
 const FIRST_PATHS: Duration = Duration::from_secs(1);
 /// How long what is going on may take when another process takes over.
 const HANDOVER: Duration = Duration::from_secs(5);
+/// How often it is looked whether fragments are held still.
+const HELD_LOOK: Duration = Duration::from_millis(10);
 /// Events that are remembered for the API.
 const MAX_EVENTS: usize = 10_000;
+
+/// Who has the node while a daemon starts.
+enum Claim {
+    /// This one, from now on.
+    Free(Server, Lock),
+    /// Another one, which is to leave.
+    Held(Former, Listeners),
+}
 
 /// A running node.
 pub struct Node {
@@ -71,6 +82,7 @@ pub struct Node {
     next_sweep: Option<tokio::time::Instant>,
     sweep_started: Instant,
     pub(super) drains: Drains,
+    pub(super) tracer: Tracer,
     /// Whether a step of the writer has failed since everything was written.
     unwritten: bool,
     pub(super) events: VecDeque<WireEvent>,
@@ -91,6 +103,8 @@ pub struct Node {
     pub(super) flags: SettingsFlags,
     pub(super) path_changes: mpsc::Receiver<BTreeMap<IpAddr, Path>>,
     requests: mpsc::Receiver<Request>,
+    /// Where the API listens on TCP.
+    pub(super) listen: Vec<SocketAddr>,
     pub(super) file: Option<FileWatch>,
     stop: CancellationToken,
     /// Cancelled once another process may have the API's addresses.
@@ -128,27 +142,50 @@ impl Node {
             true => Former::find(&config).await?,
             false => None,
         };
-        let (server, lock, mut datapath) = match former {
+        // What can fail without a trace comes before what leaves one, and before another daemon leaves.
+        let (claim, mut datapath) = match former {
             None => {
-                // What can fail without a trace comes before what leaves one.
                 let server = Server::bind(&config.api)?;
                 let (pins, lock) = setup::claim(&config.node.name)?;
                 let datapath = Datapath::open(pins, sizes).map_err(setup::cannot_open)?;
-                (server, lock, datapath)
+                (Claim::Free(server, lock), datapath)
             }
             Some(former) => {
-                Server::check(&config.api)?;
+                let listeners =
+                    Listeners::bind_beside(&config.api, former.listen()).map_err(takeover::unchanged)?;
                 let pins = Pins::open(&config.node.name)?;
                 let datapath = Datapath::open(pins, sizes).map_err(takeover::cannot_open)?;
                 takeover::rehearse(setup::environment(&datapath, flags)?, &config)?;
+                (Claim::Held(former, listeners), datapath)
+            }
+        };
+        let named = interfaces.named();
+        let indexes: Vec<u32> = named.iter().map(|(_, index)| *index).collect();
+        let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
+        let explainer = Explainer::new(&datapath)?;
+        let tracer = Tracer::new(datapath.tracing()?);
+        let flows = Arc::new(Mutex::new(datapath.flow_tables()?));
+        let probes = Arc::new(Probes::new()?);
+        // Before the first packet that the program may hand over.
+        let held = datapath
+            .holding()
+            .and_then(held::start)
+            .unwrap_or_else(|error| {
+                warn!(error = %format!("{error:#}"), "fragments that come before the first one of their datagram are lost");
+                Arc::default()
+            });
+        let (server, lock) = match claim {
+            Claim::Free(server, lock) => (server, lock),
+            Claim::Held(former, listeners) => {
                 let (_, lock) = former.hand_over(&config.node.name).await?;
                 if !datapath.is_current()? {
                     let message = "the maps were made anew meanwhile: start again";
                     return Err(Failure::new(Exit::Conflict, message));
                 }
-                (Server::bind(&config.api)?, lock, datapath)
+                (Server::succeed(&config.api, listeners)?, lock)
             }
         };
+        let listen = server.tcp_addresses();
         let migrates = datapath.is_migrating();
         let flags = match migrates {
             true => SettingsFlags(flags.0 | SettingsFlags::MIGRATING),
@@ -166,12 +203,9 @@ impl Node {
         };
         let started = Instant::now();
         let engine = Engine::new(environment, Timestamp::default());
-        let named = interfaces.named();
         if !migrates {
             datapath.attach(&named, config.datapath.mode)?;
         }
-        let indexes: Vec<u32> = named.iter().map(|(_, index)| *index).collect();
-        let (paths, path_changes) = PathWatcher::start(indexes.clone()).await?;
         let (view, views) = watch::channel(Arc::new(View::default()));
         let (sender, requests) = mpsc::channel(64);
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
@@ -181,15 +215,6 @@ impl Node {
         };
         let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
         let (observations, observed) = mpsc::unbounded_channel();
-        let explainer = Explainer::new(&datapath)?;
-        let held = datapath
-            .holding()
-            .and_then(held::start)
-            .unwrap_or_else(|error| {
-                warn!(error = %format!("{error:#}"), "fragments that come before the first one of their datagram are lost");
-                Arc::default()
-            });
-        let flows = Arc::new(Mutex::new(datapath.flow_tables()?));
         let (sweeps, swept) = mpsc::channel(1);
         let file = FileWatch::new(&config_path)
             .inspect_err(|error| warn!(error = %format!("{error:#}"), "changes of the file are not noticed"));
@@ -209,13 +234,14 @@ impl Node {
             next_sweep: Some(tokio::time::Instant::now()),
             sweep_started: started,
             drains: Drains::default(),
+            tracer,
             unwritten: false,
             events: VecDeque::new(),
             started,
             next_event: 1,
             refusal: None,
             saver: store.map(Saver::start),
-            probes: Arc::new(Probes::new()?),
+            probes,
             ways: ProbeWays::default(),
             observations,
             observed,
@@ -226,6 +252,7 @@ impl Node {
             flags,
             path_changes,
             requests,
+            listen,
             file: file.ok(),
             stop,
             closed,
@@ -241,6 +268,8 @@ impl Node {
         if let Some(refusal) = node.refusal.take() {
             return Err(anyhow::anyhow!(refusal).into());
         }
+        // A daemon that was killed while somebody traced has left the program at it.
+        node.tell(Event::Trace(0));
         if migrates {
             // The new program must know how to go on with every flow when the first packet comes.
             node.find_paths().await;
@@ -311,6 +340,7 @@ impl Node {
                 () = until(self.next_sweep) => self.start_sweep(),
                 Some(result) = self.swept.recv() => self.end_sweep(result),
                 _ = repair.tick() => self.repair(),
+                () = until(self.tracer.due) => self.refresh_trace(),
             }
             if self.handed_over {
                 break;
@@ -333,12 +363,16 @@ impl Node {
     /// When something cannot be removed.
     pub async fn stop(mut self) -> Result<(), Failure> {
         info!("stopping");
+        self.end_trace();
         self.stop.cancel();
         if self.handed_over {
             self.leave_to_another().await;
         }
         // The server removes its socket; what else could go wrong there ends with the process.
         let _ = (&mut self.server).await;
+        if self.handed_over {
+            self.see_fragments_off().await;
+        }
         if self.config.datapath.on_exit == OnExit::Detach && !self.handed_over {
             self.paths.release().await?;
             self.datapath.remove()?;
@@ -355,8 +389,17 @@ impl Node {
         }
         let _ = timeout(HANDOVER, self.closed.cancelled()).await;
         self.saver = None;
+        self.ways = ProbeWays::default();
         self.lock = None;
         info!("handed over: another lb goes on");
+    }
+
+    /// Holds fragments until the other's program is there, and then until those that wait have gone or waited too long.
+    async fn see_fragments_off(&mut self) {
+        let deadline = Instant::now() + held::LIMITS.patience;
+        while (self.datapath.is_attached() || self.held.waiting() > 0) && Instant::now() < deadline {
+            tokio::time::sleep(HELD_LOOK).await;
+        }
     }
 
     /// Tells the engine what has happened and does what it asks for.
@@ -450,9 +493,10 @@ impl Node {
 
     fn end_sweep(&mut self, result: Result<FlowCounts>) {
         match result {
-            Ok(counts) => {
+            Ok(mut counts) => {
+                let named = std::mem::take(&mut counts.named);
+                self.drains.swept(self.sweep_started, named);
                 self.counts = counts;
-                self.drains.counted_since = Some(self.sweep_started);
                 if self.engine.counts_flows() {
                     let origins = self.counts.origins.iter();
                     let counts = origins.map(|(&id, &count)| (OriginId(id), count)).collect();
@@ -508,7 +552,7 @@ impl Node {
             _ => None,
         });
         let draining = draining.filter(|id| !shown.contains(id)).collect();
-        let drained = self.drains.drained(draining, &self.counts, Instant::now());
+        let drained = self.drains.drained(draining, Instant::now());
         if !drained.is_empty() {
             self.tell(Event::Drained(drained));
         }

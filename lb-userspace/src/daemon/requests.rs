@@ -26,6 +26,9 @@ impl Node {
                 let result = self.reload_for_request().await;
                 let _ = reply.send(result);
             }
+            Request::Trace { query, reply } => {
+                let _ = reply.send(self.trace(&query));
+            }
             Request::HandOver { reply } => {
                 info!("another lb takes over");
                 self.handed_over = true;
@@ -40,7 +43,7 @@ impl Node {
             Request::FlushFlows { filter, reply } => self.flush(&filter, reply),
             Request::Drops { reply } => {
                 let drops = named(self.drops());
-                let verdicts = named(self.verdicts());
+                let verdicts = named(self.datapath.reader.verdicts());
                 let _ = reply.send(Ok(Drops { drops, verdicts }));
             }
             Request::Events { since, reply } => {
@@ -71,26 +74,19 @@ impl Node {
                 .collect(),
             application_flows: self.counts.applications.clone(),
             origin_flows: self.counts.origins.clone(),
-            verdicts: self.verdicts(),
             drops: self.drops(),
         };
         let node = NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             uptime_seconds: self.started.elapsed().as_secs(),
+            listen: Some(self.listen.clone()),
             ..NodeStatus::default()
         };
         Status {
             unattached: self.unattached(),
             ..Status::new(&view, &counters, node, self.interface_status())
         }
-    }
-
-    /// Packets that were neither forwarded nor dropped, by reason.
-    fn verdicts(&self) -> Vec<(&'static str, u64)> {
-        let mut verdicts = self.datapath.reader.passes();
-        verdicts.extend(self.datapath.reader.holds());
-        verdicts
     }
 
     /// Packets that were not forwarded, by reason: as the program counts them, and what was held in vain.
@@ -271,7 +267,7 @@ fn row(view: &View, flow: &Flow) -> FlowRow {
         .to_owned(),
         client: flow.client,
         vip: flow.vip,
-        snat: Some(flow.snat),
+        snat: flow.snat,
         origin_address: flow.origin_address,
         application: application.map(|application| application.name.clone()),
         origin: place.map(|(_, origin)| origin.name.clone()),

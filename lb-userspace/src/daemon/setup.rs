@@ -164,6 +164,7 @@ pub fn environment(datapath: &Datapath, flags: SettingsFlags) -> Result<Environm
         snat_ports: crate::net::ports::snat_ports()?,
         flags,
         capacity: datapath.sizes.capacity,
+        max_flows: datapath.sizes.max_flows,
         adopted,
         kept: Kept::default(),
         assume_healthy: false,

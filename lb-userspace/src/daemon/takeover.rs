@@ -1,7 +1,7 @@
 //! Taking over from the daemon that runs the node: `lb run --take-over`.
 //!
-//! What can go wrong is tried while the other daemon still runs: the program is loaded on the maps there are, and an engine
-//! is given the configuration. Only then is the other one asked to leave, and what it leaves is adopted.
+//! What can go wrong is tried while the other daemon still runs: the program is loaded on the maps there are, an engine is
+//! given the configuration, and the API's listeners are bound, but for those that the other one has. Only then is the other one asked to leave, and what it leaves is adopted.
 
 use super::setup::{self, Lock};
 use crate::cli::{Exit, Failure};
@@ -12,6 +12,7 @@ use hyper::Method;
 use lb_core::engine::{Command, Engine, Environment, Event, Report};
 use lb_core::model::Config;
 use lb_core::time::Timestamp;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ const LOOK: Duration = Duration::from_millis(2);
 pub struct Former {
     client: Client,
     name: String,
+    listen: Option<Vec<SocketAddr>>,
 }
 
 impl Former {
@@ -58,7 +60,11 @@ impl Former {
             .fetch::<Status>(Method::GET, &Query::new("/api/v1/status"))
             .await;
         match status {
-            Ok(status) if status.node.name == *node => Ok(Some(Self { client, name })),
+            Ok(status) if status.node.name == *node => Ok(Some(Self {
+                client,
+                name,
+                listen: status.node.listen,
+            })),
             Ok(status) => Err(conflict(format!(
                 "{name} runs node `{}`, not `{node}`: nothing was changed",
                 status.node.name
@@ -68,6 +74,12 @@ impl Former {
                  start again"
             ))),
         }
+    }
+
+    /// Where its API listens on TCP; `None`: it does not say.
+    #[must_use]
+    pub fn listen(&self) -> Option<&[SocketAddr]> {
+        self.listen.as_deref()
     }
 
     /// Has it leave; returns when it is gone, with the node's lock.
@@ -124,6 +136,11 @@ pub fn cannot_open(error: anyhow::Error) -> Failure {
         Exit::Failed => Exit::Privilege,
         other => other,
     };
+    unchanged(Failure::new(exit, message))
+}
+
+/// What failed before the other daemon was asked to leave.
+pub fn unchanged(Failure { exit, message }: Failure) -> Failure {
     Failure::new(exit, format!("{message}\nNothing was changed"))
 }
 

@@ -189,7 +189,12 @@ impl Recorder<'_> {
         };
         if let (Verdict::Forward(_), Some((core, destination))) = (verdict, core) {
             explain.application = self.application_name(core.application);
-            explain.address = Some(destination.ip());
+            // Packets that leave as they came do not say where to.
+            let record = (core.forwarding.is_direct())
+                .then(|| self.maps.origins.get(&core.origin.0, 0).ok())
+                .flatten();
+            let ip = record.map_or(destination.ip(), |origin| origin.address.into());
+            explain.address = Some(ip);
             explain.port = Some(destination.port());
             if let Some((pool, origin)) = self.origin_view(core.origin) {
                 explain.pool = Some(pool.name.clone());
@@ -530,6 +535,9 @@ impl Tables for Recorder<'_> {
     fn established(&self, origin: OriginId) -> u32 {
         let count = |map: &Array<MapData, Load>| map.get(&origin.0, 0).map_or(0, |load| load.established);
         let flows = count(&self.maps.loads).wrapping_sub(count(&self.maps.swept));
+        if origin == OriginId::DIRECT {
+            return flows;
+        }
         let cap = self
             .maps
             .origins

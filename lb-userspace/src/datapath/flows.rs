@@ -3,17 +3,18 @@
 //! The packet path ignores entries that have timed out; sweeping them keeps the counts true and frees source ports.
 
 use super::clock::Clock;
+use super::loads::Loads;
 use super::sys;
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Ip, Load, OriginId, Port, Protocol, TcpState,
-    Timeouts, maps,
+    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Forwarding, Ip, Origin, OriginId, Port, Protocol,
+    TcpState, Timeouts, maps,
 };
 use lb_common::datapath::Memory;
 use lb_common::datapath::track::{self, Age};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -23,7 +24,8 @@ pub struct FlowTables {
     v4: [Table<FlowKey4, Flow4>; 2],
     v6: [Table<FlowKey6, Flow6>; 2],
     timeouts: Array<MapData, Timeouts>,
-    swept: Array<MapData, Load>,
+    origins: Array<MapData, Origin>,
+    loads: Loads,
 }
 
 struct Table<K, V> {
@@ -38,7 +40,9 @@ pub struct Flow {
     pub protocol: Protocol,
     pub client: SocketAddr,
     pub vip: SocketAddr,
-    pub snat: SocketAddr,
+    /// What the origin sees as its client; `None`: the client itself.
+    pub snat: Option<SocketAddr>,
+    /// Where its packets go; of an origin that takes the VIP's, the origin's own address with the VIP's port.
     pub origin_address: SocketAddr,
     pub application: u32,
     pub origin: OriginId,
@@ -52,6 +56,8 @@ pub struct FlowCounts {
     pub applications: BTreeMap<u32, u64>,
     pub origins: BTreeMap<u32, u64>,
     pub total: u64,
+    /// Origins that some entry names, be it of a flow that is closing.
+    pub named: BTreeSet<OriginId>,
     /// Entries that had timed out and were removed.
     pub expired: u64,
 }
@@ -138,7 +144,8 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         timeouts: &Array<MapData, Timeouts>,
         now: u32,
         counts: &mut FlowCounts,
-        swept: &mut BTreeMap<OriginId, u32>,
+        found: &mut BTreeMap<OriginId, u32>,
+        loads: &mut Loads,
     ) -> Result<()> {
         let mut rows = BTreeMap::new();
         let mut timeouts = |application: u32| {
@@ -148,16 +155,24 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
                 .or_insert_with(|| timeouts.get(&application, 0).unwrap_or_default())
         };
         let mut expired = Vec::new();
+        let established = self.memory == Memory::Established;
         self.for_each(|key, flow| {
             let core = flow.core();
+            if established && core.side == FlowSide::CLIENT {
+                count(core, found);
+            }
             if track::age(&timeouts(core.application), V::protocol(key), core, now) == Age::Expired {
                 expired.push(*key);
-            } else if core.side == FlowSide::CLIENT && !core.tcp.closing() {
+                return;
+            }
+            counts.named.insert(core.origin);
+            if core.side == FlowSide::CLIENT && !core.tcp.closing() {
                 *counts.applications.entry(core.application).or_default() += 1;
                 *counts.origins.entry(core.origin.0).or_default() += 1;
                 counts.total += 1;
             }
         })?;
+        let mut removed = BTreeMap::new();
         for key in expired {
             // A packet may have renewed it since it was read.
             let Ok(flow) = self.map.get(&key, 0) else { continue };
@@ -165,21 +180,33 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             let still = track::age(&timeouts(core.application), V::protocol(&key), core, now) == Age::Expired;
             if still && self.map.remove(&key).is_ok() {
                 counts.expired += 1;
-                if self.memory == Memory::Established && core.side == FlowSide::CLIENT {
-                    *swept.entry(core.origin).or_default() += 1;
+                if established && core.side == FlowSide::CLIENT {
+                    count(core, &mut removed);
                 }
+            } else {
+                counts.named.insert(core.origin);
             }
         }
-        Ok(())
+        loads.take_off(&removed)
     }
 
     fn list(
         &self,
         clock: &Clock,
+        origins: &Array<MapData, Origin>,
         wanted: &mut dyn FnMut(&FlowCore) -> bool,
         flows: &mut Vec<Flow>,
     ) -> Result<()> {
         let now = clock.now();
+        let mut rows = BTreeMap::new();
+        let mut address = |origin: OriginId| {
+            *rows.entry(origin).or_insert_with(|| {
+                let record = origins.get(&origin.0, 0).ok();
+                record
+                    .filter(|record| record.identity != 0)
+                    .map(|record| IpAddr::from(record.address))
+            })
+        };
         self.for_each(|key, flow| {
             let core = flow.core();
             if core.side != FlowSide::CLIENT || !wanted(core) {
@@ -187,14 +214,19 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             }
             let Tuples {
                 arriving: (client, vip),
-                leaving: (snat, origin_address),
+                leaving: (snat, mut origin_address),
             } = flow.describe(key);
+            if core.forwarding.is_direct()
+                && let Some(address) = address(core.origin)
+            {
+                origin_address.set_ip(address);
+            }
             let idle = now.wrapping_sub(core.seen);
             flows.push(Flow {
                 protocol: V::protocol(key),
                 client,
                 vip,
-                snat,
+                snat: (core.forwarding == Forwarding::NAT).then_some(snat),
                 origin_address,
                 application: core.application,
                 origin: core.origin,
@@ -205,35 +237,42 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         })
     }
 
-    fn flush(
-        &mut self,
-        wanted: &mut dyn FnMut(&FlowCore) -> bool,
-        swept: &mut BTreeMap<OriginId, u32>,
-    ) -> Result<u64> {
+    fn flush(&mut self, wanted: &mut dyn FnMut(&FlowCore) -> bool, loads: &mut Loads) -> Result<u64> {
         let mut found = Vec::new();
         self.for_each(|key, flow| {
             if flow.core().side == FlowSide::CLIENT && wanted(flow.core()) {
-                found.push((*key, flow.twin(key), flow.core().origin));
+                let twin = (!flow.core().forwarding.is_direct()).then(|| flow.twin(key));
+                found.push((*key, twin, *flow.core()));
             }
         })?;
         let mut flushed = 0;
-        for (key, twin, origin) in found {
+        let mut removed = BTreeMap::new();
+        for (key, twin, core) in found {
             // Either may have gone meanwhile.
-            let _ = self.map.remove(&twin);
+            let _gone = twin.map(|twin| self.map.remove(&twin));
             if self.map.remove(&key).is_ok() {
                 flushed += 1;
                 if self.memory == Memory::Established {
-                    *swept.entry(origin).or_default() += 1;
+                    count(&core, &mut removed);
                 }
             }
         }
+        loads.take_off(&removed)?;
         Ok(flushed)
+    }
+}
+
+/// Counts an established flow wherever the program has counted it.
+fn count(core: &FlowCore, flows: &mut BTreeMap<OriginId, u32>) {
+    *flows.entry(core.origin).or_default() += 1;
+    if core.forwarding.is_direct() {
+        *flows.entry(OriginId::DIRECT).or_default() += 1;
     }
 }
 
 fn state(protocol: Protocol, tcp: TcpState) -> &'static str {
     if protocol != Protocol::TCP {
-        "open"
+        "-"
     } else if tcp.closing() {
         "closing"
     } else if tcp.has(TcpState::ESTABLISHED) {
@@ -267,7 +306,8 @@ impl FlowTables {
                 )?,
             ],
             timeouts: take(maps::TIMEOUTS)?.try_into()?,
-            swept: take(maps::SWEPT)?.try_into()?,
+            origins: take(maps::ORIGINS)?.try_into()?,
+            loads: Loads::new(take)?,
         })
     }
 
@@ -277,25 +317,28 @@ impl FlowTables {
     /// When a table cannot be read.
     pub fn sweep(&mut self, clock: &Clock) -> Result<FlowCounts> {
         let mut counts = FlowCounts::default();
-        let mut swept = BTreeMap::new();
+        let mut found = BTreeMap::new();
+        let before = self.loads.read()?;
         for table in &mut self.v4 {
-            table.sweep(&self.timeouts, clock.now(), &mut counts, &mut swept)?;
+            table.sweep(
+                &self.timeouts,
+                clock.now(),
+                &mut counts,
+                &mut found,
+                &mut self.loads,
+            )?;
         }
         for table in &mut self.v6 {
-            table.sweep(&self.timeouts, clock.now(), &mut counts, &mut swept)?;
+            table.sweep(
+                &self.timeouts,
+                clock.now(),
+                &mut counts,
+                &mut found,
+                &mut self.loads,
+            )?;
         }
-        self.take_off(&swept)?;
+        self.loads.compare(&before, &found)?;
         Ok(counts)
-    }
-
-    /// Notes how many established flows of each origin were removed.
-    fn take_off(&mut self, swept: &BTreeMap<OriginId, u32>) -> Result<()> {
-        for (origin, count) in swept {
-            let mut load = self.swept.get(&origin.0, 0)?;
-            load.established = load.established.wrapping_add(*count);
-            self.swept.set(origin.0, load, 0)?;
-        }
-        Ok(())
     }
 
     /// The flows whose entry is `wanted`.
@@ -305,10 +348,10 @@ impl FlowTables {
     pub fn list(&self, clock: &Clock, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<Vec<Flow>> {
         let mut flows = Vec::new();
         for table in &self.v4 {
-            table.list(clock, &mut wanted, &mut flows)?;
+            table.list(clock, &self.origins, &mut wanted, &mut flows)?;
         }
         for table in &self.v6 {
-            table.list(clock, &mut wanted, &mut flows)?;
+            table.list(clock, &self.origins, &mut wanted, &mut flows)?;
         }
         Ok(flows)
     }
@@ -319,14 +362,12 @@ impl FlowTables {
     /// When a table cannot be read.
     pub fn flush(&mut self, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<u64> {
         let mut flushed = 0;
-        let mut swept = BTreeMap::new();
         for table in &mut self.v4 {
-            flushed += table.flush(&mut wanted, &mut swept)?;
+            flushed += table.flush(&mut wanted, &mut self.loads)?;
         }
         for table in &mut self.v6 {
-            flushed += table.flush(&mut wanted, &mut swept)?;
+            flushed += table.flush(&mut wanted, &mut self.loads)?;
         }
-        self.take_off(&swept)?;
         Ok(flushed)
     }
 }

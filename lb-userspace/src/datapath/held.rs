@@ -163,6 +163,7 @@ impl Holder {
 #[derive(Debug, Default)]
 pub struct HeldCounts {
     expired: AtomicU64,
+    waiting: AtomicU64,
 }
 
 impl HeldCounts {
@@ -170,6 +171,12 @@ impl HeldCounts {
     #[must_use]
     pub fn drops(&self) -> [(&'static str, u64); 1] {
         [("fragment_expired", self.expired.load(Ordering::Relaxed))]
+    }
+
+    /// Frames that are held now.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
     }
 }
 
@@ -240,6 +247,9 @@ impl Keeper {
             self.counts
                 .expired
                 .store(self.holder.expired(), Ordering::Relaxed);
+            self.counts
+                .waiting
+                .store(self.holder.frames as u64, Ordering::Relaxed);
             thread::sleep(TICK.max(started.elapsed() * SHARE));
         }
     }

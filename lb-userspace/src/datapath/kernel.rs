@@ -10,6 +10,7 @@ use super::object::{self, Loaded, MapSizes};
 use super::pins::{self, Pins};
 use super::reader::Reader;
 use super::sys;
+use super::trace;
 use super::writer::Writer;
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -31,7 +32,10 @@ use tracing::{info, warn};
 /// The datapath of one node.
 pub struct Datapath {
     ebpf: Ebpf,
+    /// Until they are pinned.
     stages: Option<ProgramArray<MapData>>,
+    /// The kernel empties the map when nobody has it.
+    kept_stages: Option<MapData>,
     pins: Pins,
     netns: u64,
     pub clock: Clock,
@@ -87,6 +91,7 @@ impl Datapath {
         let datapath = Self {
             ebpf,
             stages: Some(stages),
+            kept_stages: None,
             netns,
             clock,
             writer,
@@ -211,7 +216,7 @@ impl Datapath {
         let mut dead = Vec::new();
         self.attachments.retain(|attachment| {
             let path = pins.link(attachment.mode, attachment.ifindex, netns);
-            let alive = sys::link_interface(&path).is_ok_and(|ifindex| ifindex == attachment.ifindex);
+            let alive = sys::pinned_link(&path).is_ok_and(|link| link.ifindex == attachment.ifindex);
             if !alive {
                 dead.push(attachment.name.clone());
                 // The pin of a link that leads nowhere.
@@ -267,6 +272,17 @@ impl Datapath {
             .map(|info| info.id())
     }
 
+    /// Whether some interface of this network namespace runs the program still.
+    #[must_use]
+    pub fn is_attached(&mut self) -> bool {
+        let Some(program) = self.program_id() else {
+            return false;
+        };
+        let links = self.pins.links().into_iter();
+        let mut own = links.filter(|pin| pin.netns == self.netns);
+        own.any(|pin| sys::pinned_link(&pin.path).is_ok_and(|link| link.program == program))
+    }
+
     /// Where programs and maps are pinned.
     #[must_use]
     pub fn pins(&self) -> &Pins {
@@ -307,6 +323,14 @@ impl Datapath {
         })
     }
 
+    /// Where reports of traced packets come from.
+    ///
+    /// # Errors
+    /// When it is in use already.
+    pub fn tracing(&mut self) -> Result<trace::Source> {
+        trace::Source::take(&mut self.ebpf)
+    }
+
     /// The settings in force.
     ///
     /// # Errors
@@ -325,7 +349,10 @@ impl Datapath {
         let _ = fs::remove_file(&path);
         stages
             .pin(&path)
-            .with_context(|| format!("pin {}", path.display()))
+            .with_context(|| format!("pin {}", path.display()))?;
+        // Frames that are held go through the program again, also when another one has replaced it.
+        self.kept_stages = Some(MapData::from_pin(&path)?);
+        Ok(())
     }
 
     /// Lets go of the replaced program's stages, once no packet is inside it.

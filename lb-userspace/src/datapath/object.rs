@@ -104,14 +104,14 @@ pub fn load(sizes: &MapSizes, pins: Option<&Path>) -> Result<Loaded> {
         .take_map(maps::STAGES)
         .context("the object has no map for its stages")?;
     let mut stages = ProgramArray::try_from(stages)?;
-    for stage in Stage::ALL {
-        let name = stage.program();
+    let own = Stage::ALL.iter().map(|stage| (stage.index(), stage.program()));
+    for (index, name) in own.chain([maps::REPORT]) {
         let program = program(&mut ebpf, name)?;
         program
             .load()
             .with_context(|| format!("load the kernel program `{name}`"))?;
         stages
-            .set(stage.index(), program.fd()?, 0)
+            .set(index, program.fd()?, 0)
             .with_context(|| format!("make `{name}` a stage"))?;
     }
     Ok(Loaded { ebpf, stages })

@@ -232,11 +232,20 @@ pub fn detach_pinned_link(path: &Path) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &mut attribute).map(|_| ())
 }
 
-/// The interface that the XDP link pinned at `path` is attached to; 0 when that has gone.
+/// An XDP link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// The interface that it is attached to; 0 when that has gone.
+    pub ifindex: u32,
+    /// The kernel's number of its program.
+    pub program: u32,
+}
+
+/// The XDP link that is pinned at `path`.
 ///
 /// # Errors
 /// The kernel's error, also when nothing is pinned there.
-pub fn link_interface(path: &Path) -> io::Result<u32> {
+pub fn pinned_link(path: &Path) -> io::Result<Link> {
     /// `struct bpf_link_info`, as far as XDP links fill it.
     #[repr(C)]
     #[derive(Default)]
@@ -263,7 +272,10 @@ pub fn link_interface(path: &Path) -> io::Result<u32> {
         info: &raw mut info as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut query)?;
-    Ok(info.ifindex)
+    Ok(Link {
+        ifindex: info.ifindex,
+        program: info.program,
+    })
 }
 
 /// Runs an XDP program on a frame as if it had just arrived by an interface of this network namespace, and does what the

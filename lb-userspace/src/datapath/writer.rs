@@ -3,9 +3,11 @@
 use super::access::AccessMaps;
 use super::sys;
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::util::nr_cpus;
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, Interface, Ip, Origin, Pool, Settings, Timeouts, Vip, VipKey, maps,
+    Application, ApplicationKey, Hop, Interface, Ip, Load, Origin, PathMtu, Pool, Settings, Timeouts,
+    Traffic, Vip, VipKey, maps,
 };
 use lb_core::image::{TableOp, slots};
 use std::os::fd::AsFd;
@@ -19,6 +21,10 @@ pub struct Writer {
     origins: Array<MapData, Origin>,
     hops: Array<MapData, Hop>,
     snat_addresses: Array<MapData, Ip>,
+    loads: Array<MapData, Load>,
+    swept: Array<MapData, Load>,
+    path_mtus: Array<MapData, PathMtu>,
+    traffic: PerCpuArray<MapData, Traffic>,
     slots: MapData,
     spans: MapData,
     vips: HashMap<MapData, VipKey, Vip>,
@@ -48,6 +54,10 @@ impl Writer {
             origins: take(maps::ORIGINS)?.try_into()?,
             hops: take(maps::HOPS)?.try_into()?,
             snat_addresses: take(maps::SNAT_ADDRESSES)?.try_into()?,
+            loads: take(maps::LOADS)?.try_into()?,
+            swept: take(maps::SWEPT)?.try_into()?,
+            path_mtus: take(maps::PATH_MTUS)?.try_into()?,
+            traffic: take(maps::ORIGIN_TRAFFIC)?.try_into()?,
             slots,
             spans,
             vips: take(maps::VIPS)?.try_into()?,
@@ -70,6 +80,9 @@ impl Writer {
                 .origins
                 .set(id.0, record, 0)
                 .with_context(|| format!("write origin {}", id.0)),
+            TableOp::ForgetOrigin { id } => self
+                .forget(id.0)
+                .with_context(|| format!("forget origin {}", id.0)),
             TableOp::Hop { id, record } => self
                 .hops
                 .set(id.0, record, 0)
@@ -147,6 +160,17 @@ impl Writer {
         Ok(repaired)
     }
 
+    fn forget(&mut self, origin: u32) -> Result<()> {
+        self.origins.set(origin, Origin::default(), 0)?;
+        self.loads.set(origin, Load::default(), 0)?;
+        self.swept.set(origin, Load::default(), 0)?;
+        self.path_mtus.set(origin, PathMtu::default(), 0)?;
+        let nothing =
+            PerCpuValues::try_from(vec![Traffic::default(); nr_cpus().map_err(|(_, error)| error)?])?;
+        self.traffic.set(origin, nothing, 0)?;
+        Ok(())
+    }
+
     fn holds(&self, step: &TableOp) -> Result<bool> {
         Ok(match step {
             TableOp::Origin { id, record } => self.origins.get(&id.0, 0)? == *record,
@@ -164,7 +188,8 @@ impl Writer {
             TableOp::Settings(settings) => self.settings.get(&0, 0)? == *settings,
             TableOp::AccessList { list, rules } => self.access.holds(*list, rules)?,
             // Slots are many and nobody writes them but this daemon, into runs that are not live.
-            TableOp::Slots { .. }
+            TableOp::ForgetOrigin { .. }
+            | TableOp::Slots { .. }
             | TableOp::Spans { .. }
             | TableOp::RemoveAccessList { .. }
             | TableOp::Countries { .. }

@@ -10,6 +10,7 @@ mod netlink;
 pub mod paths;
 pub mod ports;
 mod routing;
+mod solicit;
 pub(crate) mod sys;
 #[cfg(test)]
 pub(crate) mod tests;

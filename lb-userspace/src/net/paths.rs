@@ -6,6 +6,7 @@
 
 use super::netlink::{Netlink, notifications, subscribe};
 use super::routing::{Hop, Neighbour, Route, Tables, family, route_request};
+use super::solicit::{self, Known, Solicitor};
 use super::sys;
 use anyhow::Context as _;
 use lb_core::engine::Path;
@@ -93,6 +94,11 @@ impl PathWatcher {
             refreshed: now,
             rested: now,
             warned_full: false,
+            solicitor: Solicitor::open()
+                .inspect_err(|error| {
+                    tracing::warn!(%error, "neighbours that move without a word are noticed late");
+                })
+                .ok(),
         };
         std::thread::Builder::new()
             .name("lb-paths".to_owned())
@@ -179,6 +185,8 @@ struct Watch {
     rested: Instant,
     /// Whether the operator has been told that the neighbour table is full.
     warned_full: bool,
+    /// `None`: without the privilege.
+    solicitor: Option<Solicitor>,
 }
 
 impl Watch {
@@ -195,6 +203,8 @@ impl Watch {
         let mut buffer = Vec::new();
         let mut poke = tokio::time::interval(POKE);
         poke.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(solicit::LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let due = self.dirty.map(|(_, due)| due);
             tokio::select! {
@@ -229,6 +239,7 @@ impl Watch {
                 },
                 () = sleep_until(due), if due.is_some() => self.recompute(),
                 _ = poke.tick() => self.poke(),
+                _ = look.tick() => self.look(),
                 permit = paths.reserve(), if self.pending.is_some() => match (permit, self.pending.take()) {
                     (Ok(permit), Some(pending)) => permit.send(pending),
                     _ => return,
@@ -349,6 +360,31 @@ impl Watch {
                 tracing::debug!(%error, "a neighbour entry cannot be released");
             }
         }
+    }
+
+    /// Asks neighbours whether they are still there.
+    fn look(&mut self) {
+        let hops = self.hops();
+        let Some(solicitor) = &mut self.solicitor else {
+            return;
+        };
+        if self.addresses.is_none() {
+            return solicitor.rest();
+        }
+        let known = hops.into_iter().filter_map(|hop| {
+            let neighbour = self.tables.neighbours.get(&hop)?;
+            let own = self.tables.addresses.get(&hop.0).into_iter().flatten();
+            let known = Known {
+                mac: neighbour.mac.filter(|_| !neighbour.fixed)?,
+                own_mac: self.tables.links.get(&hop.0)?.mac?,
+                own: own.copied().find_map(|own| match own {
+                    IpAddr::V4(own) => Some(own),
+                    IpAddr::V6(_) => None,
+                }),
+            };
+            Some((hop, known))
+        });
+        solicitor.look(&mut self.netlink, &known.collect());
     }
 
     /// Asks the kernel again for neighbours that did not answer, and sees to the regular refresh.

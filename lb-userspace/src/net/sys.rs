@@ -1,6 +1,6 @@
 //! Calls of the kernel that no crate in use wraps: the only unsafe code of `net` and `probe`.
 
-use rustix::fd::{AsFd, AsRawFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use std::io;
 use std::mem;
 use tokio::io::unix::AsyncFd;
@@ -53,6 +53,50 @@ pub(crate) fn register<T: Owner>(socket: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: an `Owner` keeps its descriptor open as long as it lives, and it is moved into the `AsyncFd`, where
     // nobody in this crate replaces it.
     Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+/// A socket for ARP packets that receives none.
+///
+/// # Errors
+/// Without CAP_NET_RAW.
+pub(crate) fn arp_socket() -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::PACKET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
+        None,
+    )?;
+    Ok(socket)
+}
+
+/// Sends an ARP packet to a link address on an interface.
+///
+/// # Errors
+/// `ENETDOWN` when the interface is down, `ENXIO` when it is gone.
+pub(crate) fn send_arp(socket: impl AsFd, ifindex: u32, to: [u8; 6], packet: &[u8]) -> io::Result<()> {
+    // SAFETY: all fields of sockaddr_ll are integers or arrays of them, for which zero is valid.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ARP as u16).to_be();
+    address.sll_ifindex = ifindex as i32;
+    address.sll_halen = 6;
+    address.sll_addr[..6].copy_from_slice(&to);
+    // SAFETY: packet and address are read only, outlive the call, and are as long as it is told.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_fd().as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            0,
+            (&raw const address).cast(),
+            mem::size_of_val(&address) as libc::socklen_t,
+        )
+    };
+    if sent < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// The name of an interface's driver (`ethtool -i`).

@@ -279,6 +279,27 @@ fn a_neighbours_new_mac_address_is_followed() {
 }
 
 #[test]
+fn a_neighbour_that_moves_without_a_word_is_followed() {
+    let Some(network) = Network::new("silent") else {
+        return;
+    };
+    network.set_peer("ipv4/conf/peer0/arp_notify", "0");
+    network.run(async |network| {
+        for address in ["10.77.0.2", "fd77::2"] {
+            let (_watcher, mut paths) = watch(&[address]).await;
+            becomes(&mut paths, address, "resolved", by(address, PEER)).await;
+            for mac in [OTHER, PEER, OTHER, PEER] {
+                // For a second after its entry changed, the kernel believes nobody (LOCKTIME in net/ipv4/arp.c).
+                tokio::time::sleep(Duration::from_millis(1100)).await;
+                // Addresses stay: the kernel of the peer tells nobody.
+                network.peer(&format!("link set peer0 address {}", mac_text(mac)));
+                becomes(&mut paths, address, "at its new MAC", by(address, mac)).await;
+            }
+        }
+    });
+}
+
+#[test]
 fn a_change_of_the_gateway_is_followed() {
     let Some(network) = Network::new("gateway") else {
         return;

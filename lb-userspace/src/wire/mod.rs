@@ -9,7 +9,9 @@ mod event;
 mod explain;
 mod flows;
 mod ordered;
+mod pcapng;
 mod status;
+mod trace;
 
 pub use agent::{AgentAddress, AgentStatus};
 pub use check::{CheckReport, DoctorCheck, HandedOver, Problem, Reloaded, Version};
@@ -19,9 +21,16 @@ pub use event::{Event, Events};
 pub use explain::{Explain, ExplainQuery, ExplainStep};
 pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
 pub use ordered::Ordered;
+#[cfg(test)]
+pub(crate) use pcapng::tests::blocks as pcapng_blocks;
+pub use pcapng::{Packet as PcapngPacket, Pcapng};
 pub use status::{
     ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, NodeStatus, OriginStatus, PoolStatus,
     Status, UnattachedInterface,
+};
+pub use trace::{
+    Names as TraceNames, PacketHead, TraceLine, TraceQuery, TraceRow, action as trace_action,
+    row_of as trace_row_of,
 };
 
 /// Version of the shapes, `api_version` of a status.

@@ -7,7 +7,7 @@ use lb_core::time::Timestamp;
 use lb_core::view::{ApplicationView, LoadBalancerView, OriginView, PoolView, RouteView, RoutedPool, View};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What the kernel maps count, by the ids of the [`View`].
@@ -21,8 +21,6 @@ pub struct Counters {
     pub application_flows: BTreeMap<u32, u64>,
     /// Open flows by origin id.
     pub origin_flows: BTreeMap<u32, u64>,
-    /// Packets by verdict that is not a drop.
-    pub verdicts: Vec<(&'static str, u64)>,
     /// Packets by drop reason, zeros included, so that the keys do not come and go.
     pub drops: Vec<(&'static str, u64)>,
 }
@@ -53,6 +51,9 @@ pub struct NodeStatus {
     /// Number of the live configuration; 0: none yet.
     pub generation: u32,
     pub uptime_seconds: u64,
+    /// Where the API listens beside its socket; `None`: the daemon does not say.
+    #[serde(default)]
+    pub listen: Option<Vec<SocketAddr>>,
 }
 
 /// An interface that the program is attached to.
@@ -400,7 +401,7 @@ mod tests {
         assert_eq!(
             text,
             concat!(
-                r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0},"#,
+                r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0,"listen":null},"#,
                 r#""interfaces":[{"name":"eth0","mode":"native","program_id":9,"up":true}],"#,
                 r#""applications":[{"name":"web","protocol":"tcp/80","addresses":["203.0.113.10"],"load_balancer":"web","#,
                 r#""pool":"sorry","on_fallback":true,"flows":1,"new_flows_total":1,"packets_total":5,"bytes_total":500}],"#,

@@ -48,6 +48,9 @@ pub struct Series {
     pub bad: u32,
     /// See [`ends`].
     pub port_bits: u32,
+    /// Bytes that it makes a frame longer by, at its head.
+    pub growth: u32,
+    pub reserved: u32,
 }
 
 /// The fields that tell the flows of a [`Series`] apart.

@@ -45,8 +45,10 @@ pub fn drive(context: XdpContext) -> u32 {
     // SAFETY: the map's only value, and one run at a time uses it.
     let series = unsafe { &mut *series };
     let drift = length(&context) as i32 - FRAME_LEN as i32;
-    if drift != 0 {
+    if drift != series.growth as i32 {
         series.bad += 1;
+    }
+    if drift != 0 {
         // SAFETY: the context is valid; packet pointers are read anew afterwards.
         if unsafe { bpf_xdp_adjust_head(context.ctx, drift) } != 0 {
             return xdp_action::XDP_ABORTED;

@@ -15,17 +15,25 @@ impl Player {
         let count = bytes.byte()? % 32;
         for _ in 0..count {
             match bytes.byte()? % 10 {
-                0..=2 => self.set_forwarding(bytes)?,
-                3 => self.set_hop(bytes)?,
-                4 => self.set_flags(bytes)?,
-                5 => self.set_tunnel_source(bytes)?,
-                6 => self.set_range(bytes)?,
-                7 => self.set_echo(bytes)?,
+                kind @ 0..8 => self.set(kind, bytes)?,
                 _ => self.set_limits(bytes)?,
             }
         }
         self.settle();
         Some(())
+    }
+
+    /// One thing in the configuration of which no outcome depends on the time.
+    pub(super) fn set(&mut self, kind: u8, bytes: &mut Bytes) -> Option<()> {
+        match kind {
+            0..=2 => self.set_forwarding(bytes),
+            3 => self.set_hop(bytes),
+            4 => self.set_flags(bytes),
+            5 => self.set_tunnel_source(bytes),
+            6 => self.set_range(bytes),
+            7 => self.set_echo(bytes),
+            _ => self.repoint(bytes),
+        }
     }
 
     /// A change as userspace makes it.
@@ -91,8 +99,10 @@ impl Player {
 
     fn set_flags(&mut self, bytes: &mut Bytes) -> Option<()> {
         let chosen = SettingsFlags::PARTIAL_CHECKSUMS | SettingsFlags::NO_XDP_TX | SettingsFlags::MIGRATING;
-        let flags = &mut self.host.scenario.tables.settings.flags;
-        flags.0 = flags.0 & !chosen | u32::from(bytes.byte()?) & chosen;
+        let settings = &mut self.host.scenario.tables.settings;
+        let byte = u32::from(bytes.byte()?);
+        settings.flags.0 = settings.flags.0 & !chosen | byte & chosen;
+        settings.max_direct = byte >> 6;
         Some(())
     }
 
@@ -238,7 +248,7 @@ impl Player {
     }
 
     /// What follows from the rest, as the compiler of tables would have it.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let tables = &mut self.host.scenario.tables;
         let hops = tables.hops.values().map(|hop| u32::from(hop.mtu));
         let all = hops.chain(tables.interfaces.values().map(|interface| interface.mtu));

@@ -8,7 +8,7 @@ mod packets;
 mod promises;
 
 use super::scenario::Host;
-use super::{Frame, Scenario};
+use super::{Frame, Random, Scenario};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -81,20 +81,7 @@ pub fn run(bytes: &[u8]) {
     }
     let mut bytes = Bytes(bytes);
     let scenario = STANDARD.with(Clone::clone);
-    let loads = scenario.tables.loads.borrow();
-    let preset = loads
-        .iter()
-        .map(|(origin, load)| (*origin, load.established))
-        .collect();
-    drop(loads);
-    let mut player = Player {
-        host: Host::new(scenario),
-        talks: Vec::new(),
-        last: (super::scenario::CLIENT_SIDE, Frame(vec![0; 14])),
-        held: Vec::new(),
-        packets: 0,
-        preset,
-    };
+    let mut player = Player::new(scenario);
     player.prepare(&mut bytes);
     for _ in 0..MAX_STEPS {
         if player.step(&mut bytes).is_none() {
@@ -103,7 +90,36 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
+/// Changes things in a configuration, as many as chance will have, of which no outcome depends on the time.
+pub fn vary(scenario: &mut Scenario, random: &mut Random) {
+    let mut player = Player::new(std::mem::take(scenario));
+    for _ in 0..random.below(24) {
+        let kind = random.below(9) as u8;
+        // All that any of them reads; without effect where chance names what is not there.
+        let _ = player.set(kind, &mut Bytes(&random.bytes(16)));
+    }
+    player.settle();
+    *scenario = player.host.scenario;
+}
+
 impl Player {
+    fn new(scenario: Scenario) -> Self {
+        let loads = scenario.tables.loads.borrow();
+        let preset = loads
+            .iter()
+            .map(|(origin, load)| (*origin, load.established))
+            .collect();
+        drop(loads);
+        Self {
+            host: Host::new(scenario),
+            talks: Vec::new(),
+            last: (super::scenario::CLIENT_SIDE, Frame(vec![0; 14])),
+            held: Vec::new(),
+            packets: 0,
+            preset,
+        }
+    }
+
     /// One step; `None` at the end of the bytes.
     fn step(&mut self, bytes: &mut Bytes) -> Option<()> {
         match bytes.byte()? % 16 {

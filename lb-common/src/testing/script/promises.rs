@@ -1,7 +1,7 @@
 //! What holds for every packet and all memory, whatever came before.
 
 use super::Player;
-use crate::abi::FlowSide;
+use crate::abi::{FlowSide, OriginId};
 use crate::datapath::{DropReason, Reply, Verdict};
 use crate::testing::Frame;
 use crate::testing::build::{pseudo_header, sum};
@@ -11,6 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The most that a frame may grow: an IPv6 header and GUE's, and two tags.
 const MAX_GROWTH: usize = 40 + 8 + 8;
+
+const RST: u8 = 4;
 
 impl Player {
     /// Looks at one packet's fate.
@@ -68,6 +70,9 @@ impl Player {
         let cores = (flows4.values().map(|flow| flow.core)).chain(flows6.values().map(|flow| flow.core));
         for core in cores.filter(|core| core.side == FlowSide::CLIENT) {
             *counted.entry(core.origin.0).or_default() += 1;
+            if core.forwarding.is_direct() {
+                *counted.entry(OriginId::DIRECT.0).or_default() += 1;
+            }
         }
         let loads = tables.loads.borrow();
         for (origin, load) in loads.iter() {
@@ -81,6 +86,10 @@ impl Player {
 /// What forwarding leaves as it is.
 fn carried(before: &Seen, after: &Seen, what: &dyn Fn() -> String) {
     assert_eq!(after.protocol, before.protocol, "{}", what());
+    if after.flags & RST > before.flags & RST {
+        // The end of its connection went in its place.
+        return assert!(after.payload.is_empty(), "{}", what());
+    }
     // What goes to an origin as it came has not been routed.
     let as_it_came = (after.source, after.destination) == (before.source, before.destination);
     let hops = u8::from(!as_it_came);

@@ -157,40 +157,47 @@ impl AccessLists {
 
 /// What an access list says, as the packet path asks it: the longest prefix, else the country.
 fn rules(access: &Access) -> AccessRules {
-    let mut rules = AccessRules::default();
-    for (list, rule) in [
-        (&access.allow, AccessRule::ALLOW),
-        (&access.deny, AccessRule::DENY),
-    ] {
-        let row = |prefix: &Prefix| {
-            let mapped = if matches!(prefix.address(), IpAddr::V4(_)) {
-                96
-            } else {
-                0
-            };
-            (
-                u32::from(prefix.length()) + mapped,
-                Ip::from(prefix.address()),
-                rule,
-            )
-        };
-        rules.prefixes.extend(list.iter().map(row));
-    }
+    let mut countries = Vec::new();
     for (list, rule) in [
         (&access.allow_countries, AccessRule::ALLOW),
         (&access.deny_countries, AccessRule::DENY),
     ] {
-        rules
-            .countries
-            .extend(list.iter().map(|country| (*country, rule)));
+        countries.extend(list.iter().map(|country| (*country, rule)));
     }
+    // What holds for those whom no prefix names.
+    let mut others = AccessRule::NEUTRAL;
     if !access.allow_countries.is_empty() {
-        rules.countries.push((Country::UNKNOWN, AccessRule::DENY));
+        countries.push((Country::UNKNOWN, AccessRule::DENY));
     } else if !access.allow.is_empty() {
-        rules.prefixes.push((0, Ip::default(), AccessRule::DENY));
+        others = AccessRule::DENY;
     }
+    let mut prefixes: BTreeMap<Prefix, AccessRule> = BTreeMap::new();
+    prefixes.extend(access.allow.iter().map(|prefix| (*prefix, AccessRule::ALLOW)));
+    prefixes.extend(access.deny.iter().map(|prefix| (*prefix, AccessRule::DENY)));
+    if prefixes.keys().any(|prefix| prefix.engulfs_ipv4()) {
+        prefixes.entry(Prefix::IPV4).or_insert(others);
+    }
+    if others != AccessRule::NEUTRAL {
+        // For both families.
+        prefixes.entry(Prefix::IPV6).or_insert(others);
+    }
+    let row = |(prefix, rule): (Prefix, AccessRule)| {
+        let mapped = if matches!(prefix.address(), IpAddr::V4(_)) {
+            96
+        } else {
+            0
+        };
+        (
+            u32::from(prefix.length()) + mapped,
+            Ip::from(prefix.address()),
+            rule,
+        )
+    };
+    let mut rules = AccessRules {
+        prefixes: prefixes.into_iter().map(row).collect(),
+        countries,
+    };
     rules.prefixes.sort_unstable();
-    rules.prefixes.dedup();
     rules.countries.sort_unstable();
     rules.countries.dedup();
     rules

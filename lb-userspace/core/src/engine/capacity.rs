@@ -48,7 +48,7 @@ pub fn required_capacity(config: &Config) -> Capacity {
     let lists: BTreeSet<_> = lists.chain([&config.datapath.access]).flatten().collect();
     let (mut prefixes, mut countries) = (1, 1);
     for list in lists {
-        prefixes += list.allow.len() + list.deny.len() + 1;
+        prefixes += list.allow.len() + list.deny.len() + 2;
         countries += list.allow_countries.len() + list.deny_countries.len() + 1;
     }
     // Clients come and go: those of a part of the flows are remembered.
@@ -74,7 +74,7 @@ pub fn required_capacity(config: &Config) -> Capacity {
         application_rows: count(config.applications.len()),
         // As slots.
         spans: u32::try_from(spans * 5 / 2 + 1).unwrap_or(u32::MAX),
-        // The default rule of each list stands with its prefixes, and that for other countries with its countries.
+        // The default rules of each list, one for each family, stand with its prefixes, and that for other countries with its countries.
         access_prefixes: twice(prefixes),
         country_rules: twice(countries),
         country_prefixes: twice(config.geoip.as_ref().map_or(0, |table| table.rows().len())).max(1),

@@ -36,7 +36,7 @@ impl State {
         self.stale_vips = false;
         self.stale_lists = false;
         self.rebuilt = Some(now);
-        let mut plan = Plan::new(&config, &mut self.numbers, &self.drains.open())?;
+        let mut plan = Plan::new(&config, &mut self.numbers)?;
         if !setup.assume_healthy {
             let records = &self.records;
             let adopts = first && setup.adopted;
@@ -275,6 +275,9 @@ impl State {
     /// The settings as the configuration and the records want them.
     fn settings(&self, setup: &Setup) -> Settings {
         let mut flags = setup.flags.0;
+        if setup.trace_until != 0 {
+            flags |= SettingsFlags::TRACE;
+        }
         if self.records.forwards_by(Forwarding::DNAT) {
             flags |= SettingsFlags::DNAT;
         }
@@ -302,10 +305,11 @@ impl State {
             smallest_mtu: self.smallest_mtu(),
             second: setup.hz,
             access: self.global_access,
+            trace_until: setup.trace_until,
             snat_ports: setup.snat_ports,
             flags: SettingsFlags(flags),
             generation: self.generations.live(),
-            ..Settings::default()
+            max_direct: setup.max_flows.div_ceil(2),
         }
     }
 

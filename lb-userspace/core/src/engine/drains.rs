@@ -5,7 +5,7 @@ use crate::model::Pool;
 use crate::time::Timestamp;
 use core::time::Duration;
 use lb_common::abi::{OriginId, OriginState};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
 pub struct Drains {
@@ -121,12 +121,6 @@ impl Drains {
     /// Nothing is left of these origins.
     pub fn forget(&mut self, id: OriginId) {
         self.draining.remove(&id);
-    }
-
-    /// The numbers whose flows may still go on.
-    pub fn open(&self) -> BTreeSet<u32> {
-        let open = self.draining.iter().filter(|(_, drain)| drain.ended.is_none());
-        open.map(|(id, _)| id.0).collect()
     }
 
     /// What a next daemon may go on with.

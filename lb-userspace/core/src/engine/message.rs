@@ -36,6 +36,8 @@ pub enum Event {
     Drained(Vec<OriginId>),
     /// The program is to run with other flags than [`Environment::flags`]: interfaces have come or gone.
     Flags(SettingsFlags),
+    /// Packets are traced until that jiffy; 0: they are not.
+    Trace(u32),
     /// The program runs on exactly these interfaces, given by index with their MTU.
     Interfaces(BTreeMap<u32, u32>),
     /// The addresses that interfaces of this node have, also those without the program.
@@ -183,6 +185,8 @@ pub struct Environment {
     pub snat_ports: PortRange,
     pub flags: SettingsFlags,
     pub capacity: Capacity,
+    /// Flows that the maps remember for each address family.
+    pub max_flows: u32,
     /// What stands in pinned maps that were taken over; `None` when the maps are new.
     pub adopted: Option<Adopted>,
     /// Known from before, with its age now; health that is too old is ignored by the engine.

@@ -71,7 +71,10 @@ struct Setup {
     hash_key: HashKey,
     snat_ports: PortRange,
     flags: SettingsFlags,
+    /// 0: nobody traces.
+    trace_until: u32,
     capacity: Capacity,
+    max_flows: u32,
     assume_healthy: bool,
     adopted: bool,
 }
@@ -144,6 +147,7 @@ impl Engine {
             snat_ports,
             flags,
             capacity,
+            max_flows,
             adopted,
             kept,
             assume_healthy,
@@ -193,7 +197,9 @@ impl Engine {
             hash_key,
             snat_ports,
             flags,
+            trace_until: 0,
             capacity,
+            max_flows,
             assume_healthy,
             adopted: adopts,
         };
@@ -235,6 +241,10 @@ impl Engine {
             Event::Drained(origins) => self.state.forget(&self.setup, &origins, &mut commands),
             Event::Flags(flags) => {
                 self.setup.flags = flags;
+                self.state.update_settings(&self.setup, &mut ops);
+            }
+            Event::Trace(until) => {
+                self.setup.trace_until = until;
                 self.state.update_settings(&self.setup, &mut ops);
             }
             Event::Interfaces(interfaces) => {

@@ -132,9 +132,9 @@ impl From<Full> for Refusal {
 }
 
 impl Plan {
-    /// Resolves a configuration. Numbers of things that are gone are retired; those of origins in `draining` are not
-    /// given to others.
-    pub fn new(config: &Config, numbers: &mut Numbers, draining: &BTreeSet<u32>) -> Result<Self, Refusal> {
+    /// Resolves a configuration. Numbers of things that are gone are retired; those of origins are not given to
+    /// others as long as a flow may mean them.
+    pub fn new(config: &Config, numbers: &mut Numbers) -> Result<Self, Refusal> {
         let mut plan = Self::default();
         plan.add_declared_pools(config);
         let balancers: BTreeMap<&str, usize> = (0..)
@@ -161,7 +161,7 @@ impl Plan {
                 access: AccessList::NONE,
             });
         }
-        plan.number(config, numbers, draining)?;
+        plan.number(config, numbers)?;
         Ok(plan)
     }
 
@@ -298,12 +298,7 @@ impl Plan {
         Ok(index)
     }
 
-    fn number(
-        &mut self,
-        config: &Config,
-        numbers: &mut Numbers,
-        draining: &BTreeSet<u32>,
-    ) -> Result<(), Full> {
+    fn number(&mut self, config: &Config, numbers: &mut Numbers) -> Result<(), Full> {
         let full = |what, needed: usize, ids: u32| Full {
             what,
             needed: needed as u64,
@@ -313,10 +308,11 @@ impl Plan {
         let mut identities: BTreeSet<u64> = self.origins().map(|(_, origin)| origin.identity).collect();
         for pool in &mut self.pools {
             for origin in &mut pool.origins {
-                let free = |id| !draining.contains(&id);
-                let Some((id, _)) = numbers.origins.assign_if(&origin.identity, free) else {
+                // A retired number is free once it is forgotten: the next packet of a flow that still names it would
+                // go to the wrong origin, also long after the drain has ended.
+                let Some((id, _)) = numbers.origins.assign_if(&origin.identity, |_| false) else {
                     identities.extend(numbers.origins.living());
-                    let what = "origins (those of the former configuration and those that drain included)";
+                    let what = "origins (those of the former configuration and those that still have flows included)";
                     let needed = identities.len() + numbers.origins.retired().count();
                     return Err(full(what, needed, numbers.origins.count()));
                 };

@@ -145,13 +145,10 @@ impl Records {
         }));
     }
 
-    /// Empties the record of an origin that no flow means any more.
+    /// Forgets an origin that no flow means any more.
     pub fn clear(&mut self, id: OriginId, ops: &mut Vec<TableOp>) {
         if self.origins.remove(&id).is_some() {
-            ops.push(TableOp::Origin {
-                id,
-                record: Origin::default(),
-            });
+            ops.push(TableOp::ForgetOrigin { id });
         }
     }
 
@@ -332,6 +329,13 @@ impl Records {
                 sources,
             },
         };
+        if forwarding == Forwarding::DSR_L2 && via.next_hop != address {
+            // The router would send a packet to the VIP back to where VIPs lead: here.
+            return unreachable(format!(
+                "dsr_l2 needs it on a network of this node, and the way there leads through {}: use dsr_ipip or dsr_gue",
+                via.next_hop
+            ));
+        }
         let family = Family::of(address);
         let prefix = match family {
             Family::V4 => pass.datapath.tunnel_source.v4,

@@ -39,7 +39,11 @@ pub struct CountryTable {
 impl CountryTable {
     /// A table of these rows; of two with the same prefix the later one counts.
     #[must_use]
-    pub fn new(mut rows: Vec<(Prefix, Country)>) -> Self {
+    pub fn new(rows: Vec<(Prefix, Country)>) -> Self {
+        Self::apart(Self::unique(rows))
+    }
+
+    fn unique(mut rows: Vec<(Prefix, Country)>) -> Vec<(Prefix, Country)> {
         // Stable, so that the later one is the last of its prefix.
         rows.sort_by_key(|(prefix, _)| *prefix);
         rows.dedup_by(|later, earlier| {
@@ -49,6 +53,16 @@ impl CountryTable {
             }
             same
         });
+        rows
+    }
+
+    /// With no country for IPv4 as a whole where an IPv6 prefix would tell one.
+    fn apart(mut rows: Vec<(Prefix, Country)>) -> Self {
+        if rows.iter().any(|(prefix, _)| prefix.engulfs_ipv4())
+            && let Err(place) = rows.binary_search_by_key(&Prefix::IPV4, |(prefix, _)| *prefix)
+        {
+            rows.insert(place, (Prefix::IPV4, Country::UNKNOWN));
+        }
         Self { rows }
     }
 
@@ -56,7 +70,7 @@ impl CountryTable {
     #[must_use]
     pub fn joined(rows: Vec<(Prefix, Country)>) -> Self {
         let mut joined: Vec<(Prefix, Country)> = Vec::new();
-        for row in Self::new(rows).rows {
+        for row in Self::unique(rows) {
             let (mut prefix, country) = row;
             while let Some((before, of)) = joined.last()
                 && *of == country
@@ -67,7 +81,7 @@ impl CountryTable {
             }
             joined.push((prefix, country));
         }
-        Self { rows: joined }
+        Self::apart(joined)
     }
 
     #[must_use]
@@ -115,5 +129,16 @@ mod tests {
         let rows = table(&[("10.0.0.0/8", "DE"), ("9.0.0.0/8", "US"), ("10.0.0.0/8", "FR")]);
         let expected = table(&[("9.0.0.0/8", "US"), ("10.0.0.0/8", "FR")]);
         assert_eq!(CountryTable::new(rows).rows(), expected);
+    }
+
+    #[test]
+    fn the_country_of_ipv6_is_not_that_of_ipv4() {
+        let [six, four] = ["::/8", "0.0.0.0/0"].map(|text| text.parse().unwrap());
+        let de = Country::new(*b"DE");
+        let expected = [(four, Country::UNKNOWN), (six, de)];
+        assert_eq!(CountryTable::new(vec![(six, de)]).rows(), expected);
+        assert_eq!(CountryTable::joined(vec![(six, de)]).rows(), expected);
+        let told = [(four, Country::new(*b"FR")), (six, de)];
+        assert_eq!(CountryTable::new(told.to_vec()).rows(), told);
     }
 }

@@ -36,6 +36,17 @@ impl fmt::Display for PrefixError {
 }
 
 impl Prefix {
+    /// All IPv4 addresses.
+    pub const IPV4: Self = Self {
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        length: 0,
+    };
+    /// All IPv6 addresses.
+    pub const IPV6: Self = Self {
+        address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        length: 0,
+    };
+
     /// The first `length` bits of an address; `None` when it has not that many.
     #[must_use]
     pub fn new(address: IpAddr, length: u8) -> Option<Self> {
@@ -73,6 +84,14 @@ impl Prefix {
             && both.address == self.address
             && Self::new(other.address, length) == Some(both);
         halves.then_some(both)
+    }
+
+    /// Whether it is an IPv6 prefix among whose addresses the IPv4 ones stand, v4-mapped, though it does not mean them:
+    /// whoever keeps both families in one table says beside it what holds for [`Self::IPV4`].
+    #[must_use]
+    pub fn engulfs_ipv4(self) -> bool {
+        let mapped = IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped());
+        self.length < 96 && Self::new(mapped, self.length) == Some(self)
     }
 
     /// Bits of an address of the family.
@@ -158,6 +177,23 @@ mod tests {
             ("::ffff:10.0.0.0/104", PrefixError::Mapped),
         ] {
             assert_eq!(text.parse::<Prefix>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn some_prefixes_hold_ipv4_without_meaning_it() {
+        for (text, engulfs) in [
+            ("::/0", true),
+            ("::/8", true),
+            ("::/80", true),
+            ("::8000:0:0/81", true),
+            ("::/81", false),
+            ("::/96", false),
+            ("2000::/3", false),
+            ("0.0.0.0/0", false),
+        ] {
+            let prefix: Prefix = text.parse().unwrap();
+            assert_eq!(prefix.engulfs_ipv4(), engulfs, "{text}");
         }
     }
 }

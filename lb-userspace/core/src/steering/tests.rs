@@ -13,6 +13,9 @@ const DE: Country = Country::new(*b"DE");
 const FR: Country = Country::new(*b"FR");
 const JP: Country = Country::new(*b"JP");
 
+/// By pool.
+type Shares<'a> = &'a [(&'a str, f64)];
+
 fn balancer(policy: SteeringPolicy) -> LoadBalancer {
     LoadBalancer {
         name: "web".into(),
@@ -116,7 +119,8 @@ fn each_policy_divides_flows_among_usable_pools() {
     use SteeringPolicy::*;
     let none = [0; 3];
     // Weights of a, b and c: 0.5, 0.3, 0.2. Open flows, round trips and distances: 0 is unknown or none.
-    let rows: &[(SteeringPolicy, &str, [u64; 3], [u64; 3], [u32; 3], &[(&str, f64)])] = &[
+    type Row<'a> = (SteeringPolicy, &'a str, [u64; 3], [u64; 3], [u32; 3], Shares<'a>);
+    let rows: &[Row<'_>] = &[
         (Off, "hhh", none, none, [0; 3], &[("a", 1.0)]),
         (Off, "xhh", none, none, [0; 3], &[("b", 1.0)]),
         (Off, "xxh", [9; 3], [9, 9, 9], [9, 1, 9], &[("c", 1.0)]),
@@ -263,7 +267,7 @@ fn shedding(percent: [f64; 3]) -> BTreeMap<String, PoolFigures> {
 #[test]
 fn what_a_pool_gives_up_goes_to_the_others_by_the_policy_and_at_last_to_the_fallback_pool() {
     use SteeringPolicy::*;
-    let rows: &[(SteeringPolicy, [f64; 3], &[(&str, f64)])] = &[
+    let rows: &[(SteeringPolicy, [f64; 3], Shares<'_>)] = &[
         (Off, [30.0, 0.0, 0.0], &[("a", 0.7), ("b", 0.3)]),
         (Off, [30.0, 50.0, 0.0], &[("a", 0.7), ("b", 0.15), ("c", 0.15)]),
         (

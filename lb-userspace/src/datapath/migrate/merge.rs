@@ -224,6 +224,9 @@ impl<K: Key, V: Entry> Merger<K, V> {
             }
             if flow.core().side == FlowSide::CLIENT {
                 *self.done.loads.entry(flow.core().origin).or_default() += by;
+                if flow.core().forwarding.is_direct() {
+                    *self.done.loads.entry(OriginId::DIRECT).or_default() += by;
+                }
             }
         }
     }

@@ -27,7 +27,7 @@ pub const APPLICATION_AT: usize = 60;
 pub const FIRST_SOURCE: u32 = 20 << 24;
 pub const SOURCES: u32 = 1 << 30;
 
-/// TTL of every packet that is sent, and of what the sink takes: one hop later. All else passes.
+/// TTL of every packet that is sent, and of what the sink takes: as it was, or one hop later. All else passes.
 pub const TTL: u8 = 17;
 
 /// Words of [`SEEN`]: room for 2²⁶ packets.
@@ -60,6 +60,9 @@ pub struct Order {
     pub checksum_at: u32,
     /// Numbered packets that are on their way at most; 0: any number. While there are as many, a run makes none.
     pub window: u32,
+    /// 1: each source first opens a connection and then acknowledges the answer that it has not seen.
+    pub handshakes: u32,
+    pub reserved: u32,
     /// Link addresses of the origins, each in the first six bytes.
     pub origins: [u64; LAP as usize],
 }

@@ -42,6 +42,11 @@ static TALLY: Array<Tally, 1> = Array::new();
 #[btf_map]
 static SEEN: Array<u64, { SEEN_WORDS as usize }> = Array::new();
 
+/// Where TCP's flags stand in a frame.
+const TCP_FLAGS_AT: usize = 47;
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
 /// Makes the next packet and sends it.
 #[xdp]
 pub fn generate(context: XdpContext) -> u32 {
@@ -62,10 +67,13 @@ pub fn generate(context: XdpContext) -> u32 {
         return xdp_action::XDP_DROP;
     }
     order.next = number.wrapping_add(1);
-    let random = if order.applications == 0 {
-        mix(number)
-    } else {
+    let acknowledges = order.handshakes != 0 && number & 1 != 0;
+    let random = if order.applications != 0 {
         number
+    } else if order.handshakes != 0 {
+        mix(number >> 1)
+    } else {
+        mix(number)
     };
     let source = (FIRST_SOURCE + (random as u32 & (SOURCES - 1))).to_be();
     let port = (1_024 + (random >> 32) as u16 % 60_000).to_be();
@@ -91,6 +99,12 @@ pub fn generate(context: XdpContext) -> u32 {
             // Of TCP or of UDP.
             let offset = if order.checksum_at == 50 { 50 } else { 40 };
             add(base.add(offset), address + u32::from(port));
+        }
+        if acknowledges {
+            // The flags stand in the second byte of their word.
+            let word = |flags| u16::from_ne_bytes([0, flags]);
+            base.add(TCP_FLAGS_AT).write_volatile(ACK);
+            add(base.add(50), u32::from(!word(SYN)) + u32::from(word(ACK)));
         }
         if order.applications != 0 {
             let application = (number % u64::from(order.applications)) as u32;
@@ -148,7 +162,7 @@ pub fn sink(context: XdpContext) -> u32 {
             field(headers, offset_of!(Headers4, destination_port)),
         )
     };
-    if kind != 0x0800_u16.to_be() || ttl != TTL - 1 {
+    if kind != 0x0800_u16.to_be() || (ttl != TTL && ttl != TTL - 1) {
         return xdp_action::XDP_PASS;
     }
     let (Some(order), Some(tally)) = (ORDER.get_ptr_mut(0), TALLY.get_ptr_mut(0)) else {

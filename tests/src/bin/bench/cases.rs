@@ -2,6 +2,7 @@
 
 use crate::abi::{FRAME_LEN, Series, TARGET_LB, TARGET_LOOKUP4, TARGET_LOOKUP6, TARGET_TRANSMIT};
 use crate::frame::{IFINDEX, Traffic, Version, series};
+use crate::modes::{MOST_FLOWS, Mode};
 use crate::node::{Counters, Expected, NEW_FLOWS, PASS, REDIRECT, TX};
 use lb_common::abi::{self, Protocol};
 
@@ -22,6 +23,7 @@ pub enum Program {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Case {
     pub program: Program,
+    pub mode: Mode,
     pub traffic: Traffic,
     pub protocol: Protocol,
     pub version: Version,
@@ -35,6 +37,7 @@ pub fn all(flows: &[u32]) -> Vec<Case> {
     let mut add = |program, traffic, protocol, version, flows: &[u32]| {
         cases.extend(flows.iter().map(|&flows| Case {
             program,
+            mode: Mode::Nat,
             traffic,
             protocol,
             version,
@@ -71,6 +74,19 @@ pub fn all(flows: &[u32]) -> Vec<Case> {
     for version in versions {
         add(Program::Lb, Traffic::NotOurs, Protocol::TCP, version, flows);
     }
+    let few = flows.iter().filter(|&&flows| flows <= MOST_FLOWS);
+    for &mode in &Mode::ALL[1..] {
+        for version in versions {
+            cases.extend(few.clone().map(|&flows| Case {
+                program: Program::Lb,
+                mode,
+                traffic: Traffic::In,
+                protocol: Protocol::TCP,
+                version,
+                flows,
+            }));
+        }
+    }
     cases
 }
 
@@ -90,7 +106,7 @@ impl Case {
             (Program::Transmit, _) => format!("floor: transmit {version}"),
             (Program::Lookup, _) => format!("floor: lookup {version}"),
             (Program::Redirecting, _) => format!("{protocol} {version} in, redirected"),
-            (Program::Lb, Traffic::In) => format!("{protocol} {version} in"),
+            (Program::Lb, Traffic::In) => format!("{protocol} {version} in{}", self.mode.suffix()),
             (Program::Lb, Traffic::Out) => format!("{protocol} {version} out"),
             (Program::Lb, Traffic::New) => format!("{protocol} {version} new flow"),
             (Program::Lb, Traffic::NotOurs) => format!("{protocol} {version} not ours"),
@@ -132,8 +148,15 @@ impl Case {
             self.flows
         };
         let forwarded = !self.is_floor() && self.traffic != Traffic::NotOurs;
-        let ttl_lost = u8::from(forwarded);
-        series(self.version, self.protocol, self.traffic, flows, target, ttl_lost)
+        let ttl_lost = u8::from(forwarded && !self.mode.forwarding().is_direct());
+        let Self {
+            mode,
+            version,
+            protocol,
+            traffic,
+            ..
+        } = *self;
+        series(mode, version, protocol, traffic, flows, target, ttl_lost)
     }
 
     /// What a run of that many packets must do.
@@ -169,7 +192,7 @@ impl Case {
             }
         };
         counters.application = traffic;
-        counters.origins[self.version as usize] = traffic;
+        counters.origins[self.mode.row(self.version)] = traffic;
         Expected { action, counters }
     }
 }

@@ -1,8 +1,9 @@
 //! The packets of the benchmark and the flows they belong to.
 
 use crate::abi::{FRAME_LEN, Series, Varied, WORDS, ends};
+use crate::modes::Mode;
 use crate::network::{Headers4, Headers6};
-use lb_common::abi::{FlowCore, FlowSide, Ip4, Ip6, OriginId, Port, Protocol, TcpState};
+use lb_common::abi::{FlowCore, FlowSide, Ip4, Ip6, Port, Protocol, TcpState};
 use lb_common::datapath::checksum;
 use lb_common::datapath::family::{Family, Tuple, V4, V6};
 use lb_common::datapath::track::TcpFlags;
@@ -13,7 +14,7 @@ use std::net::Ipv4Addr;
 #[derive(Clone, Copy)]
 pub struct Address(pub u32);
 
-const fn address(a: u8, b: u8, c: u8, d: u8) -> Address {
+pub const fn address(a: u8, b: u8, c: u8, d: u8) -> Address {
     Address(Ipv4Addr::new(a, b, c, d).to_bits())
 }
 
@@ -21,8 +22,6 @@ pub const VIP: Address = address(203, 0, 113, 10);
 pub const ORIGIN: Address = address(10, 0, 2, 11);
 /// The node itself, where somebody else listens.
 const NODE: Address = address(10, 0, 1, 1);
-/// The first of the clients whose flows are in the tables.
-const CLIENTS: Address = address(10, 64, 0, 0);
 /// The first of those whose flows are opened.
 const NEW_CLIENTS: Address = address(10, 128, 0, 0);
 /// The first of the node's source addresses.
@@ -59,14 +58,13 @@ pub enum Version {
 
 /// A family whose addresses can be made from numbers.
 pub trait Numbered: Family {
-    /// The origin of this family.
-    const ORIGIN: OriginId;
+    const VERSION: Version;
 
     fn numbered(address: Address) -> Self::Address;
 }
 
 impl Numbered for V4 {
-    const ORIGIN: OriginId = OriginId(1);
+    const VERSION: Version = Version::V4;
 
     fn numbered(Address(bits): Address) -> Ip4 {
         Ip4(bits.to_be())
@@ -74,7 +72,7 @@ impl Numbered for V4 {
 }
 
 impl Numbered for V6 {
-    const ORIGIN: OriginId = OriginId(2);
+    const VERSION: Version = Version::V6;
 
     fn numbered(Address(bits): Address) -> Ip6 {
         Ip6([IPV6_PREFIX.to_be(), 0, 0, bits.to_be()])
@@ -96,6 +94,7 @@ pub enum Traffic {
 
 /// A run of `flows` flows' packets for the program `target`, after which `ttl_lost` hops are counted.
 pub fn series(
+    mode: Mode,
     version: Version,
     protocol: Protocol,
     traffic: Traffic,
@@ -104,10 +103,10 @@ pub fn series(
     ttl_lost: u8,
 ) -> Series {
     let (source, destination) = match traffic {
-        Traffic::In => ((CLIENTS, FIRST_PORT), (VIP, VIP_PORT)),
+        Traffic::In => ((mode.clients(), FIRST_PORT), (VIP, VIP_PORT)),
         Traffic::New => ((NEW_CLIENTS, FIRST_PORT), (VIP, VIP_PORT)),
         Traffic::Out => ((ORIGIN, ORIGIN_PORT), (SNAT, FIRST_PORT)),
-        Traffic::NotOurs => ((CLIENTS, FIRST_PORT), (NODE, SSH_PORT)),
+        Traffic::NotOurs => ((mode.clients(), FIRST_PORT), (NODE, SSH_PORT)),
     };
     let (varied, first) = match (version, traffic) {
         (Version::V4, Traffic::Out) => (Varied::DESTINATION4, destination),
@@ -136,6 +135,8 @@ pub fn series(
         } else {
             PORT_BITS
         },
+        growth: mode.growth(),
+        reserved: 0,
     }
 }
 
@@ -215,10 +216,11 @@ pub fn ttl(version: Version) -> usize {
     }
 }
 
-/// The two entries of a flow that the tables hold, as lb itself would have made them.
+/// The entries of a flow that the tables hold, as lb itself would have made them.
 pub struct Entries<F: Family> {
     pub client: (F::Key, F::Flow),
-    pub origin: (F::Key, F::Flow),
+    /// Where answers come this way as well.
+    pub origin: Option<(F::Key, F::Flow)>,
 }
 
 /// The application of every flow: its counter row.
@@ -227,22 +229,30 @@ pub const APPLICATION: u32 = 1;
 pub const IFINDEX: u32 = 1;
 
 /// The entries of flow number `flow` of [`Traffic::In`] and [`Traffic::Out`].
-pub fn entries<F: Numbered>(protocol: Protocol, flow: u32, now: u32) -> Entries<F> {
+pub fn entries<F: Numbered>(mode: Mode, protocol: Protocol, flow: u32, now: u32) -> Entries<F> {
     let side = |Address(first)| ends(first, FIRST_PORT.into(), PORT_BITS, flow);
-    let arriving = from_client::<F>(protocol, side(CLIENTS));
+    let arriving = from_client::<F>(protocol, side(mode.clients()));
     let (source, source_port) = side(SNAT);
-    let leaving = Tuple {
-        source: F::numbered(Address(source)),
+    let translated = Tuple {
         destination: F::numbered(ORIGIN),
-        source_port: Port::new(source_port),
         destination_port: Port::new(ORIGIN_PORT),
-        protocol,
+        ..arriving
+    };
+    let leaving = match mode {
+        Mode::Nat => Tuple {
+            source: F::numbered(Address(source)),
+            source_port: Port::new(source_port),
+            ..translated
+        },
+        Mode::Dnat => translated,
+        Mode::L2 | Mode::Ipip(_) | Mode::Gue(_) => arriving,
     };
     let sum = |tuple: &Tuple<F::Address>| F::sum(tuple.source) + F::sum(tuple.destination);
     let all =
         |tuple: &Tuple<F::Address>| sum(tuple) + checksum::ports(tuple.source_port, tuple.destination_port);
     let core = FlowCore {
-        origin: F::ORIGIN,
+        origin: mode.origin(F::VERSION),
+        forwarding: mode.forwarding(),
         application: APPLICATION,
         seen: now,
         client_ifindex: IFINDEX,
@@ -269,9 +279,10 @@ pub fn entries<F: Numbered>(protocol: Protocol, flow: u32, now: u32) -> Entries<
         side: FlowSide::ORIGIN,
         ..core
     };
+    let direct = mode.forwarding().is_direct();
     Entries {
         client: (F::key(&arriving), F::flow(core, &leaving)),
-        origin: (F::key(&leaving.reversed()), F::flow(mirrored, &back)),
+        origin: (!direct).then(|| (F::key(&leaving.reversed()), F::flow(mirrored, &back))),
     }
 }
 

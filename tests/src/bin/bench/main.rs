@@ -7,6 +7,7 @@ mod abi;
 mod arguments;
 mod cases;
 mod frame;
+mod modes;
 #[path = "../../../bpf/src/network.rs"]
 mod network;
 mod node;

@@ -8,14 +8,15 @@ use crate::frame::{
     APPLICATION, Address, NODE_MAC, Numbered, ORIGIN, ORIGIN_MAC, ORIGIN_PORT, SNAT, VIP, VIP_PORT, Version,
     entries, new_client, ttl,
 };
+use crate::modes::Mode;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use lb_common::abi::maps;
 use lb_common::abi::{
-    Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, Forwarding, HashKey, Hop, HopId, Ip,
-    Origin, OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings,
+    Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, HashKey, Hop, HopId, Ip, Origin,
+    OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings,
     SettingsFlags, Steering, Table, Timeouts, Traffic,
 };
 use lb_common::datapath::Stage;
@@ -28,6 +29,7 @@ use lb_userspace::datapath::reader::Reader;
 use lb_userspace::datapath::sys;
 use lb_userspace::datapath::writer::Writer;
 use rustix::time::{ClockId, clock_gettime};
+use std::array;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -83,8 +85,8 @@ struct Flows<K, V> {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     pub application: Traffic,
-    /// By family.
-    pub origins: [Traffic; 2],
+    /// As [`Mode::row`] has it.
+    pub origins: [Traffic; Mode::ORIGINS],
     pub not_ours: u64,
     /// All other verdicts.
     pub others: u64,
@@ -112,7 +114,10 @@ impl Node {
     /// The kernel refuses something.
     pub fn new(object: &Path, flows: u32) -> Result<Self> {
         // IPv4 and IPv6 have a table each; TCP and UDP share it.
-        let entries = (4 * flows + 4 * NEW_FLOWS).next_power_of_two().max(LEAST_ENTRIES);
+        let established: u32 = Mode::ALL.iter().map(|mode| 4 * mode.flows(flows)).sum();
+        let entries = (established + 4 * NEW_FLOWS)
+            .next_power_of_two()
+            .max(LEAST_ENTRIES);
         let sizes = MapSizes {
             capacity: Capacity {
                 applications: 4096,
@@ -175,8 +180,10 @@ impl Node {
             _targets: targets,
             _lb: lb,
         };
-        node.flows4.fill::<V4>(flows, now)?;
-        node.flows6.fill::<V6>(flows, now)?;
+        for mode in Mode::ALL {
+            node.flows4.fill::<V4>(mode, flows, now)?;
+            node.flows6.fill::<V6>(mode, flows, now)?;
+        }
         Ok(node)
     }
 
@@ -195,8 +202,8 @@ impl Node {
         let mut steps = vec![
             // The application's list of pools.
             slots(0, POOL.0, 1),
-            slots(table4.base, V4::ORIGIN.0, SLOTS),
-            slots(table6.base, V6::ORIGIN.0, SLOTS),
+            slots(table4.base, Mode::Nat.origin(Version::V4).0, SLOTS),
+            slots(table6.base, Mode::Nat.origin(Version::V6).0, SLOTS),
             TableOp::Pool {
                 row: POOL.row(parity),
                 record: Pool {
@@ -206,8 +213,9 @@ impl Node {
                 },
             },
         ];
-        steps.extend(of_family::<V4>(parity, 0));
-        steps.extend(of_family::<V6>(parity, SNAT_ADDRESSES));
+        steps.extend(of_family::<V4>(parity));
+        steps.extend(of_family::<V6>(parity));
+        steps.extend(origins().map(|(mode, version)| origin(mode, version)));
         steps.push(TableOp::Timeouts {
             application: APPLICATION,
             record: Timeouts {
@@ -263,11 +271,12 @@ impl Node {
         packets: u32,
         expected: &Expected,
     ) -> Result<Run> {
-        let mut frame = [0; FRAME_LEN];
+        let head = series.growth as usize;
+        let mut frame = vec![0; head + FRAME_LEN];
         let template: &[u8] = bytemuck::bytes_of(&series.template);
-        frame[..template.len()].copy_from_slice(template);
+        frame[head..][..template.len()].copy_from_slice(template);
         // As if the program had just handled one.
-        frame[ttl(version)] = series.ttl_after as u8;
+        frame[head + ttl(version)] = series.ttl_after as u8;
         let mut output = [0; FRAME_LEN + 256];
         let before = self.counters()?;
         let map = self.bench.map_mut(SERIES).context("the series map")?;
@@ -297,7 +306,7 @@ impl Node {
             ACTIONS.get(action as usize).unwrap_or(&"nonsense"),
             ACTIONS[expected.action as usize]
         );
-        let last = u64::from(u32::from(output[ttl(version)]) != series.ttl_after);
+        let last = u64::from(u32::from(output[head + ttl(version)]) != series.ttl_after);
         let counters = self.counters()?;
         let wrong = counters.since(&before).distance(&expected.counters);
         Ok(Run {
@@ -309,13 +318,15 @@ impl Node {
     fn counters(&self) -> Result<Counters> {
         let found = self.bench.map(FOUND).context("the counter of floors")?;
         let found: PerCpuArray<_, u64> = found.try_into()?;
-        let verdicts = self.reader.passes().into_iter().chain(self.reader.drops());
+        let verdicts = self.reader.verdicts().into_iter().chain(self.reader.drops());
         let mut counters = Counters {
             application: self.reader.application(APPLICATION),
-            origins: [V4::ORIGIN, V6::ORIGIN].map(|origin| self.reader.origin(origin.0)),
             found: found.get(&APPLICATION, 0)?.iter().sum(),
             ..Counters::default()
         };
+        for (mode, version) in origins() {
+            counters.origins[mode.row(version)] = self.reader.origin(mode.origin(version).0);
+        }
         for (name, count) in verdicts {
             if name == lb_common::datapath::Pass::NotOurs.name() {
                 counters.not_ours += count;
@@ -341,23 +352,47 @@ impl Node {
 const POOL: PoolId = PoolId(0);
 const HOP: HopId = HopId(1);
 
-/// One family's applications, origin, and source addresses from row `snat_base` on.
-fn of_family<F: Numbered>(parity: Parity, snat_base: u32) -> Vec<TableOp> {
-    let ip = |address| -> Ip { F::numbered(address).into() };
-    let mut steps = vec![TableOp::Origin {
-        id: F::ORIGIN,
+/// All modes, for each family.
+fn origins() -> impl Iterator<Item = (Mode, Version)> {
+    Mode::ALL
+        .into_iter()
+        .flat_map(|mode| [Version::V4, Version::V6].map(|version| (mode, version)))
+}
+
+/// First row of a family's source addresses.
+fn snat_base(version: Version) -> u32 {
+    version as u32 * SNAT_ADDRESSES
+}
+
+/// The origin of a mode for a family.
+fn origin(mode: Mode, version: Version) -> TableOp {
+    let outer = mode.outer(version);
+    let address = match outer {
+        Version::V4 => V4::numbered(ORIGIN).into(),
+        Version::V6 => V6::numbered(ORIGIN).into(),
+    };
+    TableOp::Origin {
+        id: mode.origin(version),
         record: Origin {
-            address: ip(ORIGIN),
+            address,
             identity: 1,
-            snat_base,
+            snat_base: snat_base(outer),
             snat_count: SNAT_ADDRESSES,
             hop: HOP,
             port: Port::default(),
             state: OriginState::UP,
-            forwarding: Forwarding::NAT,
+            forwarding: mode.forwarding(),
+            gue_port: Port::new(6080),
             ..Origin::default()
         },
-    }];
+    }
+}
+
+/// One family's applications, and source addresses.
+fn of_family<F: Numbered>(parity: Parity) -> Vec<TableOp> {
+    let ip = |address| -> Ip { F::numbered(address).into() };
+    let snat_base = snat_base(F::VERSION);
+    let mut steps = Vec::new();
     steps.extend((0..SNAT_ADDRESSES).map(|number| TableOp::SnatAddress {
         index: snat_base + number,
         address: ip(Address(SNAT.0 + number)),
@@ -403,8 +438,9 @@ impl<K: Pod + bytemuck::Pod, V: Pod + bytemuck::Pod> Flows<K, V> {
 
     /// Adds the flows that are never new, in an order that is not the one of their packets. TCP's and UDP's alternate: what
     /// is added last is found first in its bucket.
-    fn fill<F: Numbered<Key = K, Flow = V>>(&self, flows: u32, now: u32) -> Result<()> {
+    fn fill<F: Numbered<Key = K, Flow = V>>(&self, mode: Mode, flows: u32, now: u32) -> Result<()> {
         const ORDER: u32 = 0x85eb_ca6b;
+        let flows = mode.flows(flows);
         let mask = flows.next_power_of_two() - 1;
         let order: Vec<u32> = (0..=mask)
             .map(|turn| turn.wrapping_mul(ORDER) & mask)
@@ -414,8 +450,8 @@ impl<K: Pod + bytemuck::Pod, V: Pod + bytemuck::Pod> Flows<K, V> {
             let (mut keys, mut values) = (Vec::new(), Vec::new());
             for &flow in chunk {
                 for protocol in [Protocol::TCP, Protocol::UDP] {
-                    let both = entries::<F>(protocol, flow, now);
-                    for (key, value) in [both.origin, both.client] {
+                    let both = entries::<F>(mode, protocol, flow, now);
+                    for (key, value) in both.origin.into_iter().chain([both.client]) {
                         keys.push(key);
                         values.push(value);
                     }
@@ -452,7 +488,7 @@ impl Counters {
         };
         Self {
             application: traffic(self.application, before.application),
-            origins: [0, 1].map(|family| traffic(self.origins[family], before.origins[family])),
+            origins: array::from_fn(|row| traffic(self.origins[row], before.origins[row])),
             not_ours: self.not_ours - before.not_ours,
             others: self.others - before.others,
             found: self.found - before.found,

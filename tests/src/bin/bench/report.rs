@@ -81,9 +81,11 @@ pub fn print_packets(rows: &[Compared<'_>], rounds: u32) {
     println!(
         "It includes calling the program and making the packet, as the floors' does. Flows: in the tables, of each"
     );
-    println!("protocol and family, two entries each.\n");
     println!(
-        "{:<24} {:>9} {:>7} {:>7}  {:>10} {:>8}",
+        "protocol and family, two entries each. Of tunnels, taking the frame out again is included as well.\n"
+    );
+    println!(
+        "{:<27} {:>9} {:>7} {:>7}  {:>10} {:>8}",
         "case", "flows", "min", "median", "x transmit", "x lookup"
     );
     let mut last = String::new();
@@ -104,7 +106,7 @@ pub fn print_packets(rows: &[Compared<'_>], rounds: u32) {
             String::new()
         };
         println!(
-            "{:<24} {:>9} {:>7.1} {:>7.1}  {:>10} {:>8}{bad}",
+            "{:<27} {:>9} {:>7.1} {:>7.1}  {:>10} {:>8}{bad}",
             if name == last { "" } else { &name },
             if row.case.program == Program::Transmit {
                 "any".to_owned()

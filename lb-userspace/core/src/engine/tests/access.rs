@@ -4,6 +4,7 @@ use super::world::*;
 use crate::engine::{Environment, Kept, Report};
 use crate::image::{AccessRules, Capacity, TableOp};
 use crate::model::*;
+use core::net::IpAddr;
 use lb_common::abi::{AccessList, AccessRule, Country, Ip};
 use std::sync::Arc;
 
@@ -119,6 +120,59 @@ fn whoever_allows_somebody_denies_all_others() {
             "{access:?}"
         );
     }
+}
+
+/// What a list says to a client, as longest-prefix matching finds it.
+fn judged(rules: &AccessRules, client: &str) -> Option<AccessRule> {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let client = bits(ip(client));
+    let holds = |length: u32, address: Ip| {
+        let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+        (client ^ bits(address.into())) & mask == 0
+    };
+    let mut rows = rules.prefixes.iter().rev();
+    rows.find(|(length, address, _)| holds(*length, *address))
+        .map(|(_, _, rule)| *rule)
+}
+
+#[test]
+fn prefixes_of_one_family_say_nothing_of_the_other() {
+    let (allow, deny) = (Some(AccessRule::ALLOW), Some(AccessRule::DENY));
+    let neutral = Some(AccessRule::NEUTRAL);
+    let of = |allow: &[&str], deny: &[&str], countries: &[Country]| Access {
+        allow: prefixes(allow),
+        deny: prefixes(deny),
+        allow_countries: countries.to_vec(),
+        ..Access::default()
+    };
+    for (access, v4, v6) in [
+        (of(&[], &["::/0"], &[]), neutral, deny),
+        (of(&[], &["::/8"], &[]), neutral, None),
+        (of(&[], &["::/80"], &[DE]), neutral, None),
+        (of(&[], &["0.0.0.0/0"], &[]), deny, None),
+        (of(&[], &["0.0.0.0/0", "::/0"], &[]), deny, deny),
+        (of(&["10.0.0.0/8", "::/0"], &[], &[]), allow, allow),
+        (of(&["::/0"], &[], &[]), deny, allow),
+        (of(&["0.0.0.0/0"], &[], &[]), allow, deny),
+        (of(&["10.0.0.0/8"], &["::/0"], &[]), allow, deny),
+        (of(&["0.0.0.0/0"], &["::/0"], &[]), allow, deny),
+        (of(&["::/0"], &["10.0.0.0/8"], &[]), deny, allow),
+        (of(&["::/0"], &[], &[DE]), neutral, allow),
+        (of(&["10.0.0.0/8"], &[], &[]), allow, deny),
+    ] {
+        let rules = rules(access.clone());
+        assert_eq!(judged(&rules, "10.1.2.3"), v4, "{access:?}");
+        assert_eq!(judged(&rules, "2001:db8::1"), v6, "{access:?}");
+        let mut keys: Vec<_> = rules.prefixes.iter().map(|row| (row.0, row.1)).collect();
+        keys.dedup();
+        assert_eq!(keys.len(), rules.prefixes.len(), "one rule a prefix: {rules:?}");
+    }
+    // Whom nobody named is judged as without the other family's prefixes.
+    let rules = rules(of(&["10.0.0.0/8", "::/0"], &[], &[]));
+    assert_eq!(judged(&rules, "192.0.2.1"), deny);
 }
 
 #[test]

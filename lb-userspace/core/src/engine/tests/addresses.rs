@@ -114,6 +114,12 @@ fn packets_may_come_by_the_addresses_that_nat_translates_to_and_from_dnat_origin
 }
 
 #[test]
+fn flows_whose_answers_go_directly_get_half_of_the_memory() {
+    let world = World::settled(web(vec![unmonitored("first", &[A])], None));
+    assert_eq!(world.maps.settings.max_direct * 2, world.environment.max_flows);
+}
+
+#[test]
 fn interfaces_are_known_by_their_mtu() {
     let mut world = World::settled(web(vec![unmonitored("first", &[A])], None));
     let smallest = |world: &World| world.maps.settings.smallest_mtu;

@@ -7,6 +7,7 @@ use core::net::IpAddr;
 use lb_common::abi::{
     self, ApplicationFlags, ApplicationKey, Forwarding as Mode, OriginState, Port, SettingsFlags,
 };
+use std::collections::BTreeMap;
 
 const A: &str = "10.0.0.1";
 const B: &str = "10.0.0.2";
@@ -103,6 +104,40 @@ fn only_translation_and_tunnels_need_an_address_of_the_node() {
     world.handle(Event::Paths(paths));
     let problems = modes.map(|(address, _)| world.origin(address).path_problem.is_some());
     assert_eq!(problems, [false, false, true, true]);
+}
+
+#[test]
+fn behind_a_router_dsr_l2_reaches_nobody() {
+    let modes = [
+        (A, Forwarding::DsrL2),
+        (B, Forwarding::DsrL2),
+        ("10.0.0.3", Forwarding::DsrIpip),
+    ];
+    let mut world = World::settled(both_families(&modes));
+    assert_eq!(world.serving(VIP), modes.map(|(address, _)| address));
+    let router = ip("10.0.0.254");
+    let mut paths: BTreeMap<IpAddr, Path> = modes
+        .iter()
+        .map(|(address, _)| (ip(address), path(ip(address), 0)))
+        .collect();
+    for address in [B, "10.0.0.3"] {
+        paths.insert(ip(address), path(router, 0));
+    }
+    world.handle(Event::Paths(paths));
+    let problem = world.origin(B).path_problem.as_ref().unwrap();
+    assert!(
+        problem.contains("dsr_l2") && problem.contains("10.0.0.254"),
+        "{problem}"
+    );
+    assert_eq!(
+        world.maps.origins[&world.origin(B).id].hop,
+        abi::HopId::UNRESOLVED
+    );
+    // Neither one on a network of the node nor a tunnel minds.
+    for address in [A, "10.0.0.3"] {
+        assert_eq!(world.origin(address).path_problem, None);
+    }
+    assert_eq!(world.serving(VIP), [A, "10.0.0.3"]);
 }
 
 #[test]

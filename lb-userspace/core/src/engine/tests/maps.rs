@@ -75,20 +75,16 @@ impl Maps {
                 let former = self.origins.get(id).copied().unwrap_or_default();
                 let before = former.identity;
                 if before != 0 && before != record.identity {
-                    // Unless it is emptied, because no flow means it.
-                    assert!(
-                        record.identity == 0 || former.state != OriginState::DRAINING,
-                        "{former:?} drains"
-                    );
-                    for generation in self.readable.iter().filter(|generation| **generation != 0) {
-                        assert!(
-                            !self.named_origins(*generation).contains(id),
-                            "another origin's row"
-                        );
-                    }
+                    // It is forgotten when no flow means it, and only then given to another.
+                    panic!("{former:?} becomes {record:?}");
                 }
-
                 self.origins.insert(*id, *record);
+            }
+            TableOp::ForgetOrigin { id } => {
+                for generation in self.readable.iter().filter(|generation| **generation != 0) {
+                    assert!(!self.named_origins(*generation).contains(id));
+                }
+                self.origins.insert(*id, abi::Origin::default());
             }
             TableOp::Hop { id, record } => {
                 assert!(id.0 > 0 && id.0 < capacity().hops);

@@ -13,4 +13,5 @@ mod scale;
 mod scenarios;
 mod sequences;
 mod steering;
+mod tracing;
 mod world;

@@ -7,9 +7,9 @@ use crate::image::Capacity;
 use crate::model::*;
 use core::net::IpAddr;
 use core::time::Duration;
-use lb_common::abi::{Country, OriginState};
+use lb_common::abi::{Country, OriginId, OriginState};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
@@ -295,8 +295,9 @@ fn step(world: &mut World, config: &mut Config, step: Step) {
                 .pop_if(|report| matches!(report, Report::Refused(_)))
                 .is_some()
             {
-                // Numbers were missing, and they are there again when what drains has drained.
-                world.run(301);
+                // Numbers were missing, and they are there again when no flow means them any more.
+                let gone = gone(world);
+                world.handle(Event::Drained(gone));
                 world.configure((*new).clone());
             }
             *config = *new;
@@ -362,21 +363,7 @@ fn step(world: &mut World, config: &mut Config, step: Step) {
             world.run(1);
         }
         Step::Drained => {
-            let configured: Vec<_> = world
-                .view()
-                .pools
-                .iter()
-                .flat_map(|pool| &pool.origins)
-                .map(|origin| origin.id)
-                .collect();
-            let gone = world
-                .maps
-                .origins
-                .keys()
-                .filter(|id| !configured.contains(id))
-                .take(3)
-                .copied()
-                .collect();
+            let gone = gone(world).into_iter().take(3).collect();
             world.handle(Event::Drained(gone));
         }
     }
@@ -436,6 +423,17 @@ fn check_service(world: &World, config: &Config) {
             assert!(!living || found.is_some(), "{vip} {balancer:?}");
         }
     }
+}
+
+/// Origins with a record that are not in the configuration any more.
+fn gone(world: &World) -> Vec<OriginId> {
+    let pools = world.view().pools.iter();
+    let configured: BTreeSet<_> = pools
+        .flat_map(|pool| &pool.origins)
+        .map(|origin| origin.id)
+        .collect();
+    let known = world.maps.origins.keys();
+    known.filter(|id| !configured.contains(id)).copied().collect()
 }
 
 /// What the maps say of origins agrees with what the view says.

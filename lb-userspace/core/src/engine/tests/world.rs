@@ -50,6 +50,7 @@ pub fn environment() -> Environment {
         },
         flags: SettingsFlags(0),
         capacity: capacity(),
+        max_flows: 1_000,
         adopted: None,
         kept: Kept::default(),
         assume_healthy: false,
