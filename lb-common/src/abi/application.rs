@@ -50,6 +50,8 @@ impl ApplicationFlags {
     pub const COUNTRIES: u32 = 1;
     /// An origin answers its clients directly, so its flows may be forwarded without being known.
     pub const DIRECT: u32 = 2;
+    /// Clients of some countries go to other pools: see [`super::Route`].
+    pub const ROUTES: u32 = 4;
 
     #[inline(always)]
     pub const fn has(self, bits: u32) -> bool {

@@ -22,7 +22,9 @@ use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
-use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, TargetId};
+use lb_core::engine::{
+    Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, SessionMoves, TargetId,
+};
 use lb_core::health::Observation;
 use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
@@ -81,6 +83,7 @@ pub struct Node {
     /// `None` while one is going on.
     next_sweep: Option<tokio::time::Instant>,
     sweep_started: Instant,
+    moves: Arc<SessionMoves>,
     pub(super) drains: Drains,
     pub(super) tracer: Tracer,
     /// Whether a step of the writer has failed since everything was written.
@@ -233,6 +236,7 @@ impl Node {
             swept,
             next_sweep: Some(tokio::time::Instant::now()),
             sweep_started: started,
+            moves: Arc::default(),
             drains: Drains::default(),
             tracer,
             unwritten: false,
@@ -429,6 +433,7 @@ impl Node {
                     saver.save(records);
                 }
             }
+            Command::Shed(moves) => self.moves = moves,
             Command::Report(report) => self.report(report),
         }
     }
@@ -483,8 +488,11 @@ impl Node {
     fn start_sweep(&mut self) {
         self.next_sweep = None;
         let (flows, clock, done) = (self.flows.clone(), self.datapath.clock, self.sweeps.clone());
+        let moves = self.moves.clone();
         tokio::task::spawn_blocking(move || {
-            let result = lock(&flows).sweep(&clock);
+            let mut flows = lock(&flows);
+            let result = flows.shed(&moves).and_then(|_| flows.sweep(&clock));
+            drop(flows);
             // The daemon is stopping when nobody listens.
             let _ = done.blocking_send(result);
         });

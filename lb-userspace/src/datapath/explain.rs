@@ -12,8 +12,8 @@ use aya::maps::{Array, HashMap, MapData};
 use lb_common::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
     Flow6, FlowCore, FlowKey4, FlowKey6, Forwarding, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip,
-    Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolId, PoolRow, Port, PortSpan, Settings,
-    Slot, SourceKey, Timeouts, Vip, VipKey, maps,
+    Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolId, PoolRow, Port, PortSpan, Route,
+    RouteKey, Settings, Slot, SourceKey, Timeouts, Vip, VipKey, maps,
 };
 use lb_common::datapath::{self, Arrival, InsertError, Memory, Sample, Scratch, Tables, Verdict};
 use lb_core::view::{OriginView, PoolView, View};
@@ -31,6 +31,7 @@ pub struct Explainer {
     snat_addresses: Array<MapData, Ip>,
     timeouts: Array<MapData, Timeouts>,
     vips: HashMap<MapData, VipKey, Vip>,
+    routes: HashMap<MapData, RouteKey, Route>,
     spans: Array<MapData, PortSpan>,
     access: LpmTrie<MapData, AccessKey, AccessRule>,
     country_rules: HashMap<MapData, CountryKey, AccessRule>,
@@ -64,6 +65,7 @@ impl Explainer {
             snat_addresses: datapath.open_map(maps::SNAT_ADDRESSES)?.try_into()?,
             timeouts: datapath.open_map(maps::TIMEOUTS)?.try_into()?,
             vips: datapath.open_map(maps::VIPS)?.try_into()?,
+            routes: datapath.open_map(maps::ROUTES)?.try_into()?,
             spans: datapath.open_map(maps::SPANS)?.try_into()?,
             access: datapath.open_map(maps::ACCESS)?.try_into()?,
             country_rules: datapath.open_map(maps::COUNTRY_RULES)?.try_into()?,
@@ -341,6 +343,10 @@ impl Tables for Recorder<'_> {
             None => self.note("application", format!("none listens on {place}")),
         }
         found
+    }
+
+    fn route(&self, key: &RouteKey) -> Option<Route> {
+        self.maps.routes.get(key, 0).ok()
     }
 
     fn timeouts(&self, application: u32) -> Option<Timeouts> {

@@ -59,6 +59,17 @@ pub fn required_capacity(config: &Config) -> Capacity {
         true => (config.datapath.max_flows / 4).max(FEW_CLIENTS),
         false => FEW_CLIENTS,
     };
+    let routed = |application: &Application| {
+        let name = match &application.destination {
+            Destination::LoadBalancer(name) => name,
+            Destination::Direct(_) => return 0,
+        };
+        let routes = config
+            .load_balancer(name)
+            .map(|balancer| balancer_routes(config, balancer));
+        routes.map_or(0, |routes| routes.by_country.len() * Family::ALL.len())
+    };
+    let routes = config.applications.iter().map(routed).sum();
     Capacity {
         applications: twice(listeners),
         // Origins that are gone and drain still answer.
@@ -79,6 +90,7 @@ pub fn required_capacity(config: &Config) -> Capacity {
         country_rules: twice(countries),
         country_prefixes: twice(config.geoip.as_ref().map_or(0, |table| table.rows().len())).max(1),
         clients,
+        routes: twice(routes),
     }
 }
 

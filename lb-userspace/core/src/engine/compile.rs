@@ -87,6 +87,7 @@ impl State {
             }
         }
         self.report_fallbacks(&config, commands);
+        self.follow_sessions(setup, &config, commands);
         self.publish(commands);
         self.records_are_due = !setup.assume_healthy;
         Ok(())
@@ -150,6 +151,7 @@ impl State {
             )))),
         }
         self.report_fallbacks(&config, commands);
+        self.follow_sessions(setup, &config, commands);
         self.publish(commands);
         if !setup.assume_healthy {
             self.persist(now, commands);
@@ -361,7 +363,7 @@ impl State {
         even_if_equal: bool,
         shared: Vec<TableOp>,
     ) -> Result<Option<Vec<TableOp>>, Full> {
-        let listeners = self.listeners(setup, config);
+        let (listeners, routes) = self.listeners(setup, config);
         self.roles = self.records.roles();
         self.ranges = listeners.iter().any(|listener| listener.ports.is_range());
         let wanted = self.settings(setup);
@@ -376,6 +378,7 @@ impl State {
             pools: &self.designs,
             vips: &self.vips(&listeners),
             listeners: &listeners,
+            routes: &routes,
         };
         let mut ops = self
             .generations

@@ -2,7 +2,7 @@
 
 use super::compile::{has_countries, jiffies, rate};
 use super::ids::affinity_epoch;
-use super::layout::{Layout, ListenerDesign, PoolDesign, VipDesign};
+use super::layout::{Layout, ListenerDesign, PoolDesign, RouteDesign, VipDesign};
 use super::plan::{PlannedOrigin, Route};
 use super::routing::{PoolListDesign, Traffic, balancer_routes};
 use super::{Setup, State};
@@ -98,8 +98,13 @@ impl State {
         pool.origins.iter().enumerate().map(weight).collect()
     }
 
-    pub(super) fn listeners(&self, setup: &Setup, config: &Config) -> Vec<ListenerDesign> {
-        let mut listeners = Vec::new();
+    /// The listeners, and the pools of countries that have some of their own.
+    pub(super) fn listeners(
+        &self,
+        setup: &Setup,
+        config: &Config,
+    ) -> (Vec<ListenerDesign>, Vec<RouteDesign>) {
+        let (mut listeners, mut rerouted) = (Vec::new(), Vec::new());
         let mut lists = BTreeMap::new();
         for (application, planned) in config.applications.iter().zip(&self.plan.applications) {
             let mut flags = 0;
@@ -117,20 +122,53 @@ impl State {
                 continue;
             }
             let traffic = Traffic::of(application);
+            let routes = match planned.route {
+                Route::Balancer(index) => {
+                    Some((index, balancer_routes(config, &config.load_balancers[index])))
+                }
+                Route::Direct(_) => None,
+            };
+            if routes
+                .as_ref()
+                .is_some_and(|(_, routes)| !routes.by_country.is_empty())
+            {
+                flags |= ApplicationFlags::ROUTES;
+            }
+            let families: BTreeSet<Family> = application.addresses.iter().copied().map(Family::of).collect();
+            let mut others_serve = false;
+            for (family, (index, routes)) in families
+                .iter()
+                .flat_map(|family| routes.iter().map(move |routes| (*family, routes)))
+            {
+                for (number, (country, route)) in (1..).zip(&routes.by_country) {
+                    let list = || self.pool_list(route, family, traffic);
+                    let pools = lists
+                        .entry((*index, number, family, traffic))
+                        .or_insert_with(list)
+                        .clone();
+                    others_serve |= pools.serves;
+                    rerouted.push(RouteDesign {
+                        application: planned.id,
+                        family,
+                        country: *country,
+                        pools,
+                    });
+                }
+            }
             let affinity = application.affinity;
             for address in &application.addresses {
                 let family = Family::of(*address);
-                let pools = match planned.route {
-                    Route::Balancer(index) => {
-                        let list = || {
-                            let routes = balancer_routes(config, &config.load_balancers[index]);
-                            self.pool_list(&routes.main, family, traffic)
-                        };
-                        lists.entry((index, family, traffic)).or_insert_with(list).clone()
+                let pools = match (planned.route, &routes) {
+                    (Route::Balancer(index), Some((_, routes))) => {
+                        let list = || self.pool_list(&routes.main, family, traffic);
+                        lists
+                            .entry((index, 0, family, traffic))
+                            .or_insert_with(list)
+                            .clone()
                     }
-                    Route::Direct(pool) => self.direct_list(pool, family),
+                    (Route::Direct(pool) | Route::Balancer(pool), _) => self.direct_list(pool, family),
                 };
-                let serves = pools.serves;
+                let serves = pools.serves || others_serve;
                 listeners.push(ListenerDesign {
                     address: Ip::from(*address),
                     ports: application.ports,
@@ -154,7 +192,7 @@ impl State {
                 });
             }
         }
-        listeners
+        (listeners, rerouted)
     }
 
     /// The addresses that the listeners listen on, and those by which origins answer.

@@ -4,10 +4,10 @@ use super::routing::PoolListDesign;
 use crate::arena::Arena;
 use crate::maglev::{self, Member};
 use crate::model::Ports;
-use crate::steering::SheddingTable;
+use crate::steering::{Family, SheddingTable};
 use core::fmt;
 use lb_common::abi::{
-    AccessList, AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Rate,
+    AccessList, AddressRole, ApplicationFlags, Country, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Rate,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -76,6 +76,16 @@ pub struct ListenerDesign {
     pub echo: bool,
 }
 
+/// The pools of a country's clients as the next generation shall hold them.
+#[derive(Clone, Debug)]
+pub struct RouteDesign {
+    pub application: u32,
+    pub family: Family,
+    /// [`Country::UNKNOWN`]: of clients whose country is not known.
+    pub country: Country,
+    pub pools: PoolListDesign,
+}
+
 /// An address as the next generation shall hold it.
 #[derive(Clone, Debug)]
 pub struct VipDesign {
@@ -93,6 +103,7 @@ pub struct Designs<'a> {
     pub pools: &'a [PoolDesign],
     pub vips: &'a [VipDesign],
     pub listeners: &'a [ListenerDesign],
+    pub routes: &'a [RouteDesign],
 }
 
 /// Something does not fit into the maps.

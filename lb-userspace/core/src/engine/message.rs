@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out of it.
 
+use super::sessions::SessionMoves;
 use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::model::{Config, Forwarding, Monitor};
@@ -8,7 +9,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
     AccessKey, AccessRule, Application, ApplicationKey, CountryKey, HashKey, Hop, HopId, Interface, Ip, Mac,
-    Origin, OriginId, PortRange, Settings, SettingsFlags, Table, Tag, Vip, VipKey,
+    Origin, OriginId, PortRange, Route, RouteKey, Settings, SettingsFlags, Table, Tag, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub enum Command {
     Publish(Arc<View>),
     /// What a next start may go on with has changed.
     Persist(Kept),
+    /// From now on these sessions are to move: what remembers them is to be removed whenever it is seen.
+    Shed(Arc<SessionMoves>),
     /// Tell the operator.
     Report(Report),
 }
@@ -214,6 +217,10 @@ pub struct Adopted {
     pub vips: Vec<(VipKey, Vip)>,
     /// As `stale_applications`.
     pub stale_vips: Vec<VipKey>,
+    /// All records of the live generation.
+    pub routes: Vec<(RouteKey, Route)>,
+    /// As `stale_applications`.
+    pub stale_routes: Vec<RouteKey>,
     /// All rows that are not empty. Hops that are not given here are left alone until no origin names them.
     pub hops: Vec<(HopId, Hop)>,
     /// All records.

@@ -22,6 +22,7 @@ mod probes;
 mod records;
 mod routing;
 mod served;
+mod sessions;
 mod snapshot;
 mod sources;
 mod tables;
@@ -32,6 +33,8 @@ pub use self::message::{
     Adopted, Command, DrainRecord, Environment, Event, Exit, HealthRecord, Kept, Path, ProbeRequest, Report,
     TargetId, Via,
 };
+
+pub use self::sessions::SessionMoves;
 
 use self::access::AccessLists;
 use self::drains::Drains;
@@ -109,6 +112,8 @@ struct State {
     stale_lists: bool,
     /// Whether a load balancer goes by round-trip times.
     steers_by_latency: bool,
+    /// What was said last.
+    moves: Arc<SessionMoves>,
     /// When tables were made last.
     rebuilt: Option<Timestamp>,
     /// By load balancer of the configuration, whether its fallback pool was reported to be in use.
@@ -177,6 +182,7 @@ impl Engine {
             figures: Figures::default(),
             stale_lists: false,
             steers_by_latency: false,
+            moves: Arc::default(),
             rebuilt: None,
             fallbacks: BTreeMap::new(),
             inherited_applications: BTreeMap::new(),

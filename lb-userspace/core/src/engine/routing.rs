@@ -46,7 +46,7 @@ pub struct PoolListDesign {
 
 /// What a load balancer does on this node.
 pub fn balancer_routes<'a>(config: &'a Config, balancer: &'a LoadBalancer) -> Routes<'a> {
-    routes(balancer, &config.node, false)
+    routes(balancer, &config.node, config.geoip.is_some())
 }
 
 impl State {

@@ -254,7 +254,8 @@ prop_compose! {
             application.access = list.map(access);
         }
         let asks = |access: &Option<Arc<Access>>| access.as_ref().is_some_and(|access| access.has_countries());
-        if asks(&config.datapath.access) || config.applications.iter().any(|application| asks(&application.access)) {
+        let steers = !config.load_balancers[0].countries().is_empty();
+        if steers && datagrams || asks(&config.datapath.access) || config.applications.iter().any(|application| asks(&application.access)) {
             config.geoip = Some(countries(geoip));
         }
         for (number, (ports, transport)) in (0..).zip(ranges) {
@@ -402,25 +403,20 @@ fn check_service(world: &World, config: &Config) {
             || config.pool(name).is_some_and(|pool| pool.monitor.is_none());
         health && enough && origins.zip(&pool.origins).any(serves)
     };
-    let route = &balancer.routes[0];
-    for (number, vip) in [(0, "203.0.113.0"), (0, "2001:db8:1::0")] {
-        let name = format!("app-{number}");
-        if !config
-            .applications
-            .iter()
-            .any(|application| application.name == name)
-        {
-            continue;
-        }
-        let positive = |pool: &&crate::view::RoutedPool| !pool.why.contains("never picked");
-        let living = route
-            .pools
-            .iter()
-            .filter(positive)
-            .any(|pool| usable(&pool.name, !vip.contains(':')));
-        for flow in 0..64 {
-            let found = world.maps.select(vip, crate::maglev::mix(flow));
-            assert!(!living || found.is_some(), "{vip} {balancer:?}");
+    for route in &balancer.routes {
+        let country = route.countries.first().copied().unwrap_or(Country::new(*b"??"));
+        for vip in ["203.0.113.0", "2001:db8:1::0"] {
+            let listens = |application: &Application| application.name == "app-0";
+            if !config.applications.iter().any(listens) {
+                continue;
+            }
+            let positive = |pool: &&crate::view::RoutedPool| !pool.why.contains("never picked");
+            let mut pools = route.pools.iter().filter(positive);
+            let living = pools.any(|pool| usable(&pool.name, !vip.contains(':')));
+            for flow in 0..64 {
+                let found = world.maps.select_from(country, vip, crate::maglev::mix(flow));
+                assert!(!living || found.is_some(), "{vip} {route:?}");
+            }
         }
     }
 }

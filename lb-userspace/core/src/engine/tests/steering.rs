@@ -4,9 +4,11 @@ use super::world::*;
 use crate::engine::Event;
 use crate::health::GroupHealth;
 use crate::model::*;
+use core::net::IpAddr;
 use core::time::Duration;
-use lb_common::abi::{OriginId, Steering};
-use std::collections::BTreeMap;
+use lb_common::abi::{Country, OriginId, Steering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const A: &str = "10.0.0.1";
 const B: &str = "10.0.0.2";
@@ -184,6 +186,148 @@ fn sessions_are_shed_where_flows_can_move() {
     assert!((shares[A] - 0.75).abs() < 0.02 && (shares[B] - 0.25).abs() < 0.02);
     world.kill(B);
     assert!((world.shares(VIP)[C] - 0.25).abs() < 0.02);
+}
+
+/// The part of many clients that are to leave an origin.
+fn leaving(world: &World, origin: &str) -> f64 {
+    const CLIENTS: u32 = 4000;
+    let id = world.origin(origin).id;
+    let application = world.view().applications[0].id;
+    let clients = (0..CLIENTS).map(|number| IpAddr::from((0x0a00_0000 + number * 7).to_be_bytes()));
+    let gone = clients.filter(|client| world.moves.leaves(application, id, *client));
+    gone.count() as f64 / f64::from(CLIENTS)
+}
+
+#[test]
+fn sessions_leave_a_pool_only_for_another() {
+    let mut config = steered(SteeringPolicy::Random);
+    config.pools[0].load_shedding.session_percent = 25.0;
+    let mut world = World::settled(config.clone());
+    assert!(world.moves.is_empty(), "connections stay");
+    config.applications[0].transport = Transport::Udp;
+    world.configure(config.clone());
+    world.run(1);
+    assert!((leaving(&world, A) - 0.25).abs() < 0.03, "{}", leaving(&world, A));
+    assert_eq!(leaving(&world, B), 0.0);
+    world.kill(B);
+    world.kill(C);
+    // They go to the fallback pool.
+    assert!((leaving(&world, A) - 0.25).abs() < 0.03);
+    config.load_balancers[0].fallback_pool = None;
+    world.configure(config.clone());
+    world.run(1);
+    assert_eq!(leaving(&world, A), 0.0, "there is nobody else");
+    config.load_balancers[0].fallback_pool = Some("a".into());
+    world.configure(config.clone());
+    world.run(1);
+    assert_eq!(
+        leaving(&world, A),
+        0.0,
+        "they would come back as its fallback flows"
+    );
+    config.pools[0].load_shedding.session_percent = 0.0;
+    world.configure(config);
+    assert!(world.moves.is_empty());
+}
+
+/// `web` by country: DE has its own list, FR a pool set, JP a list all of whose pools are down.
+fn by_country() -> Config {
+    let mut config = steered(SteeringPolicy::Geo);
+    let countries = [(DE, vec!["b".to_owned()]), (JP, vec!["c".to_owned()])];
+    config.load_balancers[0].geo.countries = countries.into();
+    config.load_balancers[0].pool_sets = vec![PoolSet {
+        name: "french".into(),
+        disabled: false,
+        topology: Topology {
+            countries: vec![FR],
+            ..Topology::default()
+        },
+        pools: Some(vec!["a".into(), "b".into()]),
+        weights: None,
+        fallback_pool: Some("a".into()),
+        steering_policy: SteeringPolicy::Random,
+    }];
+    let rows = vec![("10.0.0.0/8".parse().unwrap(), DE)];
+    config.geoip = Some(Arc::new(CountryTable::new(rows)));
+    config.node.country = Some("JP".into());
+    config
+}
+
+const DE: Country = Country::new(*b"DE");
+const FR: Country = Country::new(*b"FR");
+const JP: Country = Country::new(*b"JP");
+const US: Country = Country::new(*b"US");
+
+/// The origins that clients of a country get.
+fn from(world: &World, country: Country) -> Vec<String> {
+    let flows = (0..512).map(crate::maglev::mix);
+    let origins = flows.filter_map(|flow| world.maps.select_from(country, VIP, flow));
+    let addresses: BTreeSet<String> = origins
+        .map(|(_, origin)| IpAddr::from(world.maps.origins[&origin].address).to_string())
+        .collect();
+    addresses.into_iter().collect()
+}
+
+#[test]
+fn clients_go_where_their_country_leads() {
+    let mut world = World::settled(by_country());
+    assert_eq!(from(&world, DE), [B]);
+    assert_eq!(from(&world, FR), [A, B]);
+    assert_eq!(from(&world, JP), [C]);
+    assert_eq!(from(&world, US), [A]);
+    // Whose country is not known counts as being where the node is.
+    assert_eq!(from(&world, Country::UNKNOWN), [C]);
+    world.kill(C);
+    assert_eq!(from(&world, JP), [D], "no cascade");
+    assert_eq!(from(&world, US), [A]);
+    assert!(world.view().load_balancers[0].on_fallback);
+    world.kill(B);
+    assert_eq!(from(&world, DE), [D]);
+    assert_eq!(from(&world, FR), [A]);
+    world.kill(A);
+    assert_eq!(from(&world, FR), [A], "the set's own fallback pool");
+    let routes = &world.view().load_balancers[0].routes;
+    let told: Vec<_> = routes
+        .iter()
+        .map(|route| (route.countries.clone(), route.source.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (vec![], "default_pools"),
+            (vec![Country::UNKNOWN, JP], "country_pools.JP"),
+            (vec![DE], "country_pools.DE"),
+            (vec![FR], "pool set french"),
+        ]
+    );
+}
+
+#[test]
+fn without_geoip_nobody_is_asked_for_a_country() {
+    let mut config = by_country();
+    config.geoip = None;
+    let world = World::settled(config);
+    assert!(world.maps.routes.is_empty());
+    assert_eq!(from(&world, DE), [C], "the node is in JP");
+}
+
+#[test]
+fn countries_outlive_the_daemon() {
+    let mut world = World::settled(by_country());
+    world.kill(C);
+    let mut next = world.restart(world.saved.clone());
+    next.routed = false;
+    next.configure(by_country());
+    assert_eq!(
+        (from(&next, DE), from(&next, JP)),
+        (vec![B.to_owned()], vec![D.to_owned()])
+    );
+    let mut config = by_country();
+    config.load_balancers[0].pool_sets.clear();
+    config.load_balancers[0].geo = GeoPools::default();
+    next.configure(config.clone());
+    next.configure(config);
+    assert!(next.maps.routes.is_empty());
 }
 
 #[test]

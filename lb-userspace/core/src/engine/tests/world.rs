@@ -1,7 +1,9 @@
 //! A machine for tests: maps that check every write, a network that answers probes, and the packet path's selection.
 
 use super::maps::Maps;
-use crate::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, TargetId};
+use crate::engine::{
+    Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, SessionMoves, TargetId,
+};
 use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::maglev::mix;
@@ -36,6 +38,7 @@ pub fn capacity() -> Capacity {
         access_prefixes: 24,
         country_rules: 16,
         country_prefixes: 8,
+        routes: 64,
         ..Capacity::default()
     }
 }
@@ -202,6 +205,7 @@ pub struct World {
     pub saves: usize,
     pub environment: Environment,
     pub watched: Vec<IpAddr>,
+    pub moves: Arc<SessionMoves>,
 }
 
 impl World {
@@ -227,6 +231,7 @@ impl World {
             saved: Kept::default(),
             saves: 0,
             watched: Vec::new(),
+            moves: Arc::default(),
         }
     }
 
@@ -287,6 +292,7 @@ impl World {
                     }
                 }
                 Command::Publish(view) => self.views.push(view),
+                Command::Shed(moves) => self.moves = moves,
                 Command::Persist(records) => {
                     self.saved = records;
                     self.saves += 1;
@@ -310,6 +316,7 @@ impl World {
                 TableOp::Grace
                 | TableOp::RemoveApplication { .. }
                 | TableOp::RemoveVip { .. }
+                | TableOp::RemoveRoute { .. }
                 | TableOp::RemoveAccessList { .. } => {
                     panic!("{op:?} repairs nothing")
                 }
@@ -319,6 +326,7 @@ impl World {
         }
         assert!(maps.origins == self.maps.origins && maps.hops == self.maps.hops);
         assert!(maps.pools == self.maps.pools && maps.applications == self.maps.applications);
+        assert!(maps.routes == self.maps.routes);
         assert!(maps.vips == self.maps.vips && maps.spans == self.maps.spans);
         assert!(maps.interfaces == self.maps.interfaces);
         assert!(maps.access == self.maps.access && maps.countries == self.maps.countries);
