@@ -53,6 +53,8 @@ static LOADS: Array<Load, 1> = Array::new();
 #[btf_map]
 static SWEPT: Array<Load, 1> = Array::new();
 #[btf_map]
+static SWEPT_AT: Array<u32, 1> = Array::new();
+#[btf_map]
 static PATH_MTUS: Array<PathMtu, 1> = Array::new();
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentFlow, 1> = LruHashMap::new();
@@ -393,6 +395,11 @@ impl Tables for BpfTables {
             // SAFETY: as above.
             unsafe { add_atomically(&raw mut (*load).established, u32::MAX) };
         }
+    }
+
+    #[inline(always)]
+    fn swept_at(&self) -> u32 {
+        SWEPT_AT.get(0).copied().unwrap_or(0)
     }
 
     #[inline(always)]

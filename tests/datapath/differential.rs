@@ -36,7 +36,8 @@ impl Pair {
     }
 
     /// Gives both the same tables.
-    fn reset(&mut self, scenario: Scenario) {
+    fn reset(&mut self, mut scenario: Scenario) {
+        scenario.tables.swept_at = self.kernel.clock.now().max(1);
         self.kernel.write(&scenario.tables).unwrap();
         self.host = Host::new(scenario);
         self.slack = 2;

@@ -6,9 +6,11 @@ use lb_common::abi::{
     Flow4, FlowCore, FlowKey4, FlowSide, Forwarding, Ip, Ip4, Load, Origin, OriginId, PathMtu, Port,
     Protocol, TcpState, Timeouts, Traffic, maps,
 };
+use lb_common::testing::scenario::{CLIENT_SIDE, at};
+use lb_common::testing::{PacketBuilder, Scenario};
 use lb_core::image::TableOp;
 use lb_tests::needs_root;
-use lb_tests::prog::{Kernel, namespace, small};
+use lb_tests::prog::{Action, Kernel, namespace, small};
 use lb_userspace::datapath::flows::{Flow, FlowCounts, FlowTables};
 use lb_userspace::datapath::writer::Writer;
 use std::net::{IpAddr, SocketAddr};
@@ -163,6 +165,30 @@ fn counts_that_a_dead_daemon_left_wrong_are_put_right() {
             bed.sweep();
         }
         assert_eq!(wrong(&bed), [5, 7, 0, 0]);
+    });
+}
+
+/// Without sweeps flows that have timed out count for ever.
+#[test]
+fn origins_are_full_only_as_long_as_somebody_sweeps() {
+    needs_root!();
+    namespace().enter(|| {
+        let mut bed = Bed::new();
+        let mut scenario = Scenario::standard();
+        scenario.tables.swept_at = 0;
+        bed.kernel.write(&scenario.tables).unwrap();
+        let query = |bed: &mut Bed, client: &str| {
+            let packet = PacketBuilder::udp(at(client), at("203.0.113.10:87")).payload(b"a query");
+            bed.kernel.receive(CLIENT_SIDE, &packet.frame()).unwrap().0
+        };
+        assert_eq!(query(&mut bed, "198.51.100.1:1000"), Action::REDIRECT);
+        bed.sweep();
+        assert_eq!(query(&mut bed, "198.51.100.2:1000"), Action::DROP);
+        // As if the daemon had gone a minute ago.
+        let minute = scenario.tables.settings.second * 60;
+        let long_ago = bed.kernel.clock.now().wrapping_sub(minute + 1);
+        bed.array(maps::SWEPT_AT).set(0, long_ago, 0).unwrap();
+        assert_eq!(query(&mut bed, "198.51.100.2:1000"), Action::REDIRECT);
     });
 }
 

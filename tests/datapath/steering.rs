@@ -84,7 +84,9 @@ impl Node {
             view: Arc::default(),
             moves: Arc::default(),
         };
-        node.tell(Event::Interfaces([(CLIENT_SIDE, 1500), (ORIGIN_SIDE, 1500)].into()));
+        node.tell(Event::Interfaces(
+            [(CLIENT_SIDE, 1500), (ORIGIN_SIDE, 1500)].into(),
+        ));
         node
     }
 
@@ -121,7 +123,9 @@ impl Node {
         let defaults = HostDefaults {
             node_name: "node".to_owned(),
         };
-        let config = parse(text, "lb.toml", &defaults).unwrap_or_else(|errors| panic!("{errors:?}")).config;
+        let config = parse(text, "lb.toml", &defaults)
+            .unwrap_or_else(|errors| panic!("{errors:?}"))
+            .config;
         self.tell(Event::Configure(Arc::new(config)));
         self.run(2);
     }
@@ -236,7 +240,12 @@ fn measured_shares_are_the_configured_ones_in_every_state() {
     needs_root!();
     namespace().enter(|| {
         let mut node = Node::new();
-        for policy in ["random", "hash", "least_connections", "least_outstanding_requests"] {
+        for policy in [
+            "random",
+            "hash",
+            "least_connections",
+            "least_outstanding_requests",
+        ] {
             node.dead.clear();
             node.configure(&config(policy, PLAIN, WEIGHTS));
             node.check(&format!("{policy}, healthy"), &[(1, 0.5), (2, 0.3), (3, 0.2)]);
@@ -249,14 +258,20 @@ fn measured_shares_are_the_configured_ones_in_every_state() {
             node.dead.clear();
             node.run(3);
             node.configure(&config(policy, ["", "enabled = false", ""], WEIGHTS));
-            node.check(&format!("{policy}, b is disabled"), &[(1, 5.0 / 7.0), (3, 2.0 / 7.0)]);
+            node.check(
+                &format!("{policy}, b is disabled"),
+                &[(1, 5.0 / 7.0), (3, 2.0 / 7.0)],
+            );
             let shed = "load_shedding = { default_percent = 40 }";
             node.configure(&config(policy, [shed, "", ""], WEIGHTS));
             node.check(&format!("{policy}, a sheds"), &[(1, 0.3), (2, 0.42), (3, 0.28)]);
             node.configure(&config(policy, [shed; 3], WEIGHTS));
             let shares = node.measure(NOWHERE, false);
             // What all three shed: 0.4³.
-            assert!((shares[&9] - 0.064).abs() <= TOLERANCE, "{policy}, all shed: {shares:?}");
+            assert!(
+                (shares[&9] - 0.064).abs() <= TOLERANCE,
+                "{policy}, all shed: {shares:?}"
+            );
         }
         for (policy, first, second) in [("off", 1, 2), ("proximity", 3, 2), ("dynamic_latency", 2, 3)] {
             node.dead.clear();
@@ -344,11 +359,19 @@ fn sessions_move_at_the_next_sweep_and_only_once() {
         node.configure(&udp(""));
         agree("before", &node.measure(NOWHERE, true), &[(1, 1.0)]);
         node.configure(&udp("load_shedding = { session_percent = 25 }"));
-        agree("flows that are open stay", &node.measure(NOWHERE, true), &[(1, 1.0)]);
+        agree(
+            "flows that are open stay",
+            &node.measure(NOWHERE, true),
+            &[(1, 1.0)],
+        );
         let moves = node.moves.clone();
         let shed = node.flows.shed(&moves).unwrap();
         assert!(shed > 0);
-        agree("a quarter has moved", &node.measure(NOWHERE, true), &[(1, 0.75), (2, 0.25)]);
+        agree(
+            "a quarter has moved",
+            &node.measure(NOWHERE, true),
+            &[(1, 0.75), (2, 0.25)],
+        );
         assert_eq!(node.flows.shed(&moves).unwrap(), 0, "nobody moves twice");
     });
 }

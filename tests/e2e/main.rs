@@ -3,7 +3,7 @@
 //!
 //! Numbers can be made smaller for a quick run: `LB_TEST_REQUESTS`, `LB_TEST_MATRIX_REQUESTS`, `LB_TEST_DOWNLOAD_MB`,
 //! `LB_TEST_TRANSFER_MB`, `LB_TEST_FLOWS`, `LB_TEST_RELOADS`, `LB_TEST_UPGRADES`, `LB_TEST_GENERATIONS`, `LB_TEST_FLOOD`,
-//! `LB_TEST_CONNECTIONS`.
+//! `LB_TEST_CONNECTIONS`, `LB_TEST_PROBED`, `LB_TEST_PROBE_SECONDS`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -17,6 +17,7 @@ mod fragments;
 mod generations;
 mod interfaces;
 mod limits;
+mod many_probes;
 mod matrix;
 mod messages;
 mod others;

@@ -139,14 +139,12 @@ impl Prober {
 
 fn request(kind: MonitorKind, probe: &Probe, port: u16) -> ProbeRequest {
     let monitor = Monitor {
-        name: "test".to_owned(),
-        kind,
         interval: Duration::from_secs(5),
         timeout: Duration::from_secs(3),
         retries: 0,
         consecutive_up: 0,
         consecutive_down: 0,
-        port: None,
+        ..Monitor::new("test", kind)
     };
     ProbeRequest {
         target: TargetId(1),
@@ -154,6 +152,7 @@ fn request(kind: MonitorKind, probe: &Probe, port: u16) -> ProbeRequest {
         monitor: Arc::new(monitor),
         address: probe.origin.into(),
         port,
+        host: None,
         via: None,
     }
 }

@@ -79,7 +79,6 @@ fn a_hundred_upgrades_under_load_fail_no_request() {
     });
     let load = Load::start(&lab.client, RATE, load::http(http_at(VIP4)));
     more(&load);
-    let repeated = lab.client.counter("TcpExt", "TCPSynRetrans");
     let started = Instant::now();
     let (mut pings, mut last) = (0, program(&lb));
     for round in 0..upgrades {
@@ -106,8 +105,13 @@ fn a_hundred_upgrades_under_load_fail_no_request() {
     );
     assert_all_served(&report);
     assert!(health.is_all_healthy("eu"));
-    let repeated = lab.client.counter("TcpExt", "TCPSynRetrans") - repeated;
-    assert_eq!(repeated, 0, "SYNs were lost");
+    // SYNs that were lost would have come again after a second. Others come again at once: those that meet the end of a
+    // connection from the same port at the origin, which has nothing to do with upgrades.
+    let slow = report
+        .samples()
+        .iter()
+        .filter(|sample| sample.took.as_millis() >= 1000);
+    assert_eq!(slow.count(), 0, "requests waited for a repeated SYN");
 }
 
 #[test]

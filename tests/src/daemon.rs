@@ -180,6 +180,15 @@ impl Daemon {
         Process::start(&self.node, "lb run", &mut command, &self.log)
     }
 
+    /// Its number as a process.
+    ///
+    /// # Panics
+    /// It was not started.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the daemon was started").id()
+    }
+
     /// Ends it as a crash does.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -120,26 +120,6 @@ impl Netns {
         output.unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
-    /// A counter of the network stack, such as `TCPSynRetrans` of `TcpExt`.
-    ///
-    /// # Panics
-    /// There is none of that name.
-    #[must_use]
-    pub fn counter(&self, group: &str, name: &str) -> u64 {
-        let text = self.enter(|| std::fs::read_to_string("/proc/thread-self/net/netstat"));
-        let text = text.expect("the kernel counts");
-        let mut lines = text
-            .lines()
-            .filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
-        let (names, values) = (lines.next(), lines.next());
-        let values = values.unwrap_or_default().split(' ');
-        let mut counters = names.unwrap_or_default().split(' ').zip(values);
-        let (_, value) = counters
-            .find(|(counter, _)| *counter == name)
-            .unwrap_or_else(|| panic!("no {group} {name}"));
-        value.parse().expect("a number")
-    }
-
     /// Runs a program inside, which must succeed, and returns what it printed.
     ///
     /// # Panics

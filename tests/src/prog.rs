@@ -330,6 +330,12 @@ impl Kernel {
         self.clear::<PathMtu>(maps::PATH_MTUS)?;
         self.write_configuration(tables)?;
         self.write_flows(tables)?;
+        let swept_at = match tables.swept_at {
+            0 => 0,
+            // That is another clock's.
+            _ => self.clock.now().max(1),
+        };
+        self.array(maps::SWEPT_AT)?.set(0, swept_at, 0)?;
         self.clear_counters()
     }
 

@@ -1,6 +1,7 @@
 //! A node's end of tunnels, in plain code: what is routed to its device goes to an origin, encapsulated. Stands in for
 //! lb where a test is about the origin's end.
 
+use crate::check::{SOON, wait_until};
 use crate::netns::Netns;
 use crate::raw::{FrameSocket, tun};
 use lb_common::testing::tunnels::{Tunnel, ip};
@@ -48,7 +49,8 @@ impl Tunneler {
     pub fn start(namespace: &Netns, tunnel: Tunnel, way: Way) -> Self {
         let (mut device, socket) = namespace.enter(|| {
             (
-                tun(DEVICE).expect("root can make a TUN device"),
+                // A process that is being started may hold the device of the one before for a moment.
+                wait_until(SOON, "a TUN device can be made", || tun(DEVICE).ok()),
                 FrameSocket::open(way.interface).expect("root can open a packet socket"),
             )
         });

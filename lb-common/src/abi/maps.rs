@@ -40,6 +40,8 @@ pub const LOADS: &str = "LOADS";
 /// Array of [`super::Load`] by origin id: established flows that userspace has removed, to be taken off [`LOADS`]. Each
 /// map has one writer.
 pub const SWEPT: &str = "SWEPT";
+/// Array of one `u32`: when userspace swept the flow tables last, in jiffies (low 32 bits); 0: it never has.
+pub const SWEPT_AT: &str = "SWEPT_AT";
 /// Array of [`super::PathMtu`] by origin id.
 pub const PATH_MTUS: &str = "PATH_MTUS";
 /// Datagrams in fragments: LRU hash, [`super::FragmentKey`] → [`super::FragmentFlow`].
@@ -75,7 +77,7 @@ pub const REPORTS: &str = "REPORTS";
 pub const SCRATCH: &str = "SCRATCH";
 
 /// Every map that is pinned, so that flows and tables outlive the daemon.
-pub const PINNED: [&str; 30] = [
+pub const PINNED: [&str; 31] = [
     SETTINGS,
     FLOWS4,
     FLOWS6,
@@ -94,6 +96,7 @@ pub const PINNED: [&str; 30] = [
     AFFINITY,
     LOADS,
     SWEPT,
+    SWEPT_AT,
     PATH_MTUS,
     FRAGMENTS,
     FRAGMENT_COUNT,

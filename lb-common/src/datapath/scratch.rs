@@ -181,6 +181,8 @@ pub struct Search {
     pub tcp: u32,
     /// 1: the packet may open a flow; else it may belong to one that is not remembered.
     pub opens: u32,
+    /// Jiffies.
+    pub now: u32,
     pub parity: Parity,
     /// The origin to be taken only when its pool has no other.
     pub avoid: OriginId,

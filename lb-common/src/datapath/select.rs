@@ -25,6 +25,9 @@ pub const MAX_POOLS: u32 = 4;
 /// Slots of one pool that one packet tries. Each names two origins, so that one origin's death alone never empties a pool.
 const MAX_SLOTS: u32 = 8;
 
+/// Seconds after which nobody is believed to count flows any more.
+pub const SWEEP_SECONDS: u32 = 60;
+
 /// The origin of a new flow.
 #[derive(Clone, Copy, Default)]
 pub struct Choice {
@@ -117,6 +120,7 @@ pub(super) fn begin<F: Family>(settings: &Settings, scratch: &mut Scratch) {
         tcp: (arriving.protocol == Protocol::TCP) as u32,
         opens: opens as u32,
         parity: scratch.opening.parity,
+        now: scratch.opening.now,
         avoid: scratch.avoid,
         ..Search::default()
     };
@@ -261,11 +265,23 @@ fn usable<T: Tables>(tables: &T, id: OriginId, role: Role, search: &mut Search) 
             return false;
         }
     }
-    if search.opens != 0 && origin.max_flows != 0 && tables.established(id) >= origin.max_flows {
+    let capped = search.opens != 0 && origin.max_flows != 0;
+    if capped && tables.established(id) >= origin.max_flows && is_counted(tables, search.now) {
         search.full = 1;
         return false;
     }
     true
+}
+
+/// Whether somebody takes flows off that have timed out. Without the daemon they would fill their origins for good, and
+/// a cap would be an outage: then there are none.
+#[inline(always)]
+fn is_counted<T: Tables>(tables: &T, now: u32) -> bool {
+    let second = tables.settings().map_or(0, |settings| settings.second);
+    let swept = tables.swept_at();
+    let age = now.wrapping_sub(swept);
+    // Userspace may be a jiffy ahead.
+    swept != 0 && (age <= second.wrapping_mul(SWEEP_SECONDS) || age > u32::MAX / 2)
 }
 
 /// Whether an origin takes packets of a family. Translation keeps the family; whoever gets packets as they came takes both.

@@ -64,6 +64,8 @@ pub trait Tables {
     /// Counts an established flow more, or one less, on any CPU at once.
     fn establish(&self, origin: OriginId);
     fn disestablish(&self, origin: OriginId);
+    /// When those that had timed out were last taken off, in jiffies; 0: never.
+    fn swept_at(&self) -> u32;
     fn path_mtu(&self, origin: OriginId) -> Option<PathMtu>;
     fn learn_path_mtu(&self, origin: OriginId, path: PathMtu);
 

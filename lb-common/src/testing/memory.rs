@@ -46,6 +46,8 @@ pub struct MemoryTables {
     pub reply_rate: RefCell<u64>,
     pub affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     pub loads: RefCell<BTreeMap<u32, Load>>,
+    /// As [`Tables::swept_at`] says.
+    pub swept_at: u32,
     pub path_mtus: RefCell<BTreeMap<u32, PathMtu>>,
     pub fragments: RefCell<BTreeMap<FragmentKey, FragmentFlow>>,
     pub fragment_count: RefCell<u32>,
@@ -354,6 +356,10 @@ impl Tables for MemoryTables {
         let mut loads = self.loads.borrow_mut();
         let load = loads.entry(origin.0).or_default();
         load.established = load.established.wrapping_sub(1);
+    }
+
+    fn swept_at(&self) -> u32 {
+        self.swept_at
     }
 
     fn path_mtu(&self, origin: OriginId) -> Option<PathMtu> {

@@ -118,6 +118,7 @@ impl Scenario {
     pub fn new() -> Self {
         let mut tables = MemoryTables {
             array_rows: ARRAY_ROWS,
+            swept_at: START,
             ..MemoryTables::default()
         };
         tables.settings = Settings {
@@ -451,6 +452,9 @@ impl Scenario {
     }
 }
 
+/// The jiffy in which nodes in memory begin.
+pub const START: u32 = 1_000_000;
+
 /// A node in memory: packets in, verdicts and packets out.
 pub struct Host {
     pub scenario: Scenario,
@@ -464,7 +468,7 @@ impl Host {
     pub fn new(scenario: Scenario) -> Self {
         Self {
             scenario,
-            now: 1_000_000,
+            now: START,
             scratch: Box::default(),
         }
     }

@@ -74,6 +74,32 @@ fn a_missing_neighbour_is_the_reason_that_is_given() {
     assert_eq!(refused.verdict, Verdict::Drop(DropReason::NoNextHop));
 }
 
+/// What nobody takes off would count for ever.
+#[test]
+fn without_the_daemon_there_are_no_caps() {
+    let minute = 60 * 120_000;
+    let mut node = Node::new();
+    load(&node, ROOMY[0], MAX_FLOWS);
+    node.pass_time(minute);
+    let refused = node.udp(&client(1), ALL);
+    assert_eq!(refused.verdict, Verdict::Drop(DropReason::OriginsFull));
+    node.pass_time(1);
+    assert_eq!(node.udp(&client(1), ALL).origin(), at(FULL[0]));
+    assert!(matches!(
+        node.tcp(&client(1), SOME, SYN).verdict,
+        Verdict::Forward(_)
+    ));
+    // It is back, or its clock is a little ahead.
+    for ahead in [0, 1] {
+        node.0.scenario.tables.swept_at = node.0.now + ahead;
+        let refused = node.udp(&client(2), ALL);
+        assert_eq!(refused.verdict, Verdict::Drop(DropReason::OriginsFull));
+    }
+    // It has never been there.
+    node.0.scenario.tables.swept_at = 0;
+    assert_eq!(node.udp(&client(2), ALL).origin(), at(FULL[0]));
+}
+
 #[test]
 fn zero_is_no_cap() {
     let mut node = Node::new();

@@ -16,16 +16,30 @@ pub enum FailureReason {
     HttpTimeout,
     /// An echo was not answered in time.
     PingTimeout,
+    /// The expected answer to a datagram did not come in time.
+    UdpTimeout,
+    /// Connected, but the mail server did not speak in time.
+    SmtpTimeout,
+    /// A datagram was answered by "port unreachable".
+    PortUnreachable,
     ConnectionReset,
     NetworkUnreachable,
     NoRouteToHost,
-    /// The status code is not one of the expected ones.
+    /// The status code (of HTTP or SMTP) is not one of the expected ones.
     ResponseCodeMismatch(u16),
     ResponseBodyMismatch,
     HttpInvalidResponse,
+    /// What answers does not speak SMTP.
+    SmtpInvalidResponse,
     TlsUntrustedCertificate,
     TlsNameMismatch,
+    /// The two sides have no version or cipher in common.
+    TlsProtocol,
+    /// The server does not serve the name that it was asked for (SNI).
+    TlsUnrecognizedName,
     TlsHandshakeFailure,
+    /// The monitor cannot be run as it is configured; says why.
+    MonitorConfig(String),
     /// The probe could not be made on this node (no privilege, no socket); carries the system's words.
     Other(String),
 }
@@ -34,7 +48,10 @@ impl FailureReason {
     /// Whether the attempt ran into its timeout: only then the run goes on with the next attempt.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::TcpTimeout | Self::HttpTimeout | Self::PingTimeout)
+        matches!(
+            self,
+            Self::TcpTimeout | Self::HttpTimeout | Self::PingTimeout | Self::UdpTimeout | Self::SmtpTimeout
+        )
     }
 }
 

@@ -21,3 +21,4 @@ pub mod monitor;
 pub mod steering;
 pub mod time;
 pub mod view;
+pub mod vote;

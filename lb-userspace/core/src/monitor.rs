@@ -11,8 +11,12 @@ use crate::time::Timestamp;
 use core::time::Duration;
 use std::sync::Arc;
 
-/// The first run of a new target starts within this time, or within its interval if that is shorter.
+/// The first run of a new target starts within this time at least, or within its interval if that is shorter.
 const FIRST_RUN_WITHIN: Duration = Duration::from_millis(100);
+/// First runs of targets that are new together start this far apart: 2,000 a second.
+const FIRST_RUNS_APART: Duration = Duration::from_micros(500);
+/// Multiples of the golden ratio (times 2^32) divide the circle evenly, however many of them there are.
+const GOLDEN: u32 = 0x9e37_79b9;
 /// An attempt whose end was not reported this long after its timeout counts as timed out.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
@@ -32,8 +36,40 @@ pub struct Target {
     /// The next run's place on the grid, and when it really starts.
     grid: Timestamp,
     due: Timestamp,
+    /// Where on the grid of its interval the target stands, 0 to 1.
+    phase: f64,
     /// Advances with each run.
     jitter: u64,
+    counts: Counts,
+}
+
+/// What has become of the runs that were due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    pub started: u64,
+    /// Not made: the run before was still going on, the daemon was held up, or there were no sockets left.
+    pub missed: u64,
+}
+
+/// How targets that are new together are spread over time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spread {
+    /// Consecutive numbers give even spaces.
+    pub number: u64,
+    /// How many are new.
+    pub together: usize,
+}
+
+impl Spread {
+    fn phase(self) -> f64 {
+        f64::from((self.number as u32).wrapping_mul(GOLDEN)) / 2f64.powi(32)
+    }
+
+    /// All first runs start within this time.
+    fn first_runs(self) -> Duration {
+        let together = u32::try_from(self.together).unwrap_or(u32::MAX);
+        FIRST_RUNS_APART.saturating_mul(together).max(FIRST_RUN_WITHIN)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,9 +129,9 @@ pub enum Progress {
 }
 
 impl Target {
-    /// A target whose first run starts promptly. `seed` spreads targets over time.
+    /// A target whose first run starts promptly.
     #[must_use]
-    pub fn new(monitor: Arc<Monitor>, start: Start, seed: u64, now: Timestamp) -> Self {
+    pub fn new(monitor: Arc<Monitor>, start: Start, spread: Spread, now: Timestamp) -> Self {
         let (state, failure, last_run) = match start {
             Start::Unknown => (State::Unknown, None, None),
             Start::Assumed { healthy } => (State::Assumed { healthy }, None, None),
@@ -116,19 +152,28 @@ impl Target {
             outstanding: None,
             grid: now,
             due: now,
-            jitter: mix(seed),
+            phase: spread.phase(),
+            jitter: mix(spread.number),
+            counts: Counts::default(),
         };
-        target.restart_grid(now);
+        target.restart_grid(spread.first_runs(), now);
         target
     }
 
     /// Takes over a monitor that differs in its times and counts only: health stays, the grid starts anew.
-    pub fn retime(&mut self, monitor: Arc<Monitor>, now: Timestamp) {
+    /// `spread` is that of all targets which it happens to together; the number is its own, as before.
+    pub fn retime(&mut self, monitor: Arc<Monitor>, spread: Spread, now: Timestamp) {
         let same = self.monitor.interval == monitor.interval;
         self.monitor = monitor;
         if !same {
-            self.restart_grid(now);
+            self.restart_grid(spread.first_runs(), now);
         }
+    }
+
+    /// How its runs went so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// The monitor.
@@ -189,9 +234,19 @@ impl Target {
         }
         self.plan_next_run(now);
         if self.outstanding.is_some() {
+            self.counts.missed += 1;
             return Progress::Nothing;
         }
+        self.counts.started += 1;
         self.start_attempt(1, now)
+    }
+
+    /// An attempt could not be made: the run is as if it had never started.
+    pub fn give_up(&mut self, attempt: u64) {
+        if self.outstanding.is_some() && attempt == self.attempt {
+            self.outstanding = None;
+            self.counts.missed += 1;
+        }
     }
 
     /// Takes in the end of an attempt; any but the newest attempt is ignored.
@@ -265,17 +320,15 @@ impl Target {
         }
     }
 
-    /// The first run comes at once, so that start-up is quick. The second comes up to half an interval early: that
-    /// spreads targets which were created together.
-    fn restart_grid(&mut self, now: Timestamp) {
+    /// The first run comes at once, so that start-up is quick, unless many are new together. The second one comes when
+    /// it does on the grid, but not too early: after a quarter of an interval, or up to as much late.
+    fn restart_grid(&mut self, first_runs: Duration, now: Timestamp) {
         let interval = self.monitor.interval;
-        self.due = now.after(interval.min(FIRST_RUN_WITHIN).mul_f64(self.random()));
-        self.grid = Timestamp(
-            self.due
-                .after(interval)
-                .0
-                .saturating_sub(interval.mul_f64(self.random() / 2.0)),
-        );
+        self.due = now.after(interval.min(first_runs).mul_f64(self.phase));
+        self.grid = now.after(interval.mul_f64(self.phase));
+        if self.grid.since(self.due) < interval / 4 {
+            self.grid = self.grid.after(interval);
+        }
     }
 
     /// Moves `due` to the first place on the grid that lies ahead, give or take 5 % of the interval.
@@ -288,6 +341,7 @@ impl Target {
             // The daemon was held up: runs that were missed stay missed.
             let missed = behind.as_nanos() / interval.as_nanos() + 1;
             let missed = u32::try_from(missed).unwrap_or(u32::MAX);
+            self.counts.missed += u64::from(missed);
             self.grid = self.grid.after(interval.saturating_mul(missed));
         }
         self.due = due(self.grid);
@@ -305,263 +359,11 @@ impl Target {
             MonitorKind::Tcp => FailureReason::TcpTimeout,
             MonitorKind::Http(_) | MonitorKind::Https { .. } => FailureReason::HttpTimeout,
             MonitorKind::IcmpPing => FailureReason::PingTimeout,
+            MonitorKind::UdpIcmp(_) => FailureReason::UdpTimeout,
+            MonitorKind::Smtp => FailureReason::SmtpTimeout,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const OK: Observation = Ok(Duration::from_millis(3));
-    const REFUSED: Observation = Err(FailureReason::ConnectionFailed);
-    const TIMEOUT: Observation = Err(FailureReason::TcpTimeout);
-
-    fn monitor(retries: u32, consecutive_up: u32, consecutive_down: u32) -> Arc<Monitor> {
-        Arc::new(Monitor {
-            name: "check".into(),
-            kind: MonitorKind::Tcp,
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(1),
-            retries,
-            consecutive_up,
-            consecutive_down,
-            port: None,
-        })
-    }
-
-    fn at(seconds: f64) -> Timestamp {
-        Timestamp(Duration::from_secs_f64(seconds))
-    }
-
-    /// Makes the next run, answering its attempts in turn; returns what the run led to.
-    fn run(target: &mut Target, answers: &[Observation]) -> Progress {
-        let now = target.deadline();
-        let mut progress = target.advance(now);
-        for answer in answers {
-            let Progress::Attempt(attempt) = progress else {
-                panic!("no attempt to answer: {progress:?}")
-            };
-            progress = target.observe(attempt, answer.clone(), now);
-        }
-        progress
-    }
-
-    const UP: Progress = Progress::Changed { healthy: true };
-    const DOWN: Progress = Progress::Changed { healthy: false };
-    const SAME: Progress = Progress::Confirmed;
-
-    fn check(start: Start, consecutive: (u32, u32), runs: &[(Observation, Progress)]) {
-        let mut target = Target::new(
-            monitor(0, consecutive.0, consecutive.1),
-            start,
-            1,
-            Timestamp::default(),
-        );
-        for (number, (answer, expected)) in runs.iter().enumerate() {
-            let progress = run(&mut target, std::slice::from_ref(answer));
-            assert_eq!(progress, *expected, "run {number} of {runs:?}");
-        }
-    }
-
-    #[test]
-    fn health_flips_as_the_monitor_says() {
-        let restored = |healthy| Start::Restored {
-            healthy,
-            failure: None,
-            age: Duration::ZERO,
-        };
-        let assumed = |healthy| Start::Assumed { healthy };
-        // Unknown: the first run decides, whatever the counts.
-        check(Start::Unknown, (3, 3), &[(OK, UP)]);
-        check(Start::Unknown, (3, 3), &[(REFUSED, DOWN)]);
-        // 0 and 1 both mean the first opposite run.
-        for count in [0, 1] {
-            check(
-                Start::Unknown,
-                (count, count),
-                &[(OK, UP), (REFUSED, DOWN), (OK, UP), (OK, SAME)],
-            );
-        }
-        check(
-            Start::Unknown,
-            (0, 2),
-            &[
-                (OK, UP),
-                (REFUSED, SAME),
-                (OK, SAME),
-                (REFUSED, SAME),
-                (REFUSED, DOWN),
-            ],
-        );
-        check(
-            Start::Unknown,
-            (3, 0),
-            &[(REFUSED, DOWN), (OK, SAME), (OK, SAME), (REFUSED, SAME)],
-        );
-        check(
-            Start::Unknown,
-            (3, 0),
-            &[(REFUSED, DOWN), (OK, SAME), (OK, SAME), (OK, UP)],
-        );
-        // An assumed state yields to the first run, a restored one to the usual count.
-        check(assumed(true), (2, 2), &[(REFUSED, DOWN)]);
-        check(
-            assumed(true),
-            (2, 2),
-            &[(OK, SAME), (REFUSED, SAME), (REFUSED, DOWN)],
-        );
-        check(assumed(false), (2, 2), &[(OK, UP)]);
-        check(restored(true), (2, 2), &[(REFUSED, SAME), (REFUSED, DOWN)]);
-        check(restored(false), (2, 2), &[(OK, SAME), (OK, UP)]);
-    }
-
-    #[test]
-    fn only_timeouts_are_retried() {
-        let fresh = || Target::new(monitor(2, 0, 0), Start::Unknown, 1, Timestamp::default());
-        assert_eq!(run(&mut fresh(), &[TIMEOUT, TIMEOUT]), Progress::Attempt(3));
-        assert_eq!(run(&mut fresh(), &[TIMEOUT, TIMEOUT, TIMEOUT]), DOWN);
-        assert_eq!(run(&mut fresh(), &[TIMEOUT, TIMEOUT, OK]), UP);
-        assert_eq!(run(&mut fresh(), &[REFUSED]), DOWN);
-        assert_eq!(run(&mut fresh(), &[TIMEOUT, REFUSED]), DOWN);
-        assert_eq!(
-            run(&mut fresh(), &[Err(FailureReason::ResponseCodeMismatch(500))]),
-            DOWN
-        );
-    }
-
-    #[test]
-    fn an_answer_that_never_comes_is_a_timeout() {
-        let mut target = Target::new(monitor(1, 0, 0), Start::Unknown, 1, Timestamp::default());
-        let start = target.deadline();
-        assert_eq!(target.advance(start), Progress::Attempt(1));
-        assert_eq!(target.deadline(), start.after(Duration::from_secs(3)));
-        assert_eq!(
-            target.advance(start.after(Duration::from_secs(3))),
-            Progress::Attempt(2)
-        );
-        // The first attempt's answer comes after all: too late.
-        assert_eq!(
-            target.observe(1, OK, start.after(Duration::from_secs(4))),
-            Progress::Nothing
-        );
-        let mut progress = Progress::Nothing;
-        while progress == Progress::Nothing {
-            progress = target.advance(target.deadline());
-        }
-        assert_eq!(progress, DOWN);
-        assert_eq!(target.failure(), Some(&FailureReason::TcpTimeout));
-    }
-
-    #[test]
-    fn runs_never_overlap() {
-        let slow = Monitor {
-            timeout: Duration::from_secs(60),
-            ..(*monitor(0, 0, 0)).clone()
-        };
-        let mut target = Target::new(Arc::new(slow), Start::Unknown, 1, Timestamp::default());
-        assert_eq!(target.advance(target.deadline()), Progress::Attempt(1));
-        for _ in 0..10 {
-            assert_eq!(target.advance(target.deadline()), Progress::Nothing);
-        }
-        assert_eq!(target.observe(1, OK, target.deadline()), UP);
-        assert_eq!(target.advance(target.deadline()), Progress::Attempt(2));
-    }
-
-    #[test]
-    fn the_first_run_is_prompt_and_later_ones_keep_to_the_interval() {
-        for seed in 0..50 {
-            let mut target = Target::new(monitor(0, 0, 0), Start::Unknown, seed, at(7.0));
-            assert!(target.deadline() >= at(7.0) && target.deadline() <= at(7.1));
-            let mut starts = Vec::new();
-            for _ in 0..50 {
-                starts.push(target.deadline().0.as_secs_f64());
-                run(&mut target, &[OK]);
-            }
-            assert!((2.24..=5.26).contains(&(starts[1] - starts[0])), "{starts:?}");
-            for (run, start) in (0..).zip(&starts[1..]) {
-                let grid = starts[1] + 5.0 * f64::from(run);
-                // Each of the two starts may be off by 5 % of the interval; the distance does not add up.
-                assert!((start - grid).abs() <= 0.501, "{starts:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn targets_that_are_created_together_are_spread() {
-        let second = |seed| {
-            let mut target = Target::new(monitor(0, 0, 0), Start::Unknown, seed, Timestamp::default());
-            run(&mut target, &[OK]);
-            target.deadline()
-        };
-        let mut starts: Vec<Timestamp> = (0..1000).map(second).collect();
-        starts.sort_unstable();
-        let widest = starts
-            .windows(2)
-            .map(|pair| pair[1].since(pair[0]))
-            .max()
-            .unwrap();
-        assert!(widest < Duration::from_millis(200), "{widest:?}");
-        assert!(starts[999].since(starts[0]) > Duration::from_secs(2));
-    }
-
-    #[test]
-    fn a_daemon_that_was_held_up_does_not_catch_up() {
-        let mut target = Target::new(monitor(0, 0, 0), Start::Unknown, 1, Timestamp::default());
-        run(&mut target, &[OK]);
-        assert_eq!(target.advance(at(3600.0)), Progress::Attempt(2));
-        assert!(target.deadline() > at(3600.0) && target.deadline() <= at(3605.5));
-    }
-
-    #[test]
-    fn new_times_keep_the_health() {
-        let mut target = Target::new(monitor(0, 0, 0), Start::Unknown, 1, Timestamp::default());
-        run(&mut target, &[OK]);
-        let faster = Monitor {
-            interval: Duration::from_secs(1),
-            ..(**target.monitor()).clone()
-        };
-        target.retime(Arc::new(faster), at(2.0));
-        assert_eq!(target.health(), OriginHealth::Healthy);
-        assert!(target.deadline() <= at(2.1));
-    }
-
-    proptest! {
-        #[test]
-        fn health_is_what_the_last_runs_say(
-            up in 0u32..4, down in 0u32..4, runs in prop::collection::vec(any::<bool>(), 1..60)
-        ) {
-            let mut target = Target::new(monitor(0, up, down), Start::Unknown, 1, Timestamp::default());
-            let mut expected = runs[0];
-            for (number, &success) in runs.iter().enumerate() {
-                run(&mut target, &[if success { OK } else { REFUSED }]);
-                let needed = if expected { down } else { up }.max(1) as usize;
-                let last = &runs[(number + 1).saturating_sub(needed)..=number];
-                if last.len() == needed && last.iter().all(|run| *run != expected) {
-                    expected = success;
-                }
-                prop_assert_eq!(target.health() == OriginHealth::Healthy, expected);
-            }
-        }
-
-        #[test]
-        fn time_always_moves_on(
-            seed: u64, interval in 100u64..100_000, waits in prop::collection::vec(0u64..200_000, 0..50)
-        ) {
-            let quick = Monitor { interval: Duration::from_millis(interval), ..(*monitor(1, 0, 0)).clone() };
-            let mut target = Target::new(Arc::new(quick), Start::Unknown, seed, Timestamp::default());
-            let mut now = Timestamp::default();
-            for wait in waits {
-                now = now.after(Duration::from_millis(wait));
-                for step in 0.. {
-                    if target.deadline() > now {
-                        break;
-                    }
-                    prop_assert!(step < 4, "the deadline stays in the past");
-                    target.advance(now);
-                }
-            }
-        }
-    }
-}
+mod tests;

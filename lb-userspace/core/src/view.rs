@@ -4,7 +4,9 @@
 
 use crate::health::{FailureReason, GroupHealth, OriginHealth};
 use crate::model::{Forwarding, Weight};
+use crate::monitor::Counts;
 use crate::time::Timestamp;
+use crate::vote::Role;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{Country, OriginId, PoolId};
@@ -17,8 +19,17 @@ pub struct View {
     pub generation: u32,
     pub applications: Vec<ApplicationView>,
     pub load_balancers: Vec<LoadBalancerView>,
+    pub monitoring: MonitoringView,
     /// Declared pools, then one for each application with `origin_direct`.
     pub pools: Vec<PoolView>,
+}
+
+/// All monitors' runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MonitoringView {
+    /// Origins, once for each monitor that probes them.
+    pub targets: usize,
+    pub runs: Counts,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -97,6 +108,8 @@ pub struct OriginView {
     pub health: OriginHealth,
     /// Why the last run failed; `None` when it succeeded or there is no monitor.
     pub failure_reason: Option<FailureReason>,
+    /// Of a monitor group: what each enabled member has found out.
+    pub monitors: Vec<MonitorView>,
     /// Why packets cannot reach it although it may be healthy: no route, neighbour unresolved, not attached there. Or
     /// why its monitor's do not go the way that clients' packets go.
     pub path_problem: Option<String>,
@@ -108,4 +121,14 @@ pub struct OriginView {
     pub draining: bool,
     /// When its flows are reset, or were: of an origin that drains.
     pub drain_deadline: Option<Timestamp>,
+}
+
+/// What one member of a monitor group has found out about an origin.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MonitorView {
+    pub name: String,
+    pub role: Role,
+    pub health: OriginHealth,
+    pub failure_reason: Option<FailureReason>,
+    pub rtt: Option<Duration>,
 }

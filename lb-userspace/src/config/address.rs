@@ -91,7 +91,7 @@ fn explain(value: &Value<'_>, text: &str, what: &str) {
 }
 
 /// Whether `text` looks like a DNS name: its last label is not a number.
-pub(super) fn is_host_name(text: &str) -> bool {
+pub(crate) fn is_host_name(text: &str) -> bool {
     let label =
         |label: &str| !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     let last = text.rsplit('.').next().unwrap_or_default();

@@ -3,6 +3,7 @@
 use super::Declared;
 use super::application::ReadApplication;
 use super::load_balancer::ReadLoadBalancer;
+use super::monitor_group::ReadGroup;
 use super::pool::ReadPool;
 use super::reader::{Located, Place, Sink, suggestion};
 use lb_core::model::{Application, Monitor, MonitorKind, Ports, Transport};
@@ -12,20 +13,30 @@ use std::net::IpAddr;
 /// Reports what does not fit together.
 pub(super) fn references(
     sink: &Sink,
-    monitors: &[Declared<Monitor>],
+    (monitors, groups): (&[Declared<Monitor>], &[Declared<ReadGroup>]),
     pools: &[Declared<ReadPool>],
     load_balancers: &[Declared<ReadLoadBalancer>],
     applications: &[Declared<ReadApplication>],
 ) {
     let monitors = Index::new("monitor", monitors);
-    for pool in pools {
-        if let Some(monitor) = pool
-            .object
+    for name in groups.iter().flat_map(|group| &group.object.monitors) {
+        let _ = monitors.resolve(sink, name);
+    }
+    let groups = Index::new("monitor group", groups);
+    for pool in pools.iter().map(|pool| &pool.object) {
+        let named = pool
             .monitor
             .as_ref()
-            .and_then(|name| monitors.resolve(sink, name))
-        {
-            probed_port(sink, &pool.object, monitor);
+            .and_then(|name| monitors.resolve(sink, name));
+        let group = pool
+            .monitor_group
+            .as_ref()
+            .and_then(|name| groups.resolve(sink, name));
+        let members = group.into_iter().flat_map(|group| &group.group.members);
+        let enabled = members.filter(|member| member.enabled);
+        let members = enabled.filter_map(|member| monitors.objects.get(member.monitor.as_str()).copied());
+        for monitor in named.into_iter().chain(members) {
+            probed_port(sink, pool, monitor);
         }
     }
     let pools = Index::new("pool", pools);
@@ -104,16 +115,18 @@ impl<'a, T> Index<'a, T> {
     }
 }
 
-/// A tcp probe needs a port from the monitor or from the origin; http and https have their own.
+/// A tcp or UDP probe needs a port from the monitor or from the origin; the others have their own.
 fn probed_port(sink: &Sink, pool: &ReadPool, monitor: &Monitor) {
-    if !matches!(monitor.kind, MonitorKind::Tcp) || monitor.port.is_some() {
+    let needed = matches!(monitor.kind, MonitorKind::Tcp | MonitorKind::UdpIcmp(_));
+    if !needed || monitor.port.is_some() {
         return;
     }
     for (origin, place) in pool.pool.origins.iter().zip(&pool.origins) {
         // Direct ones are asked where the application's clients ask them.
         if origin.port.is_none() && !origin.forwarding.is_direct() {
             let message = format!(
-                "the tcp monitor `{}` does not know which port to probe",
+                "the {} monitor `{}` does not know which port to probe",
+                monitor.kind.name(),
                 monitor.name
             );
             sink.error(

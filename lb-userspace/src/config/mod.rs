@@ -14,6 +14,7 @@ mod geoip;
 mod lines;
 mod load_balancer;
 mod monitor;
+mod monitor_group;
 mod node;
 mod pool;
 mod pool_set;
@@ -24,6 +25,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use address::is_host_name;
 pub use diagnostic::{ConfigErrors, Diagnostic, Severity, Source};
 pub use node::check_interface;
 
@@ -157,21 +159,28 @@ fn configuration(root: &Table<'_>, defaults: &HostDefaults) -> Config {
     let datapath = node::datapath(root.table("datapath"), &lists);
     let api = node::api(root.table("api"));
     let monitors = objects(root, "monitors", monitor::monitor);
+    let groups = objects(root, "monitor_groups", monitor_group::monitor_group);
     let pools = objects(root, "pools", pool::pool);
     let load_balancer = |name: &Located<String>, table| load_balancer::load_balancer(name, table, &lists);
     let load_balancers = objects(root, "load_balancers", load_balancer);
     let application = |name: &Located<String>, table| application::application(name, table, &lists);
     let applications = objects(root, "applications", application);
     let geoip = geoip::geoip(root, &lists);
-    root.unsupported("monitor_groups", "give the pool one `monitor`");
     root.report_unknown();
-    check::references(root.sink, &monitors, &pools, &load_balancers, &applications);
+    check::references(
+        root.sink,
+        (&monitors, &groups),
+        &pools,
+        &load_balancers,
+        &applications,
+    );
     steering::check(root.sink, &node, geoip.is_some(), &pools, &load_balancers);
     Config {
         node,
         datapath,
         api,
         monitors: monitors.into_iter().map(|declared| declared.object).collect(),
+        monitor_groups: monitor_group::groups(groups),
         pools: pools.into_iter().map(|declared| declared.object.pool).collect(),
         load_balancers: load_balancers
             .into_iter()
@@ -247,4 +256,16 @@ fn seconds(value: &Value<'_>, range: std::ops::RangeInclusive<f64>) -> Option<st
     value
         .number_in(range, " seconds")
         .map(std::time::Duration::from_secs_f64)
+}
+
+/// A file that must be valid.
+#[cfg(test)]
+fn testing_config(text: &str) -> Config {
+    let defaults = HostDefaults {
+        node_name: "test".to_owned(),
+    };
+    match parse(text, "lb.toml", &defaults) {
+        Ok(loaded) => loaded.config,
+        Err(errors) => panic!("{}", errors.render(false)),
+    }
 }

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 pub(super) struct ReadPool {
     pub pool: Pool,
     pub monitor: Option<Located<String>>,
+    pub monitor_group: Option<Located<String>>,
     /// One for each origin of the pool: its name, and its address if it has a valid one.
     pub origins: Vec<OriginPlaces>,
 }
@@ -25,9 +26,16 @@ pub(super) struct OriginPlaces {
 }
 
 pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
-    let monitor = table
-        .get("monitor")
-        .and_then(|value| value.string().map(|text| value.locate(text.to_owned())));
+    let named = |key| {
+        let value = table.get(key).filter(|value| !value.is_vacant())?;
+        value.string().map(|text| value.locate(text.to_owned()))
+    };
+    let (monitor, monitor_group) = (named("monitor"), named("monitor_group"));
+    if let (Some(_), Some(group)) = (&monitor, &monitor_group) {
+        let message = "a pool has a `monitor` or a `monitor_group`, not both";
+        let help = "make the monitor a member of the group";
+        table.sink.error(&group.place, message, help.to_owned());
+    }
     let forwarding = forwarding(&table);
     let (origins, places) = origins(&table, &forwarding);
     if let Some(port) = &forwarding.gue_port
@@ -47,6 +55,7 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
         name: name.value.clone(),
         enabled: enabled(&table),
         monitor: monitor.as_ref().map(|monitor| monitor.value.clone()),
+        monitor_group: monitor_group.as_ref().map(|group| group.value.clone()),
         minimum_origins: minimum
             .as_ref()
             .and_then(|value| value.integer(0..=u32::MAX))
@@ -66,6 +75,7 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
     };
     if pool.on_unhealthy == OnUnhealthy::Reset
         && pool.monitor.is_none()
+        && pool.monitor_group.is_none()
         && let Some(value) = table.get("on_unhealthy")
     {
         let message = "has no effect: without a `monitor` no origin is unhealthy";
@@ -88,7 +98,6 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
             None,
         );
     }
-    table.unsupported("monitor_group", "give the pool one `monitor`");
     table.unsupported("health_sources", "each node probes for itself");
     table.unsupported("notification_filter", "watch the events of the API instead");
     table.unsupported("notification_email", "watch the events of the API instead");
@@ -99,6 +108,7 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
     ReadPool {
         pool,
         monitor,
+        monitor_group,
         origins: places,
     }
 }
@@ -261,12 +271,8 @@ fn origin(name: &Located<String>, table: Table<'_>, pool: &ReadForwarding) -> (O
             .unwrap_or(Weight::ONE),
         enabled: enabled(&table),
         forwarding: forwarding(&table).resolve(table.sink, pool),
+        host: table.table("header").and_then(host),
     };
-    table.refuse(
-        "header",
-        "a packet-level balancer cannot set HTTP headers",
-        "for probes, set `header` on the monitor",
-    );
     table.unsupported(
         "virtual_network_id",
         "origins are reached by the routes of this node",
@@ -280,6 +286,29 @@ fn origin(name: &Located<String>, table: Table<'_>, pool: &ReadForwarding) -> (O
         port: port.map(|value| value.place),
     };
     (origin, places)
+}
+
+/// `header` of an origin: its `Host`, by which HTTP monitors ask for it. Clients' packets are not changed.
+fn host(table: Table<'_>) -> Option<String> {
+    let mut host = None;
+    for (name, value) in table.entries() {
+        let hosts = value.list("[\"www.example.com\"]");
+        if !name.value.eq_ignore_ascii_case("host") {
+            let message = "a packet-level balancer cannot set HTTP headers";
+            value.error(message, "for probes, set `header` on the monitor".to_owned());
+        } else if hosts.len() > 1 {
+            value.error("a request has one Host", "keep one value".to_owned());
+        } else if let Some(item) = hosts.first() {
+            host = item.string().map(str::to_owned).filter(|host| !host.is_empty());
+            if host
+                .as_ref()
+                .is_some_and(|host| !host.bytes().all(|byte| byte.is_ascii_graphic()))
+            {
+                item.error("contains characters that no host has", None);
+            }
+        }
+    }
+    host
 }
 
 /// A weight, 0 to 1 in steps of 0.01.

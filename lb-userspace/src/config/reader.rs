@@ -339,8 +339,15 @@ impl<'a> Value<'a> {
         let Some(entries) = self.value.as_table() else {
             let help = match (&self.value, self.place.field.as_str()) {
                 (DeValue::Array(_), field)
-                    if ["monitors", "pools", "origins", "load_balancers", "applications"]
-                        .contains(&field.rsplit('.').next().unwrap_or(field)) =>
+                    if [
+                        "monitors",
+                        "monitor_groups",
+                        "pools",
+                        "origins",
+                        "load_balancers",
+                        "applications",
+                    ]
+                    .contains(&field.rsplit('.').next().unwrap_or(field)) =>
                 {
                     Some(format!("write [{field}.NAME] for each of them"))
                 }

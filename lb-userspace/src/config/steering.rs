@@ -64,7 +64,9 @@ fn lacking(sink: &Sink, node: &Node, policy: &Located<SteeringPolicy>, pools: &[
             );
         }
         SteeringPolicy::DynamicLatency => {
-            let missing = pools.iter().filter(|pool| pool.monitor.is_none());
+            let missing = pools
+                .iter()
+                .filter(|pool| pool.monitor.is_none() && pool.monitor_group.is_none());
             warn_of_last(sink, policy, missing, "has no round-trip times", "a `monitor`");
         }
         SteeringPolicy::Off

@@ -7,6 +7,7 @@ mod oneshot;
 mod reload;
 mod requests;
 mod setup;
+mod sweeps;
 mod takeover;
 mod tracer;
 mod watch;

@@ -22,10 +22,7 @@ use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
-use lb_core::engine::{
-    Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, SessionMoves, TargetId,
-};
-use lb_core::health::Observation;
+use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, SessionMoves};
 use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
@@ -41,10 +38,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout, timeout_at
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-/// Time between two sweeps of the flow tables, unless they take so long that it must be more.
-const SWEEP: Duration = Duration::from_secs(1);
-/// A sweep may take this part of the time.
-const SWEEP_SHARE: u32 = 20;
 /// Time between two comparisons of the maps with what they should hold.
 const REPAIR: Duration = Duration::from_secs(30);
 /// How long the start waits for neighbours to answer.
@@ -70,7 +63,7 @@ pub struct Node {
     /// Interfaces from the command line, which replace those of the file.
     pub(super) overrides: Vec<String>,
     pub(super) config: Arc<Config>,
-    engine: Engine,
+    pub(super) engine: Engine,
     pub(super) datapath: Datapath,
     pub(super) explainer: Explainer,
     pub(super) view: watch::Sender<Arc<View>>,
@@ -78,12 +71,12 @@ pub struct Node {
     pub(super) held: Arc<HeldCounts>,
     /// Read and swept by threads that may block.
     pub(super) flows: Arc<Mutex<FlowTables>>,
-    sweeps: mpsc::Sender<Result<FlowCounts>>,
+    pub(super) sweeps: mpsc::Sender<Result<FlowCounts>>,
     swept: mpsc::Receiver<Result<FlowCounts>>,
     /// `None` while one is going on.
-    next_sweep: Option<tokio::time::Instant>,
-    sweep_started: Instant,
-    moves: Arc<SessionMoves>,
+    pub(super) next_sweep: Option<tokio::time::Instant>,
+    pub(super) sweep_started: Instant,
+    pub(super) moves: Arc<SessionMoves>,
     pub(super) drains: Drains,
     pub(super) tracer: Tracer,
     /// Whether a step of the writer has failed since everything was written.
@@ -94,10 +87,10 @@ pub struct Node {
     /// Why the last configuration was refused, for the answer to a reload.
     pub(super) refusal: Option<String>,
     saver: Option<Saver>,
-    probes: Arc<Probes>,
+    pub(super) probes: Arc<Probes>,
     pub(super) ways: ProbeWays,
-    observations: mpsc::UnboundedSender<(TargetId, u64, Observation)>,
-    observed: mpsc::UnboundedReceiver<(TargetId, u64, Observation)>,
+    observations: mpsc::UnboundedSender<Event>,
+    observed: mpsc::UnboundedReceiver<Event>,
     pub(super) paths: PathWatcher,
     pub(super) interfaces: Interfaces,
     links: LinkWatch,
@@ -331,9 +324,7 @@ impl Node {
                 biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                Some((target, attempt, observation)) = self.observed.recv() => {
-                    self.tell(Event::Observed { target, attempt, observation });
-                }
+                Some(event) = self.observed.recv() => self.tell(event),
                 () = self.links.changed() => self.follow_interfaces(),
                 Ok(()) = self.addresses.changed() => self.follow_addresses(),
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
@@ -442,12 +433,20 @@ impl Node {
         let way = self.way(&request);
         let (probes, answer) = (self.probes.clone(), self.observations.clone());
         tokio::spawn(async move {
-            let Ok(_permit) = probes.permits().clone().acquire_owned().await else {
-                return;
+            let (target, attempt) = (request.target, request.attempt);
+            let event = match probes.permit().await {
+                Some(_permit) => {
+                    let (observation, _) = probe::attempt_by(&request, way.as_ref(), &probes).await;
+                    Event::Observed {
+                        target,
+                        attempt,
+                        observation,
+                    }
+                }
+                None => Event::Missed { target, attempt },
             };
-            let (observation, _) = probe::attempt_by(&request, way.as_ref(), &probes).await;
             // The daemon is stopping when nobody listens.
-            let _ = answer.send((request.target, request.attempt, observation));
+            let _ = answer.send(event);
         });
     }
 
@@ -463,6 +462,7 @@ impl Node {
             | Report::PoolHealth { usable: false, .. }
             | Report::Fallback { active: true, .. } => warn!("{}", event.message),
             Report::OriginHealth { .. }
+            | Report::MonitorHealth { .. }
             | Report::PoolHealth { .. }
             | Report::Fallback { .. }
             | Report::Configured { .. } => info!("{}", event.message),
@@ -484,45 +484,8 @@ impl Node {
         self.events.push_back(event);
     }
 
-    /// Has flows that have timed out removed and the others counted.
-    fn start_sweep(&mut self) {
-        self.next_sweep = None;
-        let (flows, clock, done) = (self.flows.clone(), self.datapath.clock, self.sweeps.clone());
-        let moves = self.moves.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut flows = lock(&flows);
-            let result = flows.shed(&moves).and_then(|_| flows.sweep(&clock));
-            drop(flows);
-            // The daemon is stopping when nobody listens.
-            let _ = done.blocking_send(result);
-        });
-        self.sweep_started = Instant::now();
-    }
-
-    fn end_sweep(&mut self, result: Result<FlowCounts>) {
-        match result {
-            Ok(mut counts) => {
-                let named = std::mem::take(&mut counts.named);
-                self.drains.swept(self.sweep_started, named);
-                self.counts = counts;
-                if self.engine.counts_flows() {
-                    let origins = self.counts.origins.iter();
-                    let counts = origins.map(|(&id, &count)| (OriginId(id), count)).collect();
-                    self.tell(Event::OpenFlows(counts));
-                }
-            }
-            Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
-        }
-        self.write_again();
-        if self.interfaces.is_refused() {
-            self.follow_interfaces();
-        }
-        let pause = SWEEP.max(self.sweep_started.elapsed() * SWEEP_SHARE);
-        self.next_sweep = Some(tokio::time::Instant::now() + pause);
-    }
-
     /// Writes everything, after a step of the writer had failed: what the maps hold is not known any more.
-    fn write_again(&mut self) {
+    pub(super) fn write_again(&mut self) {
         if !self.unwritten {
             return;
         }

@@ -83,10 +83,10 @@ impl Node {
             listen: Some(self.listen.clone()),
             ..NodeStatus::default()
         };
-        Status {
-            unattached: self.unattached(),
-            ..Status::new(&view, &counters, node, self.interface_status())
-        }
+        let mut status = Status::new(&view, &counters, node, self.interface_status());
+        status.unattached = self.unattached();
+        (status.monitoring.attempts, status.monitoring.max_attempts) = self.probes.load();
+        status
     }
 
     /// Packets that were not forwarded, by reason: as the program counts them, and what was held in vain.

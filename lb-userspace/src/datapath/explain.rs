@@ -41,6 +41,7 @@ pub struct Explainer {
     affinity: HashMap<MapData, AffinityKey, Affinity>,
     loads: Array<MapData, Load>,
     swept: Array<MapData, Load>,
+    swept_at: Array<MapData, u32>,
     path_mtus: Array<MapData, PathMtu>,
     fragments: HashMap<MapData, FragmentKey, FragmentFlow>,
     interfaces: HashMap<MapData, u32, Interface>,
@@ -75,6 +76,7 @@ impl Explainer {
             affinity: datapath.open_map(maps::AFFINITY)?.try_into()?,
             loads: datapath.open_map(maps::LOADS)?.try_into()?,
             swept: datapath.open_map(maps::SWEPT)?.try_into()?,
+            swept_at: datapath.open_map(maps::SWEPT_AT)?.try_into()?,
             path_mtus: datapath.open_map(maps::PATH_MTUS)?.try_into()?,
             fragments: datapath.open_map(maps::FRAGMENTS)?.try_into()?,
             interfaces: datapath.open_map(maps::INTERFACES)?.try_into()?,
@@ -557,6 +559,10 @@ impl Tables for Recorder<'_> {
     fn establish(&self, _origin: OriginId) {}
 
     fn disestablish(&self, _origin: OriginId) {}
+
+    fn swept_at(&self) -> u32 {
+        self.maps.swept_at.get(&0, 0).unwrap_or(0)
+    }
 
     fn path_mtu(&self, origin: OriginId) -> Option<PathMtu> {
         self.maps.path_mtus.get(&origin.0, 0).ok()

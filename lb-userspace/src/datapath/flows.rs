@@ -26,6 +26,7 @@ pub struct FlowTables {
     v6: [Table<FlowKey6, Flow6>; 2],
     timeouts: Array<MapData, Timeouts>,
     origins: Array<MapData, Origin>,
+    swept_at: Array<MapData, u32>,
     loads: Loads,
     affinity: MapData,
 }
@@ -309,6 +310,7 @@ impl FlowTables {
             ],
             timeouts: take(maps::TIMEOUTS)?.try_into()?,
             origins: take(maps::ORIGINS)?.try_into()?,
+            swept_at: take(maps::SWEPT_AT)?.try_into()?,
             affinity: match take(maps::AFFINITY)? {
                 Map::LruHashMap(data) => data,
                 other => anyhow::bail!("the map {} is of another kind: {other:?}", maps::AFFINITY),
@@ -317,7 +319,7 @@ impl FlowTables {
         })
     }
 
-    /// Removes what has timed out and counts the rest.
+    /// Removes what has timed out and counts the rest; notes when.
     ///
     /// # Errors
     /// When a table cannot be read.
@@ -344,6 +346,8 @@ impl FlowTables {
             )?;
         }
         self.loads.compare(&before, &found)?;
+        // 0 would be never.
+        self.swept_at.set(0, clock.now().max(1), 0)?;
         Ok(counts)
     }
 

@@ -70,7 +70,7 @@ impl MapSizes {
             maps::ROUTES => routes,
             maps::SOURCE_RATES | maps::AFFINITY => clients,
             maps::FRAGMENTS => FRAGMENTS,
-            maps::FRAGMENT_COUNT => 1,
+            maps::FRAGMENT_COUNT | maps::SWEPT_AT => 1,
             maps::INTERFACES => INTERFACES,
             _ => return None,
         })

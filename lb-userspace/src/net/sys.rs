@@ -21,9 +21,23 @@ pub(crate) fn report_icmp_errors(socket: &impl AsFd, v6: bool) -> io::Result<()>
         false => (libc::IPPROTO_IP, libc::IP_RECVERR),
         true => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
     };
+    switch_on(socket, level, option)
+}
+
+/// Leaves the choice of a port to connect(), which may use one that other connections of the address have
+/// (`IP_BIND_ADDRESS_NO_PORT`, ip(7)). IPv6 sockets take it too.
+///
+/// # Errors
+/// When the option is refused.
+pub(crate) fn bind_without_port(socket: &impl AsFd) -> io::Result<()> {
+    switch_on(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)
+}
+
+fn switch_on(socket: &impl AsFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     let length = mem::size_of_val(&on) as libc::socklen_t;
-    // SAFETY: the option takes an int, `on` is one and outlives the call, and the descriptor is borrowed for it.
+    // SAFETY: both callers' options take an int, `on` is one and outlives the call, and the descriptor is borrowed for
+    // it.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),

@@ -40,11 +40,10 @@ pub(super) async fn attempt(
     attempt: &mut Attempt<'_>,
 ) -> Observation {
     let origin = SocketAddr::new(request.address, request.port);
-    let host = probe
-        .headers
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case("host"));
-    let mut target = Target::first(origin, https, host.map(|(_, value)| value.as_str()), &probe.path);
+    let mut headers = probe.headers.iter();
+    let named = headers.find(|(name, _)| name.eq_ignore_ascii_case("host"));
+    let host = request.host.as_deref().or(named.map(|(_, value)| value.as_str()));
+    let mut target = Target::first(origin, https, host, &probe.path);
     let mut method = Method::from_bytes(probe.method.as_bytes())
         .map_err(|_| FailureReason::Other(format!("{:?} is not an HTTP method", probe.method)))?;
     let mut redirects = 0;

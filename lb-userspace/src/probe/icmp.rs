@@ -3,10 +3,11 @@
 //! Every attempt has its own socket, connected to the origin, so that the kernel hands it the answers and the ICMP
 //! errors of that address only; a random payload tells the attempts at one address apart.
 
-use super::{Attempt, Way, socket_failure};
+use super::{Attempt, Way, socket, socket_failure};
 use crate::net::sys;
 use lb_core::engine::ProbeRequest;
 use lb_core::health::{FailureReason, Observation};
+use lb_core::model::ProbeSource;
 use rustls::crypto::SecureRandom;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read as _, Write as _};
@@ -48,7 +49,12 @@ pub(super) async fn attempt(
     random
         .fill(&mut nonce)
         .map_err(|_| FailureReason::Other("the system has no randomness".to_owned()))?;
-    let ping = ping(request.address, attempt.way(request.address), nonce);
+    let ping = ping(
+        request.address,
+        attempt.way(request.address),
+        attempt.source,
+        nonce,
+    );
     attempt
         .step(
             format!("ping {}", request.address),
@@ -58,14 +64,18 @@ pub(super) async fn attempt(
         .await
 }
 
-async fn ping(origin: IpAddr, way: Option<&Way>, nonce: [u8; NONCE]) -> Observation {
+async fn ping(origin: IpAddr, way: Option<&Way>, source: &ProbeSource, nonce: [u8; NONCE]) -> Observation {
     let to = way.map_or(origin, |way| way.target);
     let echo = if to.is_ipv4() { V4 } else { V6 };
     let (socket, raw) = open(to)?;
-    let failure = |error: io::Error| socket_failure(&error);
-    if let Some(way) = way {
-        way.apply(&socket).map_err(failure)?;
+    let failure = |error: io::Error| socket::failure(&error, to, source);
+    match way {
+        Some(way) => way
+            .apply(&socket, source)
+            .and_then(|()| socket::bind(&socket, to, source)),
+        None => socket::prepare(&socket, to, source),
     }
+    .map_err(failure)?;
     sys::report_icmp_errors(&socket, to.is_ipv6()).map_err(failure)?;
     socket.set_nonblocking(true).map_err(failure)?;
     socket.connect(&SocketAddr::new(to, 0).into()).map_err(failure)?;
@@ -169,7 +179,7 @@ mod tests {
     async fn many_pings_at_once_do_not_mix_up_their_answers() {
         let pings = (0..200u8).map(|n| {
             let address = IpAddr::from([127, 0, 0, 1 + n % 5]);
-            tokio::spawn(async move { super::ping(address, None, [n; NONCE]).await })
+            tokio::spawn(async move { super::ping(address, None, &ProbeSource::default(), [n; NONCE]).await })
         });
         for ping in pings.collect::<Vec<_>>() {
             ping.await.unwrap().unwrap();

@@ -8,10 +8,13 @@ mod body;
 mod http;
 mod icmp;
 mod redirect;
+mod smtp;
+mod socket;
 mod tcp;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod udp;
 mod way;
 
 pub use way::{LocalPorts, Way};
@@ -19,22 +22,27 @@ pub use way::{LocalPorts, Way};
 use anyhow::Context as _;
 use lb_core::engine::ProbeRequest;
 use lb_core::health::{FailureReason, Observation};
-use lb_core::model::MonitorKind;
+use lb_core::model::{MonitorKind, ProbeSource};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
 /// File descriptors that are left to the rest of the daemon: maps, links, API clients, logs.
 const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// How long an attempt may wait for a permit: less than it takes the engine to think that it was lost.
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What all attempts share: TLS roots, randomness, and the number of attempts that may run at the same time.
 pub struct Probes {
     tls: tls::Clients,
     random: &'static dyn rustls::crypto::SecureRandom,
     permits: Arc<Semaphore>,
+    /// How many there are.
+    most: usize,
     ports: LocalPorts,
 }
 
@@ -57,26 +65,36 @@ impl Probes {
     }
 
     pub(crate) fn with_roots(roots: rustls::RootCertStore) -> anyhow::Result<Self> {
+        let most = concurrent_attempts(open_files_limit());
         Ok(Self {
             tls: tls::Clients::new(roots).context("prepare TLS for HTTPS monitors")?,
             random: rustls::crypto::ring::default_provider().secure_random,
-            permits: Arc::new(Semaphore::new(concurrent_attempts(open_files_limit()))),
+            permits: Arc::new(Semaphore::new(most)),
+            most,
             ports: LocalPorts::default(),
         })
     }
 
-    /// How many attempts may run at the same time without running out of file descriptors. The caller acquires one
-    /// permit an attempt, before it calls [`attempt`]: the time in the queue is not part of the timeout.
+    /// Waits for its turn: so many attempts may run at the same time as there are file descriptors for. The time in the queue is
+    /// not part of the timeout. `None`: it took longer than [`PATIENCE`], and the attempt is not to be made.
+    pub async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = self.permits.clone().acquire_owned();
+        // The semaphore is never closed.
+        timeout(PATIENCE, permit).await.ok()?.ok()
+    }
+
+    /// How many attempts are going on, and how many may.
     #[must_use]
-    pub fn permits(&self) -> &Arc<Semaphore> {
-        &self.permits
+    pub fn load(&self) -> (usize, usize) {
+        (self.most - self.permits.available_permits(), self.most)
     }
 }
 
 /// Makes one attempt, which takes `monitor.timeout` at most.
 ///
 /// The time in the answer is the time to establish the connection for `tcp`, the time to the head of the deciding
-/// answer for `http` and `https`, and the round trip for `icmp_ping`.
+/// answer for `http` and `https`, the round trip for `icmp_ping` and `udp_icmp` (of the echo), and the time to the last
+/// answer for `smtp`.
 ///
 /// # Errors
 /// Why the attempt failed.
@@ -105,6 +123,8 @@ pub async fn attempt_by(
             http::attempt(request, probe, true, tls, &mut attempt).await
         }
         MonitorKind::IcmpPing => icmp::attempt(request, context.random, &mut attempt).await,
+        MonitorKind::UdpIcmp(probe) => udp::attempt(request, probe, context.random, &mut attempt).await,
+        MonitorKind::Smtp => smtp::attempt(request, &mut attempt).await,
     };
     (observation, attempt.steps)
 }
@@ -116,17 +136,20 @@ struct Attempt<'a> {
     steps: Vec<Step>,
     /// The origin, and the way to it when it is not the usual one.
     way: Option<(IpAddr, &'a Way)>,
+    /// Where its packets start.
+    source: &'a ProbeSource,
     ports: &'a LocalPorts,
 }
 
 impl<'a> Attempt<'a> {
-    fn start(request: &ProbeRequest, way: Option<&'a Way>, context: &'a Probes) -> Self {
+    fn start(request: &'a ProbeRequest, way: Option<&'a Way>, context: &'a Probes) -> Self {
         let started = Instant::now();
         Self {
             started,
             deadline: started + request.monitor.timeout,
             steps: Vec::new(),
             way: way.map(|way| (request.address, way)),
+            source: &request.monitor.source,
             ports: &context.ports,
         }
     }
@@ -255,11 +278,29 @@ mod tests {
                     );
                 }
             }
+            // A host that answers no echo is sent no datagram.
+            let silent = MonitorKind::UdpIcmp(lb_core::model::UdpProbe::default());
+            let observation = testing::probe(silent, "10.77.0.200:9".parse().unwrap()).await;
+            assert_eq!(observation, Err(FailureReason::PingTimeout));
             // A new network namespace forbids ICMP datagram sockets, so that these are raw ones.
             for address in ["10.77.0.2", "fd77::2"] {
                 testing::ping(address.parse().unwrap()).await.unwrap();
             }
         });
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_gets_no_turn_is_not_made() {
+        let probes = Probes::new().unwrap();
+        let (_, most) = probes.load();
+        let all = probes.permits.acquire_many(u32::try_from(most).unwrap()).await;
+        let started = Instant::now();
+        assert!(probes.permit().await.is_none());
+        assert!(started.elapsed() >= PATIENCE);
+        drop(all);
+        let one = probes.permit().await;
+        assert!(one.is_some());
+        assert_eq!(probes.load(), (1, most));
     }
 
     #[test]

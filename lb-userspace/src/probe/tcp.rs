@@ -1,11 +1,12 @@
 //! `tcp`: a full connect, closed with a FIN.
 
-use super::{Attempt, socket_failure};
+use super::{Attempt, socket};
 use lb_core::engine::ProbeRequest;
 use lb_core::health::{FailureReason, Observation};
+use socket2::{Protocol, Type};
 use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 pub(super) async fn attempt(request: &ProbeRequest, attempt: &mut Attempt<'_>) -> Observation {
     let stream = connect(SocketAddr::new(request.address, request.port), attempt).await?;
@@ -16,13 +17,16 @@ pub(super) async fn attempt(request: &ProbeRequest, attempt: &mut Attempt<'_>) -
 
 /// Connects within the time of the attempt.
 pub(super) async fn connect(to: SocketAddr, attempt: &mut Attempt<'_>) -> Result<TcpStream, FailureReason> {
-    let (way, ports) = (attempt.way(to.ip()), attempt.ports);
+    let (way, source, ports) = (attempt.way(to.ip()), attempt.source, attempt.ports);
     let connect = async {
         let connected = match way {
-            Some(way) => way.connect(to.port(), ports).await,
-            None => TcpStream::connect(to).await,
+            Some(way) => way.connect(to.port(), source, ports).await,
+            None => match socket::open(to.ip(), Type::STREAM, Protocol::TCP, source) {
+                Ok(socket) => TcpSocket::from_std_stream(socket.into()).connect(to).await,
+                Err(error) => Err(error),
+            },
         };
-        connected.map_err(|error| socket_failure(&error))
+        connected.map_err(|error| socket::failure(&error, to.ip(), source))
     };
     attempt
         .step(format!("connect {to}"), FailureReason::TcpTimeout, connect)

@@ -15,14 +15,12 @@ pub(super) const TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(super) fn request(kind: MonitorKind, to: SocketAddr) -> ProbeRequest {
     let monitor = Monitor {
-        name: "test".to_owned(),
-        kind,
         interval: Duration::from_secs(5),
         timeout: TIMEOUT,
         retries: 0,
         consecutive_up: 0,
         consecutive_down: 0,
-        port: None,
+        ..Monitor::new("test", kind)
     };
     ProbeRequest {
         target: TargetId(1),
@@ -30,6 +28,7 @@ pub(super) fn request(kind: MonitorKind, to: SocketAddr) -> ProbeRequest {
         monitor: Arc::new(monitor),
         address: to.ip(),
         port: to.port(),
+        host: None,
         via: None,
     }
 }

@@ -6,7 +6,10 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+};
 use std::io;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -93,6 +96,11 @@ fn tls_failure(error: &io::Error) -> FailureReason {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => FailureReason::TlsNameMismatch,
         Some(Error::InvalidCertificate(_)) => FailureReason::TlsUntrustedCertificate,
+        Some(Error::AlertReceived(AlertDescription::UnrecognisedName)) => FailureReason::TlsUnrecognizedName,
+        Some(
+            Error::AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity)
+            | Error::PeerIncompatible(_),
+        ) => FailureReason::TlsProtocol,
         Some(_) => FailureReason::TlsHandshakeFailure,
         None if error.kind() == io::ErrorKind::UnexpectedEof => FailureReason::TlsHandshakeFailure,
         None => socket_failure(error),
@@ -224,6 +232,78 @@ mod tests {
         let mismatch = check(address, trusted, Some("other.example"), false).await;
         assert_eq!(mismatch, Err(FailureReason::TlsNameMismatch));
         assert_eq!(check(address, trusted, Some("other.example"), true).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn the_name_is_sent_as_sni_and_an_address_is_not() {
+        for (origin, monitor, sni) in [
+            (None, Some("monitor.example:8443"), Some("monitor.example")),
+            (
+                Some("origin.example"),
+                Some("monitor.example"),
+                Some("origin.example"),
+            ),
+            (None, None, None),
+        ] {
+            let (address, _) = server(&["any.example"]).await;
+            let (listener, server) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), address);
+            let headers = monitor.map(|host| ("Host".to_owned(), host.to_owned()));
+            let probe = Probe {
+                headers: headers.into_iter().collect(),
+                ..get()
+            };
+            let allow_insecure = true;
+            let kind = MonitorKind::Https {
+                probe,
+                allow_insecure,
+            };
+            let mut request = request(kind, listener.local_addr().unwrap());
+            request.host = origin.map(str::to_owned);
+            let probes = Probes::with_roots(RootCertStore::empty()).unwrap();
+            let (observation, seen) = tokio::join!(attempt(&request, &probes), async {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut server = TcpStream::connect(server).await.unwrap();
+                client.readable().await.unwrap();
+                let mut hello = [0; 4096];
+                let length = client.peek(&mut hello).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                hello[..length].to_vec()
+            });
+            observation.unwrap();
+            let mut acceptor = rustls::server::Acceptor::default();
+            acceptor.read_tls(&mut &seen[..]).unwrap();
+            let accepted = acceptor.accept().unwrap().expect("a whole hello");
+            assert_eq!(accepted.client_hello().server_name(), sni);
+        }
+    }
+
+    #[test]
+    fn what_tls_complains_of_has_cloudflares_reasons() {
+        use AlertDescription as Alert;
+        for (error, reason) in [
+            (
+                Error::AlertReceived(Alert::UnrecognisedName),
+                FailureReason::TlsUnrecognizedName,
+            ),
+            (
+                Error::AlertReceived(Alert::ProtocolVersion),
+                FailureReason::TlsProtocol,
+            ),
+            (
+                Error::AlertReceived(Alert::HandshakeFailure),
+                FailureReason::TlsHandshakeFailure,
+            ),
+            (
+                Error::InvalidCertificate(CertificateError::Expired),
+                FailureReason::TlsUntrustedCertificate,
+            ),
+            (
+                Error::InvalidCertificate(CertificateError::NotValidForName),
+                FailureReason::TlsNameMismatch,
+            ),
+        ] {
+            assert_eq!(tls_failure(&io::Error::other(error.clone())), reason, "{error}");
+        }
     }
 
     #[tokio::test]

@@ -1,12 +1,13 @@
 //! Sockets of monitors whose packets shall go another way than their addresses say: see
 //! [`lb_common::tunnel::probe`].
 
+use lb_core::model::ProbeSource;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 const LOCAL_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// How many ports are tried: some are in use, or have been until a moment ago.
@@ -50,13 +51,13 @@ fn local_range() -> Option<(u16, u16)> {
 }
 
 impl Way {
-    /// Makes a socket's packets go this way.
+    /// Makes a socket's packets go this way: by its own interface, if it needs one, whatever the monitor's is.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN, or when the interface has gone.
-    pub fn apply(&self, socket: &Socket) -> io::Result<()> {
+    pub fn apply(&self, socket: &Socket, source: &ProbeSource) -> io::Result<()> {
         socket.set_mark(self.mark)?;
-        match &self.device {
+        match self.device.as_ref().or(source.interface.as_ref()) {
             Some(device) => socket.bind_device(Some(device.as_bytes())),
             None => Ok(()),
         }
@@ -66,36 +67,71 @@ impl Way {
     ///
     /// # Errors
     /// As for any connection.
-    pub async fn connect(&self, port: u16, ports: &LocalPorts) -> io::Result<TcpStream> {
+    pub async fn connect(
+        &self,
+        port: u16,
+        source: &ProbeSource,
+        ports: &LocalPorts,
+    ) -> io::Result<TcpStream> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let connected = match self.socket(ports.next()) {
+            let connected = match self.stream(source, ports.next()) {
                 Ok(socket) => socket.connect(SocketAddr::new(self.target, port)).await,
                 Err(error) => Err(error),
             };
             match connected {
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable)
-                        && attempts < ATTEMPTS => {}
+                Err(error) if is_taken(&error) && attempts < ATTEMPTS => {}
                 other => return other,
             }
         }
     }
 
-    fn socket(&self, port: u16) -> io::Result<TcpSocket> {
+    /// A socket for datagrams that go this way.
+    ///
+    /// # Errors
+    /// As for any socket.
+    pub fn datagrams(&self, port: u16, source: &ProbeSource, ports: &LocalPorts) -> io::Result<UdpSocket> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let socket = self.socket(Type::DGRAM, Protocol::UDP, source, ports.next());
+            let connected = socket.and_then(|socket| {
+                socket.connect(&SocketAddr::new(self.target, port).into())?;
+                UdpSocket::from_std(socket.into())
+            });
+            match connected {
+                Err(error) if is_taken(&error) && attempts < ATTEMPTS => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn stream(&self, source: &ProbeSource, port: u16) -> io::Result<TcpSocket> {
+        let socket = self.socket(Type::STREAM, Protocol::TCP, source, port)?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+
+    fn socket(&self, kind: Type, protocol: Protocol, source: &ProbeSource, port: u16) -> io::Result<Socket> {
         let (domain, any) = match self.target {
             IpAddr::V4(_) => (Domain::IPV4, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
             IpAddr::V6(_) => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
         };
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(domain, kind, Some(protocol))?;
         socket.set_nonblocking(true)?;
-        self.apply(&socket)?;
-        // A connection of a minute ago may still linger at the port.
-        socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::new(any, port).into())?;
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        self.apply(&socket, source)?;
+        if protocol == Protocol::TCP {
+            // A connection of a minute ago may still linger at the port.
+            socket.set_reuse_address(true)?;
+        }
+        let from = source.address(self.target).unwrap_or(any);
+        socket.bind(&SocketAddr::new(from, port).into())?;
+        Ok(socket)
     }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable)
 }
 
 #[cfg(test)]
@@ -128,11 +164,11 @@ mod tests {
             target: Ipv4Addr::LOCALHOST.into(),
             device: None,
         };
-        if way.socket(0).is_err() {
+        if way.stream(&ProbeSource::default(), 0).is_err() {
             eprintln!("SKIPPED: marks need CAP_NET_ADMIN");
             return;
         }
-        let stream = way.connect(taken, &ports).await.unwrap();
+        let stream = way.connect(taken, &ProbeSource::default(), &ports).await.unwrap();
         assert_ne!(stream.local_addr().unwrap().port(), taken);
     }
 }

@@ -12,7 +12,7 @@ pub struct Event {
     pub sequence: u64,
     /// RFC 3339, UTC.
     pub time: String,
-    /// `origin_health`, `pool_health`, `fallback`, `configured`, `refused` or `interface`.
+    /// `origin_health`, `monitor_health`, `pool_health`, `fallback`, `configured`, `refused` or `interface`.
     pub kind: String,
     /// The object that changed, such as `eu/a`.
     pub object: Option<String>,
@@ -49,6 +49,22 @@ impl Event {
                     }
                 };
                 ("origin_health", Some(format!("{pool}/{origin}")), message)
+            }
+            Report::MonitorHealth {
+                pool,
+                origin,
+                monitor,
+                healthy,
+                reason,
+            } => {
+                let reason = match (healthy, reason) {
+                    (true, _) => "healthy".to_owned(),
+                    (false, None) => "unhealthy".to_owned(),
+                    (false, Some(reason)) => format!("unhealthy: {}", failure_reason(reason)),
+                };
+                let message =
+                    format!("monitor `{monitor}` finds origin `{origin}` of pool `{pool}` {reason}");
+                ("monitor_health", Some(format!("{pool}/{origin}")), message)
             }
             Report::PoolHealth {
                 pool,

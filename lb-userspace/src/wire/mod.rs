@@ -25,8 +25,8 @@ pub use ordered::Ordered;
 pub(crate) use pcapng::tests::blocks as pcapng_blocks;
 pub use pcapng::{Packet as PcapngPacket, Pcapng};
 pub use status::{
-    ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, NodeStatus, OriginStatus, PoolStatus,
-    Status, UnattachedInterface,
+    ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, MonitorStatus, MonitoringStatus,
+    NodeStatus, OriginStatus, PoolStatus, Status, UnattachedInterface,
 };
 pub use trace::{
     Names as TraceNames, PacketHead, TraceLine, TraceQuery, TraceRow, action as trace_action,

@@ -4,7 +4,10 @@ use super::{API_VERSION, Ordered};
 use lb_common::abi::Traffic;
 use lb_core::health::{GroupHealth, OriginHealth};
 use lb_core::time::Timestamp;
-use lb_core::view::{ApplicationView, LoadBalancerView, OriginView, PoolView, RouteView, RoutedPool, View};
+use lb_core::view::{
+    ApplicationView, LoadBalancerView, MonitorView, OriginView, PoolView, RouteView, RoutedPool, View,
+};
+use lb_core::vote::Role;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -31,6 +34,8 @@ pub struct Status {
     pub api_version: u32,
     pub node: NodeStatus,
     pub interfaces: Vec<InterfaceStatus>,
+    #[serde(default)]
+    pub monitoring: MonitoringStatus,
     pub applications: Vec<ApplicationStatus>,
     pub load_balancers: Vec<LoadBalancerStatus>,
     pub pools: Vec<PoolStatus>,
@@ -54,6 +59,20 @@ pub struct NodeStatus {
     /// Where the API listens beside its socket; `None`: the daemon does not say.
     #[serde(default)]
     pub listen: Option<Vec<SocketAddr>>,
+}
+
+/// All monitors' probes, since the daemon started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MonitoringStatus {
+    /// Origins, once for each monitor that probes them.
+    pub targets: usize,
+    pub runs_total: u64,
+    /// Runs that were due and not made: the one before was still going on, the daemon was held up, or too many attempts were
+    /// going on already.
+    pub missed_runs_total: u64,
+    /// Attempts that are going on, and how many may: the limit on open files decides.
+    pub attempts: usize,
+    pub max_attempts: usize,
 }
 
 /// An interface that the program is attached to.
@@ -153,6 +172,9 @@ pub struct OriginStatus {
     pub health: String,
     /// Why the last run of the monitor failed.
     pub failure_reason: Option<String>,
+    /// Of a monitor group: what each enabled member has found out. Of a single monitor: nothing more.
+    #[serde(default)]
+    pub monitors: Vec<MonitorStatus>,
     /// 0 to 1.
     pub weight: f64,
     /// Share of the pool's new flows, 0 to 1.
@@ -173,6 +195,20 @@ pub struct OriginStatus {
     pub path_problem: Option<String>,
 }
 
+/// One member of a monitor group.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MonitorStatus {
+    pub name: String,
+    /// Its results change nothing.
+    pub monitoring_only: bool,
+    /// When it fails the origin is unhealthy, whatever the others say.
+    pub must_be_healthy: bool,
+    /// `healthy`, `unhealthy`, `unknown` or `disabled`.
+    pub health: String,
+    pub failure_reason: Option<String>,
+    pub rtt_ms: Option<f64>,
+}
+
 impl Status {
     /// Joins the snapshot with the counters. `node.name` and `node.generation` are taken from the snapshot.
     #[must_use]
@@ -187,6 +223,12 @@ impl Status {
                 ..node
             },
             interfaces,
+            monitoring: MonitoringStatus {
+                targets: view.monitoring.targets,
+                runs_total: view.monitoring.runs.started,
+                missed_runs_total: view.monitoring.runs.missed,
+                ..MonitoringStatus::default()
+            },
             unattached: Vec::new(),
             applications: view
                 .applications
@@ -277,13 +319,13 @@ fn origin(view: &OriginView, counters: &Counters, now: Timestamp) -> OriginStatu
         enabled: view.enabled,
         health: origin_health(view.health).to_owned(),
         failure_reason: view.failure_reason.as_ref().map(super::error::failure_reason),
+        monitors: view.monitors.iter().map(monitor).collect(),
         weight: view.weight.value(),
         share: view.share,
         flows: counters.origin_flows.get(&view.id.0).copied().unwrap_or_default(),
         packets_total: traffic.packets_in.saturating_add(traffic.packets_out),
         bytes_total: traffic.bytes_in.saturating_add(traffic.bytes_out),
-        // Microseconds are what a monitor can tell.
-        rtt_ms: view.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+        rtt_ms: view.rtt.map(milliseconds),
         draining: view.draining,
         drain_seconds_left: view.drain_deadline.map(|deadline| {
             let left = deadline.since(now);
@@ -291,6 +333,22 @@ fn origin(view: &OriginView, counters: &Counters, now: Timestamp) -> OriginStatu
         }),
         path_problem: view.path_problem.clone(),
     }
+}
+
+fn monitor(view: &MonitorView) -> MonitorStatus {
+    MonitorStatus {
+        name: view.name.clone(),
+        monitoring_only: view.role == Role::Observer,
+        must_be_healthy: view.role == Role::Veto,
+        health: origin_health(view.health).to_owned(),
+        failure_reason: view.failure_reason.as_ref().map(super::failure_reason),
+        rtt_ms: view.rtt.map(milliseconds),
+    }
+}
+
+/// Microseconds are what a monitor can tell.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn group_health(health: GroupHealth) -> &'static str {
@@ -318,12 +376,21 @@ mod tests {
     use lb_common::abi::{Country, OriginId, PoolId};
     use lb_core::health::FailureReason;
     use lb_core::model::{Forwarding, Weight};
+    use lb_core::monitor::Counts;
+    use lb_core::view::MonitoringView;
 
     #[test]
     fn a_status_has_the_keys_of_the_contract_in_their_order() {
         let view = View {
             node: "edge-1".to_owned(),
             generation: 3,
+            monitoring: MonitoringView {
+                targets: 1,
+                runs: Counts {
+                    started: 7,
+                    missed: 2,
+                },
+            },
             applications: vec![ApplicationView {
                 name: "web".to_owned(),
                 id: 7,
@@ -367,6 +434,7 @@ mod tests {
                     enabled: true,
                     health: OriginHealth::Unhealthy,
                     failure_reason: Some(FailureReason::TcpTimeout),
+                    monitors: Vec::new(),
                     path_problem: None,
                     weight: Weight::ONE,
                     share: 1.0,
@@ -403,6 +471,7 @@ mod tests {
             concat!(
                 r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0,"listen":null},"#,
                 r#""interfaces":[{"name":"eth0","mode":"native","program_id":9,"up":true}],"#,
+                r#""monitoring":{"targets":1,"runs_total":7,"missed_runs_total":2,"attempts":0,"max_attempts":0},"#,
                 r#""applications":[{"name":"web","protocol":"tcp/80","addresses":["203.0.113.10"],"load_balancer":"web","#,
                 r#""pool":"sorry","on_fallback":true,"flows":1,"new_flows_total":1,"packets_total":5,"bytes_total":500}],"#,
                 r#""load_balancers":[{"name":"web","health":"critical","steering_policy":"off","#,
@@ -411,7 +480,7 @@ mod tests {
                 r#""pools":[{"name":"sorry","share":1.0,"why":"fallback pool"}]}]}],"#,
                 r#""pools":[{"name":"sorry","health":"healthy","healthy_origins":1,"minimum_origins":1,"#,
                 r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
-                r#""failure_reason":"TCP Timeout","weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
+                r#""failure_reason":"TCP Timeout","monitors":[],"weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
                 r#""bytes_total":500,"rtt_ms":1.234,"draining":true,"drain_seconds_left":3,"path_problem":null}]}],"#,
                 r#""drops":{"no_origin":4,"malformed":0},"unattached":[]}"#
             )

@@ -32,6 +32,7 @@ impl Maker {
     pub(super) fn new(v6: bool, now: u32) -> Self {
         let mut host = Host::new(Scenario::plain());
         host.now = now;
+        host.scenario.tables.swept_at = now;
         Self { host, v6 }
     }
 

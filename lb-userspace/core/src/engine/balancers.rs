@@ -163,7 +163,7 @@ impl State {
             words.push("disabled".to_owned());
         } else if !standing.is_usable_somewhere() {
             words.push(match standing.health {
-                GroupHealth::Unknown if pool.monitor.is_some() => "no results of its monitor yet".to_owned(),
+                GroupHealth::Unknown if pool.is_monitored() => "no results of its monitor yet".to_owned(),
                 GroupHealth::Critical => format!(
                     "critical: {} of {} needed origins are healthy",
                     standing.healthy_origins,

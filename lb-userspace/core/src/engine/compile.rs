@@ -67,13 +67,10 @@ impl State {
         self.update_records(&config, &mut shared, &mut late);
         self.update_timeouts(setup, &config, &mut shared);
         self.update_access(&config, &mut shared)?;
-        if self.smallest_mtu() < self.settings.smallest_mtu {
-            // Before the hops that are smaller.
-            self.settings.smallest_mtu = self.smallest_mtu();
-            shared.insert(0, TableOp::Settings(self.settings));
-        }
+        self.lower_mtu(&mut shared);
         let mut ops = self.advance(setup, &config, true, shared)?.unwrap_or_default();
         ops.append(&mut late);
+        self.settle(setup, &mut ops);
         self.remove_access(&config, &mut ops)?;
         commands.push(Command::Apply(ops));
         self.watch(commands);
@@ -104,22 +101,38 @@ impl State {
             let Some(probed) = self.probes.get(target) else {
                 continue;
             };
-            let (pool, origin) = (probed.pool, probed.origin);
-            commands.push(Command::Report(Report::OriginHealth {
-                pool: self.plan.pools[pool].name.clone(),
-                origin: self.plan.pools[pool].origins[origin].name.clone(),
-                healthy,
-                reason: probed.target.failure().cloned(),
-            }));
-            self.facts[pool].origins[origin].health = if healthy {
-                OriginHealth::Healthy
-            } else {
-                OriginHealth::Unhealthy
-            };
-            let (state, flags) = (self.origin_state(pool, origin), self.origin_flags(pool, origin));
-            let id = self.plan.pools[pool].origins[origin].id;
+            let (index, origin_index) = (probed.pool, probed.origin);
+            let pool = &self.plan.pools[index];
+            let origin = &pool.origins[origin_index];
+            if pool.watchers.len() > 1 || !pool.is_monitored() {
+                commands.push(Command::Report(Report::MonitorHealth {
+                    pool: pool.name.clone(),
+                    origin: origin.name.clone(),
+                    monitor: probed.target.monitor().name.clone(),
+                    healthy,
+                    reason: probed.target.failure().cloned(),
+                }));
+            }
+            let health = self.verdict(pool, origin);
+            if health == self.facts[index].origins[origin_index].health {
+                self.view_is_due = true;
+                self.records_are_due = true;
+                continue;
+            }
+            if health != OriginHealth::Unknown {
+                commands.push(Command::Report(Report::OriginHealth {
+                    pool: pool.name.clone(),
+                    origin: origin.name.clone(),
+                    healthy: health == OriginHealth::Healthy,
+                    reason: self.failure(pool, origin),
+                }));
+            }
+            let id = origin.id;
+            self.facts[index].origins[origin_index].health = health;
+            let state = self.origin_state(index, origin_index);
+            let flags = self.origin_flags(index, origin_index);
             self.records.set_health(id, state, flags, ops);
-            self.stale_pools.insert(pool);
+            self.stale_pools.insert(index);
         }
     }
 
@@ -144,7 +157,10 @@ impl State {
             self.report_pool(pool, former.is_usable_somewhere(), commands);
         }
         match self.advance(setup, &config, false, Vec::new()) {
-            Ok(rebuilt) => ops.extend(rebuilt.into_iter().flatten()),
+            Ok(rebuilt) => {
+                ops.extend(rebuilt.into_iter().flatten());
+                self.settle(setup, ops);
+            }
             // The packet path goes by the origins' records, so only shares are less exact until there is room.
             Err(full) => commands.push(Command::Report(Report::Refused(format!(
                 "health has changed, and the tables could not follow: {full}"
@@ -153,10 +169,8 @@ impl State {
         self.report_fallbacks(&config, commands);
         self.follow_sessions(setup, &config, commands);
         self.publish(commands);
-        if !setup.assume_healthy {
-            self.persist(now, commands);
-        }
-        self.flushed = Some(now);
+        // While many origins change, what is written to the disk each time is all that is known.
+        self.records_are_due = !setup.assume_healthy;
     }
 
     /// Brings the records that all generations share in line with the plan, health and paths. What ends an origin's
@@ -321,6 +335,15 @@ impl State {
         interfaces.chain(self.records.smallest_mtu()).min().unwrap_or(0)
     }
 
+    /// Lets the settings know of smaller MTUs before those are written.
+    pub(super) fn lower_mtu(&mut self, ops: &mut Vec<TableOp>) {
+        let mtu = self.smallest_mtu();
+        if self.config.is_some() && mtu < self.settings.smallest_mtu {
+            self.settings.smallest_mtu = mtu;
+            ops.insert(0, TableOp::Settings(self.settings));
+        }
+    }
+
     /// Writes the settings if they changed and there is a generation that they hold for.
     pub(super) fn update_settings(&mut self, setup: &Setup, ops: &mut Vec<TableOp>) {
         let settings = self.settings(setup);
@@ -369,9 +392,14 @@ impl State {
         let wanted = self.settings(setup);
         // A packet of the generation before may still need what only that one asks for.
         let flags = SettingsFlags(wanted.flags.0 | self.settings.flags.0);
+        let smallest_mtu = match self.settings.generation {
+            0 => wanted.smallest_mtu,
+            _ => wanted.smallest_mtu.min(self.settings.smallest_mtu),
+        };
         let settings = |generation| Settings {
             flags,
             generation,
+            smallest_mtu,
             ..wanted
         };
         let designs = Designs {
@@ -380,17 +408,21 @@ impl State {
             listeners: &listeners,
             routes: &routes,
         };
-        let mut ops = self
+        let ops = self
             .generations
             .advance(&designs, settings, even_if_equal, shared)?;
-        if let Some(ops) = &mut ops {
+        if ops.is_some() {
             self.settings = settings(self.generations.live());
-            if self.settings(setup) != self.settings {
-                ops.push(TableOp::Grace);
-                self.update_settings(setup, ops);
-            }
         }
         Ok(ops)
+    }
+
+    /// Takes back what only the generation before needed, once all else that follows a new one is written.
+    pub(super) fn settle(&mut self, setup: &Setup, ops: &mut Vec<TableOp>) {
+        if self.settings(setup) != self.settings {
+            ops.push(TableOp::Grace);
+            self.update_settings(setup, ops);
+        }
     }
 
     fn usability(&self) -> BTreeMap<String, bool> {

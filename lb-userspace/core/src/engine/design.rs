@@ -24,17 +24,16 @@ impl State {
             direct: origin.forwarding.is_direct(),
             health: if !(pool.enabled && origin.enabled) {
                 OriginHealth::Disabled
-            } else if pool.monitor.is_none() || setup.assume_healthy {
+            } else if setup.assume_healthy {
                 OriginHealth::Healthy
             } else {
-                let target = origin.target.and_then(|id| self.probes.get(id));
-                target.map_or(OriginHealth::Unknown, |probed| probed.target.health())
+                self.verdict(pool, origin)
             },
             weight: origin.weight,
         });
         PoolFacts {
             enabled: pool.enabled,
-            monitored: pool.monitor.is_some(),
+            monitored: pool.is_monitored(),
             minimum_origins: pool.minimum_origins,
             origins: origins.collect(),
         }

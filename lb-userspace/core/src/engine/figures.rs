@@ -153,16 +153,15 @@ impl State {
     }
 
     /// The mean of what the monitors of a pool's healthy origins measure; `None`: nothing yet.
-    fn latency(&self, pool: usize) -> Option<Duration> {
-        let origins = self.plan.pools[pool].origins.iter();
-        let healthy = origins
-            .zip(&self.facts[pool].origins)
-            .filter(|(_, facts)| facts.health == OriginHealth::Healthy);
+    fn latency(&self, index: usize) -> Option<Duration> {
+        let pool = &self.plan.pools[index];
+        let origins = pool.origins.iter().zip(&self.facts[index].origins);
+        let healthy = origins.filter(|(_, facts)| facts.health == OriginHealth::Healthy);
         let measured: Vec<Duration> = healthy
-            .filter_map(|(origin, _)| self.probes.get(origin.target?)?.latency())
+            .filter_map(|(origin, _)| self.average_rtt(pool, origin))
             .collect();
-        let sum: Duration = measured.iter().sum();
-        sum.checked_div(u32::try_from(measured.len()).ok()?)
+        let count = u32::try_from(measured.len()).ok()?;
+        measured.iter().sum::<Duration>().checked_div(count)
     }
 }
 

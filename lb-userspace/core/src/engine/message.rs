@@ -25,6 +25,9 @@ pub enum Event {
         attempt: u64,
         observation: Observation,
     },
+    /// An attempt that [`Command::Probe`] asked for could not be made in time: the run is missed, which says nothing of the
+    /// origin.
+    Missed { target: TargetId, attempt: u64 },
     /// Why attempts at this target do not go the way that [`ProbeRequest::via`] says, and ask the origin's own address
     /// instead; `None`: they do again.
     Astray { target: TargetId, why: Option<String> },
@@ -81,6 +84,8 @@ pub struct ProbeRequest {
     pub address: IpAddr,
     /// 0 for `icmp_ping`.
     pub port: u16,
+    /// What an HTTP monitor asks for instead of the host that it names itself.
+    pub host: Option<String>,
     /// The way that its packets go, where that is not the usual one.
     pub via: Option<Via>,
 }
@@ -162,6 +167,14 @@ pub enum Report {
     OriginHealth {
         pool: String,
         origin: String,
+        healthy: bool,
+        reason: Option<FailureReason>,
+    },
+    /// One member of a monitor group has another opinion of an origin.
+    MonitorHealth {
+        pool: String,
+        origin: String,
+        monitor: String,
         healthy: bool,
         reason: Option<FailureReason>,
     },

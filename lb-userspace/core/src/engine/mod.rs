@@ -28,6 +28,7 @@ mod sources;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 pub use self::message::{
     Adopted, Command, DrainRecord, Environment, Event, Exit, HealthRecord, Kept, Path, ProbeRequest, Report,
@@ -132,12 +133,16 @@ struct State {
     view: Arc<View>,
     view_is_due: bool,
     records_are_due: bool,
-    /// When the view and the health records went out last.
+    /// When the view went out last, unless tables came with it.
     flushed: Option<Timestamp>,
+    /// When the health records went out last.
+    persisted: Option<Timestamp>,
 }
 
 /// Round-trip times and the age of results go out at most this often.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// Targets whose records may be written that often: with more it is less often.
+const RECORDS_PER_FLUSH: usize = 2000;
 /// Tables follow a change of health at once, and then again after this time at the earliest: when many origins change
 /// together, that makes few generations. Their own records say the truth in the meantime.
 const REBUILD_INTERVAL: Duration = Duration::from_millis(50);
@@ -196,6 +201,7 @@ impl Engine {
             view_is_due: false,
             records_are_due: false,
             flushed: None,
+            persisted: None,
         };
         let adopts = adopted.is_some();
         let setup = Setup {
@@ -230,6 +236,10 @@ impl Engine {
             } => {
                 let progress = self.state.probes.observe(target, attempt, observation, now);
                 self.state.proceed(&[(target, progress)], &mut ops, &mut commands);
+            }
+            Event::Missed { target, attempt } => {
+                self.state.probes.give_up(target, attempt);
+                self.state.view_is_due = true;
             }
             Event::Astray { target, why } => {
                 self.state.probes.set_astray(target, why);
@@ -404,11 +414,26 @@ impl State {
     /// When results that changed nothing are to go out. Between a change of health and the tables that follow it the
     /// view would contradict itself; it goes out with the tables then.
     fn flush_deadline(&self) -> Option<Timestamp> {
-        let due = (self.view_is_due || self.records_are_due) && self.stale_pools.is_empty();
-        let at_once = Timestamp::default();
+        [self.view_deadline(), self.records_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn view_deadline(&self) -> Option<Timestamp> {
+        let due = self.view_is_due && self.stale_pools.is_empty();
         due.then(|| {
             self.flushed
-                .map_or(at_once, |flushed| flushed.after(FLUSH_INTERVAL))
+                .map_or(Timestamp::default(), |at| at.after(FLUSH_INTERVAL))
+        })
+    }
+
+    fn records_deadline(&self) -> Option<Timestamp> {
+        let due = self.records_are_due && self.stale_pools.is_empty();
+        due.then(|| {
+            let times = 1 + self.probes.counts().0 / RECORDS_PER_FLUSH;
+            let pause = FLUSH_INTERVAL.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX));
+            self.persisted.map_or(Timestamp::default(), |at| at.after(pause))
         })
     }
 
@@ -422,6 +447,7 @@ impl State {
         let mut ops = Vec::new();
         let mut late = Vec::new();
         self.update_records(&config, &mut ops, &mut late);
+        self.lower_mtu(&mut ops);
         if self.records.roles() != self.roles {
             match self.advance(setup, &config, false, Vec::new()) {
                 Ok(generation) => ops.extend(generation.into_iter().flatten()),
@@ -432,7 +458,7 @@ impl State {
             }
         }
         ops.append(&mut late);
-        self.follow_mtu(setup, &mut ops);
+        self.settle(setup, &mut ops);
         if !ops.is_empty() {
             commands.push(Command::Apply(ops));
         }
@@ -452,7 +478,8 @@ impl State {
         for &index in former.keys().filter(|index| !self.interfaces.contains_key(index)) {
             ops.push(TableOp::Interface { index, record: None });
         }
-        self.follow_mtu(setup, ops);
+        self.lower_mtu(ops);
+        self.update_settings(setup, ops);
     }
 
     fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
@@ -464,16 +491,6 @@ impl State {
             .iter()
             .flat_map(|application| &application.addresses);
         self.stale_vips |= vips.any(|vip| owns(&before, vip) != owns(&self.own, vip));
-    }
-
-    /// Puts the settings around writes of MTUs: a smaller smallest one comes before them, a larger one after.
-    fn follow_mtu(&mut self, setup: &Setup, ops: &mut Vec<TableOp>) {
-        let mtu = self.smallest_mtu();
-        if self.config.is_some() && mtu < self.settings.smallest_mtu {
-            self.settings.smallest_mtu = mtu;
-            ops.insert(0, TableOp::Settings(self.settings));
-        }
-        self.update_settings(setup, ops);
     }
 
     fn forget(&mut self, setup: &Setup, origins: &[OriginId], commands: &mut Vec<Command>) {
@@ -558,14 +575,13 @@ impl State {
 
     /// Sends what can wait, if it has waited long enough.
     fn flush(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
-        if self.flush_deadline().is_some_and(|deadline| deadline <= now) {
+        if self.view_deadline().is_some_and(|deadline| deadline <= now) {
             self.flushed = Some(now);
-            if self.view_is_due {
-                self.publish(commands);
-            }
-            if self.records_are_due {
-                self.persist(now, commands);
-            }
+            self.publish(commands);
+        }
+        if self.records_deadline().is_some_and(|deadline| deadline <= now) {
+            self.persisted = Some(now);
+            self.persist(now, commands);
         }
     }
 

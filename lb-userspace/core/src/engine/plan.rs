@@ -3,11 +3,12 @@
 use super::TargetId;
 use super::ids::{Ids, identity};
 use super::layout::Full;
-use super::served::Served;
+use super::served::{Asked, Served};
 use crate::model::{
-    Application, Config, Destination, Forwarding, LoadShedding, Monitor, OnUnhealthy, OriginSteering, Pool,
-    Weight,
+    Application, Config, Destination, Forwarding, LoadShedding, Monitor, MonitorGroup, OnUnhealthy,
+    OriginSteering, Pool, Weight,
 };
+use crate::vote::Role;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{AccessList, OriginId, PoolId};
@@ -37,7 +38,8 @@ pub struct PlannedPool {
     pub name: String,
     pub id: PoolId,
     pub enabled: bool,
-    pub monitor: Option<Arc<Monitor>>,
+    /// Those that probe. Of a pool with one monitor: that.
+    pub watchers: Vec<Watcher>,
     pub minimum_origins: u32,
     pub origin_steering: OriginSteering,
     pub load_shedding: LoadShedding,
@@ -54,6 +56,28 @@ pub struct PlannedPool {
     pub origins: Vec<PlannedOrigin>,
 }
 
+/// A monitor of a pool, and what its results count for.
+#[derive(Clone, Debug)]
+pub struct Watcher {
+    pub monitor: Arc<Monitor>,
+    pub role: Role,
+}
+
+impl PlannedPool {
+    /// Whether anybody's results count for its origins' health.
+    pub fn is_monitored(&self) -> bool {
+        self.watchers.iter().any(|watcher| watcher.role.counts())
+    }
+}
+
+/// What a watcher asks of an origin.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannedProbe {
+    pub asked: Asked,
+    /// `None`: not probed.
+    pub target: Option<TargetId>,
+}
+
 #[derive(Clone, Debug)]
 pub struct PlannedOrigin {
     pub name: String,
@@ -61,15 +85,13 @@ pub struct PlannedOrigin {
     pub id: OriginId,
     pub address: IpAddr,
     pub port: Option<u16>,
-    /// 0 for `icmp_ping` and without a monitor.
-    pub probe_port: u16,
     pub weight: Weight,
     pub enabled: bool,
     pub forwarding: Forwarding,
-    /// What its monitor asks instead of its address: of an origin that answers clients directly.
-    pub probe_vip: Option<IpAddr>,
-    /// `None`: not probed.
-    pub target: Option<TargetId>,
+    /// What HTTP monitors ask for.
+    pub host: Option<String>,
+    /// By watcher of the pool.
+    pub probes: Vec<PlannedProbe>,
 }
 
 #[derive(Clone, Debug)]
@@ -190,17 +212,27 @@ impl Plan {
             .collect();
         let home = config.node.coordinates();
         let served = Served::new(config);
+        let groups: BTreeMap<&str, &MonitorGroup> = config
+            .monitor_groups
+            .iter()
+            .map(|group| (group.name.as_str(), group))
+            .collect();
         for pool in &config.pools {
-            let monitor = pool
-                .monitor
-                .as_deref()
-                .and_then(|name| monitors.get(name))
-                .cloned();
+            let group = pool.monitor_group.as_deref().and_then(|name| groups.get(name));
+            let members = group.map_or(&[][..], |group| &group.members);
+            let enabled = members.iter().filter(|member| member.enabled);
+            let named = enabled.map(|member| (member.monitor.as_str(), member.role()));
+            let single = pool.monitor.as_deref().map(|name| (name, Role::Voter));
+            let watcher = |(name, role)| {
+                let monitor = Arc::clone(monitors.get(name)?);
+                Some(Watcher { monitor, role })
+            };
+            let watchers: Vec<Watcher> = single.into_iter().chain(named).filter_map(watcher).collect();
             let origin = |origin: &crate::model::Origin| {
-                let asked = monitor
-                    .as_ref()
-                    .map(|monitor| served.asked(&pool.name, monitor, origin))
-                    .unwrap_or_default();
+                let probe = |watcher: &Watcher| PlannedProbe {
+                    asked: served.asked(&pool.name, &watcher.monitor, origin),
+                    target: None,
+                };
                 PlannedOrigin {
                     name: origin.name.clone(),
                     identity: identity(
@@ -213,12 +245,11 @@ impl Plan {
                     id: OriginId::NONE,
                     address: origin.address,
                     port: origin.port,
-                    probe_port: asked.port,
                     weight: origin.weight,
                     enabled: origin.enabled,
                     forwarding: origin.forwarding,
-                    probe_vip: asked.vip,
-                    target: None,
+                    host: origin.host.clone(),
+                    probes: watchers.iter().map(probe).collect(),
                 }
             };
             let planned = PlannedPool {
@@ -226,7 +257,7 @@ impl Plan {
                 id: PoolId::NONE,
                 enabled: pool.enabled,
                 origins: pool.origins.iter().map(origin).collect(),
-                monitor,
+                watchers,
                 minimum_origins: pool.minimum_origins,
                 origin_steering: pool.origin_steering,
                 load_shedding: pool.load_shedding,
@@ -268,12 +299,11 @@ impl Plan {
                     id: OriginId::NONE,
                     address: origin.address,
                     port: Some(origin.port),
-                    probe_port: 0,
                     weight: Weight::ONE,
                     enabled: true,
                     forwarding: Forwarding::Nat,
-                    probe_vip: None,
-                    target: None,
+                    host: None,
+                    probes: Vec::new(),
                 }
             })
             .collect();
@@ -283,7 +313,7 @@ impl Plan {
             name,
             id: PoolId::NONE,
             enabled: true,
-            monitor: None,
+            watchers: Vec::new(),
             minimum_origins: 1,
             origin_steering: OriginSteering::Random,
             load_shedding: LoadShedding::default(),

@@ -73,7 +73,8 @@ impl<'a> Served<'a> {
                 MonitorKind::IcmpPing => 0,
                 MonitorKind::Http(_) => named.unwrap_or(80),
                 MonitorKind::Https { .. } => named.unwrap_or(443),
-                MonitorKind::Tcp => named.or(served).unwrap_or(80),
+                MonitorKind::Smtp => named.unwrap_or(25),
+                MonitorKind::Tcp | MonitorKind::UdpIcmp(_) => named.or(served).unwrap_or(80),
             },
             vip: direct.map(|(_, vip)| vip),
         }

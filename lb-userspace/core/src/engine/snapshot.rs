@@ -5,7 +5,7 @@ use super::plan::{PlannedOrigin, PlannedPool, Route};
 use crate::health::OriginHealth;
 use crate::model::Config;
 use crate::steering::{Family, OriginFacts};
-use crate::view::{ApplicationView, OriginView, PoolView, View};
+use crate::view::{ApplicationView, MonitoringView, OriginView, PoolView, View};
 
 impl State {
     /// Puts together the snapshot of a configured engine.
@@ -13,6 +13,7 @@ impl State {
         View {
             node: config.node.name.clone(),
             generation: self.generations.live(),
+            monitoring: self.monitoring_view(),
             applications: self.applications_view(config),
             load_balancers: config
                 .load_balancers
@@ -23,6 +24,11 @@ impl State {
                 .map(|index| self.pool_view(index))
                 .collect(),
         }
+    }
+
+    fn monitoring_view(&self) -> MonitoringView {
+        let (targets, runs) = self.probes.counts();
+        MonitoringView { targets, runs }
     }
 
     fn applications_view(&self, config: &Config) -> Vec<ApplicationView> {
@@ -94,9 +100,6 @@ impl State {
         health: OriginHealth,
         share: f64,
     ) -> OriginView {
-        let probed = origin.target.and_then(|id| self.probes.get(id));
-        let target = probed.map(|probed| &probed.target);
-        let astray = probed.and_then(|probed| probed.astray.clone());
         OriginView {
             name: origin.name.clone(),
             id: origin.id,
@@ -105,11 +108,16 @@ impl State {
             forwarding: origin.forwarding,
             enabled: origin.enabled,
             health,
-            failure_reason: target.and_then(|target| target.failure().cloned()),
-            path_problem: self.records.problem(origin.id).cloned().or(astray),
+            failure_reason: self.failure(pool, origin),
+            monitors: self.member_views(pool, origin),
+            path_problem: self
+                .records
+                .problem(origin.id)
+                .cloned()
+                .or_else(|| self.astray(pool, origin)),
             weight: origin.weight,
             share,
-            rtt: target.and_then(|target| target.rtt()),
+            rtt: self.rtt(pool, origin),
             draining: !(pool.enabled && origin.enabled),
             drain_deadline: self.drains.deadline_of(origin.id),
         }

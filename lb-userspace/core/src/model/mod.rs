@@ -7,6 +7,7 @@ mod access;
 mod application;
 mod load_balancer;
 mod monitor;
+mod monitor_group;
 mod node;
 mod place;
 mod pool;
@@ -15,7 +16,8 @@ mod prefix;
 pub use access::{Access, CountryTable};
 pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
 pub use load_balancer::{GeoPools, LoadBalancer, PoolSet, PoolWeights, SteeringPolicy, Topology};
-pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe};
+pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe, ProbeSource, UdpProbe};
+pub use monitor_group::{Member, MonitorGroup};
 pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
 pub use place::Coordinates;
 pub use pool::{
@@ -32,6 +34,7 @@ pub struct Config {
     pub datapath: Datapath,
     pub api: Api,
     pub monitors: Vec<Monitor>,
+    pub monitor_groups: Vec<MonitorGroup>,
     pub pools: Vec<Pool>,
     pub load_balancers: Vec<LoadBalancer>,
     pub applications: Vec<Application>,

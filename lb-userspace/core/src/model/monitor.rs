@@ -1,5 +1,6 @@
 //! Monitors: what is probed, how often, and which answer counts as healthy.
 
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
 /// `[monitors.NAME]`.
@@ -17,8 +18,47 @@ pub struct Monitor {
     pub consecutive_up: u32,
     /// Failed runs in a row that make a healthy origin unhealthy; 0 and 1 both mean the first.
     pub consecutive_down: u32,
-    /// Port to probe; `None`: the origin's port, else the protocol's own (80, 443).
+    /// Port to probe; `None`: the origin's port, else the protocol's own (80, 443, 25).
     pub port: Option<u16>,
+    pub source: ProbeSource,
+}
+
+impl Monitor {
+    /// A monitor that says nothing but its type.
+    #[must_use]
+    pub fn new(name: impl Into<String>, kind: MonitorKind) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            interval: Duration::from_secs(60),
+            timeout: Duration::from_secs(5),
+            retries: 2,
+            consecutive_up: 0,
+            consecutive_down: 0,
+            port: None,
+            source: ProbeSource::default(),
+        }
+    }
+}
+
+/// `source` and `interface`: where probes start; nothing: where routes say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProbeSource {
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+    /// Packets leave by this interface, and answers come by it.
+    pub interface: Option<String>,
+}
+
+impl ProbeSource {
+    /// The address that packets to `destination` shall have.
+    #[must_use]
+    pub fn address(&self, destination: IpAddr) -> Option<IpAddr> {
+        match destination {
+            IpAddr::V4(_) => self.v4.map(IpAddr::from),
+            IpAddr::V6(_) => self.v6.map(IpAddr::from),
+        }
+    }
 }
 
 /// `type` with its own fields.
@@ -36,6 +76,10 @@ pub enum MonitorKind {
     },
     /// An ICMP or ICMPv6 echo.
     IcmpPing,
+    /// An echo, and then a datagram that must not be answered by "port unreachable".
+    UdpIcmp(UdpProbe),
+    /// A connect, and a conversation: `220`, `HELO`, `250`, `QUIT`, `221`.
+    Smtp,
 }
 
 impl MonitorKind {
@@ -47,8 +91,19 @@ impl MonitorKind {
             Self::Http(_) => "http",
             Self::Https { .. } => "https",
             Self::IcmpPing => "icmp_ping",
+            Self::UdpIcmp(_) => "udp_icmp",
+            Self::Smtp => "smtp",
         }
     }
+}
+
+/// What a UDP monitor sends and expects.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UdpProbe {
+    /// The datagram's bytes; empty: one zero byte.
+    pub payload: Vec<u8>,
+    /// Must occur in one of the answers; empty: none need come.
+    pub expected_reply: Vec<u8>,
 }
 
 /// What an HTTP monitor asks and expects.

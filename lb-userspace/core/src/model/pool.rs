@@ -11,8 +11,10 @@ pub struct Pool {
     pub name: String,
     /// Default true. A disabled pool gets no traffic and is not probed.
     pub enabled: bool,
-    /// Name of the monitor; without one, enabled origins count as up.
+    /// Name of the monitor; without one, or a group, enabled origins count as up.
     pub monitor: Option<String>,
+    /// Name of the monitor group, instead of a monitor.
+    pub monitor_group: Option<String>,
     /// Fewer healthy origins than this and the pool is critical; default 1.
     pub minimum_origins: u32,
     pub origin_steering: OriginSteering,
@@ -107,6 +109,8 @@ pub struct Origin {
     pub enabled: bool,
     /// The origin's own `forwarding` and `gue_port`, else the pool's.
     pub forwarding: Forwarding,
+    /// `header.Host`: what HTTP monitors ask for, whatever they name themselves.
+    pub host: Option<String>,
 }
 
 /// `forwarding`: how packets reach an origin.

@@ -289,6 +289,7 @@ fn reason(origin: &OriginStatus) -> String {
     let reasons: Vec<String> = draining
         .into_iter()
         .chain(origin.failure_reason.clone())
+        .chain(members(origin))
         .chain(origin.path_problem.clone())
         .collect();
     reasons.join("; ")
@@ -333,6 +334,16 @@ fn uptime(seconds: u64) -> String {
         3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
     }
+}
+
+/// The members of a monitor group that find the origin unhealthy.
+fn members(origin: &OriginStatus) -> Option<String> {
+    let failing = origin
+        .monitors
+        .iter()
+        .filter(|member| member.health == "unhealthy");
+    let names: Vec<&str> = failing.map(|member| member.name.as_str()).collect();
+    (!names.is_empty()).then(|| format!("says {}", names.join(", ")))
 }
 
 #[cfg(test)]

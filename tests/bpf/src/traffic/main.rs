@@ -236,9 +236,15 @@ fn judge(order: &Order, tally: *mut Tally, frame: *mut [u64; WORDS], destination
         at_home |= index == origin && home << 16 == link;
         index += 1;
     }
-    let (old, new) = (place(application, sent_in), place(application, newest));
-    let right =
-        at_home && offset >> 3 == application && offset & 7 == origin && (origin == old || origin == new);
+    // Any that was in force while the packet was on its way may have handled it.
+    let (old, mut between, mut generation) = (place(application, sent_in), false, 0);
+    while generation < LAP {
+        let number = sent_in.wrapping_add(generation);
+        between |= newest.wrapping_sub(number) <= newest.wrapping_sub(sent_in)
+            && origin == place(application, number);
+        generation += 1;
+    }
+    let right = at_home && offset >> 3 == application && offset & 7 == origin && between;
     if newest.wrapping_sub(sent_in) > 1 {
         count(slow, 1);
     }
@@ -253,7 +259,7 @@ fn judge(order: &Order, tally: *mut Tally, frame: *mut [u64; WORDS], destination
                 ];
             }
         }
-    } else if old != new && origin == new {
+    } else if origin != old {
         count(newer, 1);
     }
 }

@@ -5,6 +5,7 @@ mod addresses;
 mod asking;
 mod drains;
 mod forwarding;
+mod groups;
 mod limits;
 mod listeners;
 mod maps;

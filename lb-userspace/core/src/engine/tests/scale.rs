@@ -25,6 +25,7 @@ fn many(first: u32) -> Config {
             weight: Weight::ONE,
             enabled: true,
             forwarding: Forwarding::Nat,
+            host: None,
         })
         .collect();
     web(vec![pool], None)

@@ -106,6 +106,7 @@ prop_compose! {
             weight: Weight::from_hundredths(*weight).unwrap(),
             enabled: *enabled,
             forwarding: *mode,
+            host: None,
         });
         Pool {
             enabled: enabled[6],
@@ -400,7 +401,9 @@ fn check_service(world: &World, config: &Config) {
                 && known.health == OriginHealth::Healthy
         };
         let enough = pool.healthy_origins >= pool.minimum_origins
-            || config.pool(name).is_some_and(|pool| pool.monitor.is_none());
+            || config
+                .pool(name)
+                .is_some_and(|pool| pool.monitor.is_none() && pool.monitor_group.is_none());
         health && enough && origins.zip(&pool.origins).any(serves)
     };
     for route in &balancer.routes {

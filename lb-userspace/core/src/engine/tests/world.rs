@@ -90,6 +90,7 @@ pub fn config() -> Config {
             token_file: None,
         },
         monitors: vec![monitor("check")],
+        monitor_groups: Vec::new(),
         pools: Vec::new(),
         load_balancers: Vec::new(),
         applications: Vec::new(),
@@ -99,14 +100,12 @@ pub fn config() -> Config {
 
 pub fn monitor(name: &str) -> Monitor {
     Monitor {
-        name: name.into(),
-        kind: MonitorKind::Tcp,
         interval: Duration::from_secs(5),
         timeout: Duration::from_secs(1),
         retries: 0,
         consecutive_up: 0,
         consecutive_down: 0,
-        port: None,
+        ..Monitor::new(name, MonitorKind::Tcp)
     }
 }
 
@@ -116,6 +115,7 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
         name: name.into(),
         enabled: true,
         monitor: Some("check".into()),
+        monitor_group: None,
         minimum_origins: 1,
         origin_steering: OriginSteering::Random,
         on_unhealthy: OnUnhealthy::Keep,
@@ -131,6 +131,7 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
                 weight: Weight::ONE,
                 enabled: true,
                 forwarding: Forwarding::Nat,
+                host: None,
             })
             .collect(),
     }
@@ -193,6 +194,8 @@ pub struct World {
     pub maps: Maps,
     /// Addresses whose probes are refused.
     pub dead: BTreeSet<IpAddr>,
+    /// Ports of others that refuse.
+    pub refused: BTreeSet<(IpAddr, u16)>,
     /// Probes stay unanswered.
     pub silent: bool,
     /// Paths are answered at once: each address by a neighbour of its own.
@@ -222,6 +225,7 @@ impl World {
             now: Timestamp::default(),
             maps,
             dead: BTreeSet::new(),
+            refused: BTreeSet::new(),
             silent: false,
             routed: true,
             probes: Vec::new(),
@@ -254,6 +258,7 @@ impl World {
             self.maps.clone(),
         );
         world.dead = self.dead.clone();
+        world.refused = self.refused.clone();
         world
     }
 
@@ -359,7 +364,8 @@ impl World {
     fn answer(&mut self) {
         while !self.silent && !self.probes.is_empty() {
             let request = self.probes.remove(0);
-            let observation = if self.dead.contains(&request.address) {
+            let refused = self.refused.contains(&(request.address, request.port));
+            let observation = if refused || self.dead.contains(&request.address) {
                 Err(FailureReason::ConnectionFailed)
             } else {
                 Ok(Duration::from_micros(200 + self.now.0.as_millis() as u64 % 7))
