@@ -72,6 +72,7 @@ impl Node {
             kept: Kept::default(),
             assume_healthy: false,
             seed: 1,
+            max_flows: sizes.max_flows,
         };
         let mut node = Self {
             writer: Writer::new(|name| kernel.map(name)).unwrap(),
@@ -267,10 +268,29 @@ fn measured_shares_are_the_configured_ones_in_every_state() {
             node.check(&format!("{policy}, a sheds"), &[(1, 0.3), (2, 0.42), (3, 0.28)]);
             node.configure(&config(policy, [shed; 3], WEIGHTS));
             let shares = node.measure(NOWHERE, false);
+            node.flows.flush(|_| true).unwrap();
             // What all three shed: 0.4³.
             assert!(
                 (shares[&9] - 0.064).abs() <= TOLERANCE,
                 "{policy}, all shed: {shares:?}"
+            );
+        }
+        let second = "[pools.a.origins.second]\naddress = '10.0.0.4'\nport = 8080\n";
+        for policy in [
+            "random",
+            "hash",
+            "least_connections",
+            "least_outstanding_requests",
+        ] {
+            node.dead.clear();
+            node.configure(&(config(policy, PLAIN, WEIGHTS) + second));
+            let healthy = [(1, 0.25), (4, 0.25), (2, 0.3), (3, 0.2)];
+            node.check(&format!("{policy}, two origins"), &healthy);
+            node.dead.insert(4);
+            node.run(3);
+            node.check(
+                &format!("{policy}, a is degraded"),
+                &[(1, 0.5), (2, 0.3), (3, 0.2)],
             );
         }
         for (policy, first, second) in [("off", 1, 2), ("proximity", 3, 2), ("dynamic_latency", 2, 3)] {

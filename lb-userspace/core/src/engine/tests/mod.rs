@@ -3,12 +3,14 @@
 mod access;
 mod addresses;
 mod asking;
+mod degenerate;
 mod drains;
 mod forwarding;
 mod groups;
 mod limits;
 mod listeners;
 mod maps;
+mod places;
 mod restart;
 mod scale;
 mod scenarios;

@@ -6,17 +6,16 @@ use crate::health::GroupHealth;
 use crate::model::*;
 use core::net::IpAddr;
 use core::time::Duration;
-use lb_common::abi::{Country, OriginId, Steering};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use lb_common::abi::{OriginId, Steering};
+use std::collections::BTreeMap;
 
-const A: &str = "10.0.0.1";
-const B: &str = "10.0.0.2";
-const C: &str = "10.0.0.3";
-const D: &str = "10.0.0.4";
+pub const A: &str = "10.0.0.1";
+pub const B: &str = "10.0.0.2";
+pub const C: &str = "10.0.0.3";
+pub const D: &str = "10.0.0.4";
 
 /// Pools `a`, `b` and `c` of one origin each, and `sorry`.
-fn steered(policy: SteeringPolicy) -> Config {
+pub fn steered(policy: SteeringPolicy) -> Config {
     let mut config = web(
         vec![
             pool("a", &[A]),
@@ -36,7 +35,7 @@ fn shed(config: &mut Config, pool: usize, percent: f64, policy: SheddingPolicy) 
     config.pools[pool].load_shedding.default_policy = policy;
 }
 
-fn check(world: &World, expected: &[(&str, f64)], words: &str) {
+pub fn check(world: &World, expected: &[(&str, f64)], words: &str) {
     let shares = world.shares(VIP);
     assert_eq!(
         shares.keys().collect::<Vec<_>>(),
@@ -230,106 +229,6 @@ fn sessions_leave_a_pool_only_for_another() {
     assert!(world.moves.is_empty());
 }
 
-/// `web` by country: DE has its own list, FR a pool set, JP a list all of whose pools are down.
-fn by_country() -> Config {
-    let mut config = steered(SteeringPolicy::Geo);
-    let countries = [(DE, vec!["b".to_owned()]), (JP, vec!["c".to_owned()])];
-    config.load_balancers[0].geo.countries = countries.into();
-    config.load_balancers[0].pool_sets = vec![PoolSet {
-        name: "french".into(),
-        disabled: false,
-        topology: Topology {
-            countries: vec![FR],
-            ..Topology::default()
-        },
-        pools: Some(vec!["a".into(), "b".into()]),
-        weights: None,
-        fallback_pool: Some("a".into()),
-        steering_policy: SteeringPolicy::Random,
-    }];
-    let rows = vec![("10.0.0.0/8".parse().unwrap(), DE)];
-    config.geoip = Some(Arc::new(CountryTable::new(rows)));
-    config.node.country = Some("JP".into());
-    config
-}
-
-const DE: Country = Country::new(*b"DE");
-const FR: Country = Country::new(*b"FR");
-const JP: Country = Country::new(*b"JP");
-const US: Country = Country::new(*b"US");
-
-/// The origins that clients of a country get.
-fn from(world: &World, country: Country) -> Vec<String> {
-    let flows = (0..512).map(crate::maglev::mix);
-    let origins = flows.filter_map(|flow| world.maps.select_from(country, VIP, flow));
-    let addresses: BTreeSet<String> = origins
-        .map(|(_, origin)| IpAddr::from(world.maps.origins[&origin].address).to_string())
-        .collect();
-    addresses.into_iter().collect()
-}
-
-#[test]
-fn clients_go_where_their_country_leads() {
-    let mut world = World::settled(by_country());
-    assert_eq!(from(&world, DE), [B]);
-    assert_eq!(from(&world, FR), [A, B]);
-    assert_eq!(from(&world, JP), [C]);
-    assert_eq!(from(&world, US), [A]);
-    // Whose country is not known counts as being where the node is.
-    assert_eq!(from(&world, Country::UNKNOWN), [C]);
-    world.kill(C);
-    assert_eq!(from(&world, JP), [D], "no cascade");
-    assert_eq!(from(&world, US), [A]);
-    assert!(world.view().load_balancers[0].on_fallback);
-    world.kill(B);
-    assert_eq!(from(&world, DE), [D]);
-    assert_eq!(from(&world, FR), [A]);
-    world.kill(A);
-    assert_eq!(from(&world, FR), [A], "the set's own fallback pool");
-    let routes = &world.view().load_balancers[0].routes;
-    let told: Vec<_> = routes
-        .iter()
-        .map(|route| (route.countries.clone(), route.source.as_str()))
-        .collect();
-    assert_eq!(
-        told,
-        [
-            (vec![], "default_pools"),
-            (vec![Country::UNKNOWN, JP], "country_pools.JP"),
-            (vec![DE], "country_pools.DE"),
-            (vec![FR], "pool set french"),
-        ]
-    );
-}
-
-#[test]
-fn without_geoip_nobody_is_asked_for_a_country() {
-    let mut config = by_country();
-    config.geoip = None;
-    let world = World::settled(config);
-    assert!(world.maps.routes.is_empty());
-    assert_eq!(from(&world, DE), [C], "the node is in JP");
-}
-
-#[test]
-fn countries_outlive_the_daemon() {
-    let mut world = World::settled(by_country());
-    world.kill(C);
-    let mut next = world.restart(world.saved.clone());
-    next.routed = false;
-    next.configure(by_country());
-    assert_eq!(
-        (from(&next, DE), from(&next, JP)),
-        (vec![B.to_owned()], vec![D.to_owned()])
-    );
-    let mut config = by_country();
-    config.load_balancers[0].pool_sets.clear();
-    config.load_balancers[0].geo = GeoPools::default();
-    next.configure(config.clone());
-    next.configure(config);
-    assert!(next.maps.routes.is_empty());
-}
-
 #[test]
 fn pools_with_few_flows_get_more() {
     let mut world = World::settled(steered(SteeringPolicy::LeastConnections));
@@ -460,56 +359,6 @@ fn the_next_pool_on_the_globe_gets_everything() {
 }
 
 #[test]
-fn a_node_serves_its_own_place() {
-    let mut config = steered(SteeringPolicy::Geo);
-    config.load_balancers[0].geo.regions = [("WEU".to_owned(), vec!["b".to_owned(), "c".to_owned()])].into();
-    config.node.region = Some("WEU".into());
-    let mut world = World::settled(config.clone());
-    check(&world, &[(B, 1.0)], "its region");
-    assert_eq!(
-        world.view().load_balancers[0].routes[0].source,
-        "region_pools.WEU"
-    );
-    world.kill(B);
-    check(&world, &[(C, 1.0)], "failover in its region");
-    world.kill(C);
-    check(&world, &[(D, 1.0)], "no cascade to a");
-    assert!(world.view().load_balancers[0].on_fallback);
-    config.node.region = Some("OC".into());
-    world.configure(config);
-    world.run(1);
-    check(&world, &[(A, 1.0)], "default_pools");
-}
-
-#[test]
-fn a_pool_set_of_the_nodes_place_replaces_everything() {
-    let mut config = steered(SteeringPolicy::Off);
-    config.node.pop = Some("FRA".into());
-    config.load_balancers[0].pool_sets = vec![PoolSet {
-        name: "frankfurt".into(),
-        disabled: false,
-        topology: Topology {
-            pops: vec!["FRA".into()],
-            ..Topology::default()
-        },
-        pools: Some(vec!["b".into(), "c".into()]),
-        weights: Some(weights(&[("b", 25)], 75)),
-        fallback_pool: Some("a".into()),
-        steering_policy: SteeringPolicy::Random,
-    }];
-    let mut world = World::settled(config.clone());
-    check(&world, &[(B, 0.25), (C, 0.75)], "the set");
-    world.kill(B);
-    world.kill(C);
-    check(&world, &[(A, 1.0)], "its fallback pool");
-    config.load_balancers[0].pool_sets[0].disabled = true;
-    world.configure(config);
-    world.run(1);
-    check(&world, &[(A, 1.0)], "default_pools again");
-    assert!(!world.view().load_balancers[0].on_fallback);
-}
-
-#[test]
 fn the_status_says_why() {
     let mut config = steered(SteeringPolicy::LeastConnections);
     shed(&mut config, 1, 20.0, SheddingPolicy::Hash);
@@ -532,137 +381,4 @@ fn the_status_says_why() {
     );
     assert_eq!(why("sorry"), None);
     assert_eq!(route.source, "default_pools");
-}
-
-/// The degenerate cases of Cloudflare's documentation, one row each.
-#[test]
-fn degenerate_cases_end_as_documented() {
-    type Change = fn(&mut Config);
-    let rows: &[(&str, Change, &[&str], &[&str])] = &[
-        (
-            "no monitor on any pool: the first pool gets everything, all its origins share it",
-            |config| {
-                for pool in &mut config.pools {
-                    pool.monitor = None;
-                }
-                config.pools[0]
-                    .origins
-                    .extend(pool("more", &["10.0.0.9"]).origins);
-            },
-            &[A, B],
-            &[A, "10.0.0.9"],
-        ),
-        ("a critical pool is skipped", |_| {}, &[A], &[B]),
-        (
-            "all pools are critical: the fallback pool, health ignored",
-            |_| {},
-            &[A, B, C, D],
-            &[D],
-        ),
-        (
-            "the fallback pool's monitor says that it is down",
-            |config| config.pools[3].monitor = Some("check".into()),
-            &[A, B, C, D],
-            &[D],
-        ),
-        (
-            "the fallback pool is disabled too: nobody",
-            |config| config.pools[3].enabled = false,
-            &[A, B, C],
-            &[],
-        ),
-        (
-            "all pools are disabled: the fallback pool",
-            |config| config.pools[..3].iter_mut().for_each(|pool| pool.enabled = false),
-            &[],
-            &[D],
-        ),
-        (
-            "a fallback pool that is also listed",
-            |config| config.load_balancers[0].fallback_pool = Some("b".into()),
-            &[A],
-            &[B],
-        ),
-        (
-            "the same, with all pools critical: its health is ignored",
-            |config| config.load_balancers[0].fallback_pool = Some("b".into()),
-            &[A, B, C],
-            &[B],
-        ),
-        (
-            "an origin of weight 0 gets nothing",
-            |config| config.pools[0].origins[0].weight = Weight::ZERO,
-            &[],
-            &[B],
-        ),
-        (
-            "a disabled origin gets nothing, in this pool only",
-            |config| {
-                config.pools[0].origins[0].enabled = false;
-                config.pools[2].origins = pool("c", &[A]).origins;
-            },
-            &[B],
-            &[A],
-        ),
-        (
-            "a disabled pool is passed over",
-            |config| config.pools[0].enabled = false,
-            &[],
-            &[B],
-        ),
-        (
-            "a disabled load balancer serves nobody",
-            |config| config.load_balancers[0].enabled = false,
-            &[],
-            &[],
-        ),
-        (
-            "minimum_origins = 0 and nobody healthy: skipped",
-            |config| config.pools[0].minimum_origins = 0,
-            &[A],
-            &[B],
-        ),
-        (
-            "all weights are zero: nobody of the list, so the fallback pool",
-            |config| {
-                config.load_balancers[0].steering_policy = SteeringPolicy::Random;
-                config.load_balancers[0].random_steering = weights(&[], 0);
-            },
-            &[],
-            &[D],
-        ),
-    ];
-    for (words, change, dead, serving) in rows {
-        let mut config = steered(SteeringPolicy::Off);
-        change(&mut config);
-        let mut world = World::settled(config);
-        for address in *dead {
-            world.dead.insert(ip(address));
-        }
-        world.run(7);
-        assert_eq!(world.serving(VIP), *serving, "{words}");
-    }
-}
-
-#[test]
-fn an_origin_without_a_result_counts_as_down() {
-    let mut world = World::new(environment());
-    world.silent = true;
-    world.configure(steered(SteeringPolicy::Off));
-    world.run(0);
-    assert_eq!(world.serving(VIP), [D]);
-}
-
-#[test]
-fn origins_of_weight_0_are_probed_and_disabled_ones_are_not() {
-    let mut config = steered(SteeringPolicy::Off);
-    config.pools[0].origins[0].weight = Weight::ZERO;
-    config.pools[1].origins[0].enabled = false;
-    config.pools[2].enabled = false;
-    let mut world = World::new(environment());
-    world.silent = true;
-    world.configure(config);
-    world.run(1);
-    let probed: Vec<_> = world.probes.iter().map(|request| request.address).collect();
-    assert_eq!(probed, [ip(A)]);
 }
