@@ -1,6 +1,6 @@
 //! The database: rows by key, changed in transactions that are whole or not there.
 
-use super::backup;
+use super::{backup, private};
 use anyhow::{Context, Result, anyhow, bail};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use std::fs::{self, File};
@@ -159,10 +159,11 @@ impl Database {
         use redb::{DatabaseError, StorageError};
         let is_new = !path.exists();
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("make the state folder {}", folder.display()))
-                .map_err(Unusable::Closed)?;
+            private::folder(folder).map_err(Unusable::Closed)?;
         }
+        private::reserve(path)
+            .context("make it")
+            .map_err(Unusable::Closed)?;
         let mut redb = redb::Database::create(path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => Unusable::Closed(anyhow!("another process has it open")),
             DatabaseError::UpgradeRequired(version) => Unusable::Closed(anyhow!(

@@ -1,4 +1,4 @@
-//! What outlives the daemon on disk, in `state_dir`.
+//! What outlives the daemon on disk, in `state_dir`: for its own user alone.
 //!
 //! * `health.json`: the health that a next start may restore, and the drains it goes on with.
 //! * `lb.redb`: the objects that were made through the API. Each change is on the disk before it is answered.
@@ -8,6 +8,7 @@ mod backup;
 mod committer;
 mod database;
 mod health;
+mod private;
 
 pub use committer::{Committed, Committer};
 pub use database::{Database, Opened, Row, RowChange, open};
