@@ -2,7 +2,7 @@
 
 use super::catalog::Catalog;
 use super::entry::{Body, Entry, Id, time};
-use super::references::references;
+use super::references::{references, refuse_strangers};
 use super::render::Rendered;
 use crate::cloudflare::{self, Failure, Pool, Reason};
 use crate::config::{ConfigErrors, Diagnostic, Document, Kind};
@@ -94,8 +94,10 @@ impl Change {
             Some(place) => *place = Arc::clone(&entry),
             None => objects.push(Arc::clone(&entry)),
         }
+        let catalog = Catalog::new(Arc::clone(catalog.file()), objects);
+        refuse_strangers(&catalog, &entry)?;
         Ok(Applied {
-            catalog: Catalog::new(Arc::clone(catalog.file()), objects),
+            catalog,
             entry,
             deleted: false,
         })
@@ -364,7 +366,7 @@ fn reason(catalog: &Catalog, rendered: &Rendered, changed: &Entry, error: &Diagn
 }
 
 /// `/origins/0/name` as `origins[0].name`.
-fn field(pointer: &str) -> String {
+pub(super) fn field(pointer: &str) -> String {
     let mut field = String::new();
     for segment in pointer.split('/').skip(1) {
         if segment.bytes().all(|byte| byte.is_ascii_digit()) && !segment.is_empty() {

@@ -1,5 +1,7 @@
 //! Changes, what becomes of them in the configuration, and what is said when nothing does.
 
+mod ids;
+
 use super::*;
 use crate::cloudflare::Failure;
 use crate::config::{Compiled, HostDefaults, Imports, Kind, Source, compile};
