@@ -16,6 +16,6 @@ mod token;
 
 pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
-pub use request::{CloudflareReply, Handle, Reply, Request, TraceItem, Tracing};
+pub use request::{CloudflareReply, Handle, Reply, Request, Standing, TraceItem, Tracing};
 pub use routes::router;
 pub use token::Token;

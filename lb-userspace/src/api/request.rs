@@ -24,6 +24,10 @@ pub type CloudflareReply<T> = oneshot::Sender<Result<T, Failure>>;
 /// Everything the daemon can be asked.
 #[derive(Debug)]
 pub enum Request {
+    /// Whether it does its work. Anybody may ask this as often as he likes, so it is cheap to answer.
+    Ready {
+        reply: Reply<Standing>,
+    },
     Status {
         reply: Reply<Status>,
     },
@@ -81,6 +85,16 @@ pub enum Request {
         since: u64,
         reply: Reply<Events>,
     },
+}
+
+/// Whether the daemon does its work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    Ready,
+    /// No interface has the program.
+    Detached,
+    /// No configuration is live.
+    NotConfigured,
 }
 
 /// What is told of packets.

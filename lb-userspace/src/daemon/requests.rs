@@ -2,7 +2,7 @@
 
 use super::node::{Node, lock};
 use super::reload::ReloadError;
-use crate::api::{Reply, Request};
+use crate::api::{Reply, Request, Standing};
 use crate::datapath::flows::Flow;
 use crate::datapath::question::Question;
 use crate::wire::{
@@ -27,6 +27,17 @@ impl Node {
                 let _ = reply.send(result);
             }
             Request::Change { change, reply } => self.change(change, reply),
+            Request::Ready { reply } => {
+                let standing = match (
+                    self.datapath.attachments.is_empty(),
+                    self.view.borrow().generation,
+                ) {
+                    (true, _) => Standing::Detached,
+                    (false, 0) => Standing::NotConfigured,
+                    (false, 1..) => Standing::Ready,
+                };
+                let _ = reply.send(Ok(standing));
+            }
             Request::Preview {
                 monitor,
                 pools,
