@@ -26,7 +26,8 @@ struct Contents {
     objects: Vec<(String, String)>,
 }
 
-fn path(state_dir: &Path) -> PathBuf {
+/// Where it is.
+pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("objects.json")
 }
 
