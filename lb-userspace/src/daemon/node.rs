@@ -295,7 +295,7 @@ impl Node {
             node.leave(&indexes);
             node.find_paths().await;
         }
-        if let Some(problem) = node.objects.problem.clone() {
+        if let Some(problem) = node.objects.problem() {
             node.record_store(problem);
         }
         info!(node = node.config.node.name, "running");

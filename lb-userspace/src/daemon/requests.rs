@@ -108,7 +108,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             uptime_seconds: self.started.elapsed().as_secs(),
-            store_problem: self.objects.problem.clone(),
+            store_problem: self.objects.problem(),
             listen: Some(self.listen.clone()),
             ..NodeStatus::default()
         };

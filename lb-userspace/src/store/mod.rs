@@ -10,6 +10,6 @@ mod database;
 mod health;
 mod private;
 
-pub use committer::{Committed, Committer};
+pub use committer::{Committed, Committer, Dead};
 pub use database::{Database, Opened, Row, RowChange, open};
 pub use health::{Saver, Store};
