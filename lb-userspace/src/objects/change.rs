@@ -2,12 +2,13 @@
 
 use super::catalog::Catalog;
 use super::entry::{Body, Entry, Id, time};
+use super::names::first_names;
 use super::references::{references, refuse_strangers};
 use super::render::Rendered;
 use crate::cloudflare::{self, Failure, Pool, Reason};
 use crate::config::{ConfigErrors, Diagnostic, Document, Kind};
 use serde_json::{Map, Value};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A change of one object.
@@ -268,6 +269,10 @@ fn entry(catalog: &Catalog, body: Body, former: Option<&Entry>, moment: Moment) 
         let reason = Reason::field(kind, "/name", message);
         return Err(Failure::invalid(vec![Reason { code: 1003, ..reason }]));
     }
+    let first_names = match (&body, former) {
+        (Body::Pool(pool), Some(former)) => first_names(former, pool),
+        _ => BTreeMap::new(),
+    };
     // No two have the same, so that the order of creation is the order of time.
     let latest = catalog.of_api().last().map_or(0, |entry| entry.created);
     Ok(Entry {
@@ -276,6 +281,7 @@ fn entry(catalog: &Catalog, body: Body, former: Option<&Entry>, moment: Moment) 
         name,
         created: former.map_or(moment.now.max(latest + 1), |former| former.created),
         modified: moment.now.max(former.map_or(latest + 1, |former| former.created)),
+        first_names,
         body,
     })
 }

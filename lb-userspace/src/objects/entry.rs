@@ -6,6 +6,7 @@ use crate::store::Row;
 use crate::wire::rfc3339_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -72,6 +73,8 @@ pub struct Entry {
     /// Microseconds since 1970.
     pub created: u64,
     pub modified: u64,
+    /// Of a pool, by name: what its origins are known by that have been renamed.
+    pub first_names: BTreeMap<String, String>,
     pub body: Body,
 }
 
@@ -81,6 +84,8 @@ struct Stored {
     name: String,
     created: u64,
     modified: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    first_names: BTreeMap<String, String>,
     body: Value,
 }
 
@@ -191,6 +196,7 @@ impl Entry {
             name: self.name.clone(),
             created: self.created,
             modified: self.modified,
+            first_names: self.first_names.clone(),
             body: Value::Object(self.body.to_json()),
         };
         // Maps with text keys can always be written.
@@ -214,6 +220,7 @@ impl Entry {
                 name: stored.name,
                 created: stored.created,
                 modified: stored.modified,
+                first_names: stored.first_names,
                 body: Body::from_json(kind, stored.body)?,
             })
         };

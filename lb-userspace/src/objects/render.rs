@@ -110,6 +110,7 @@ impl<'c> Writer<'c> {
                     "networks",
                 ];
                 self.changed_but(&table, &entry.body, pool, &special);
+                self.field(&table, "identity", "name", &Value::String(entry.id.to_string()));
                 for (key, kind, id) in [
                     ("monitor", Kind::Monitor, &pool.monitor),
                     ("monitor_group", Kind::MonitorGroup, &pool.monitor_group),
@@ -209,6 +210,9 @@ impl<'c> Writer<'c> {
             if !["name", "disabled_at"].contains(&key.as_str()) {
                 self.field(&table, &key, &key, &value);
             }
+        }
+        if let Some(first) = pool.entry.first_names.get(&origin.name) {
+            self.field(&table, "identity", "name", &Value::String(first.clone()));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Changes, what becomes of them in the configuration, and what is said when nothing does.
 
 mod ids;
+mod renames;
 
 use super::*;
 use crate::cloudflare::Failure;

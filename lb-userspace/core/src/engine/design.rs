@@ -270,7 +270,7 @@ impl State {
         let barred = pools.iter().copied().filter(|&pool| {
             !self.standings[pool].is_usable(family) && self.facts[pool].origins.iter().any(serves)
         });
-        let name = |pool: usize| self.plan.pools[pool].name.as_str();
+        let name = |pool: usize| self.plan.pools[pool].key.as_str();
         affinity_epoch(
             &application.name,
             &pools.iter().copied().map(name).collect(),

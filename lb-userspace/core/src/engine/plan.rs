@@ -1,7 +1,7 @@
 //! The configuration with every reference resolved and every number assigned.
 
 use super::TargetId;
-use super::ids::{Ids, identity};
+use super::ids::{Ids, identity, pool_identity};
 use super::layout::Full;
 use super::served::{Asked, Served};
 use crate::model::{
@@ -36,6 +36,8 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub struct PlannedPool {
     pub name: String,
+    /// What it is known by whatever its name is.
+    pub key: String,
     pub id: PoolId,
     pub enabled: bool,
     /// Those that probe. Of a pool with one monitor: that.
@@ -81,6 +83,8 @@ pub struct PlannedProbe {
 #[derive(Clone, Debug)]
 pub struct PlannedOrigin {
     pub name: String,
+    /// What it is known by in its pool whatever its name is.
+    pub key: String,
     pub identity: u64,
     pub id: OriginId,
     pub address: IpAddr,
@@ -192,6 +196,12 @@ impl Plan {
         self.index.get(name).copied()
     }
 
+    /// The identity of a pool as a competitor of other pools.
+    pub fn pool_identity(&self, name: &str) -> u64 {
+        let pool = self.pool(name).and_then(|index| self.pools.get(index));
+        pool_identity(pool.map_or(name, |pool| &pool.key))
+    }
+
     /// All origins with their pools.
     pub fn origins(&self) -> impl Iterator<Item = (&PlannedPool, &PlannedOrigin)> {
         self.pools
@@ -235,9 +245,10 @@ impl Plan {
                 };
                 PlannedOrigin {
                     name: origin.name.clone(),
+                    key: origin.identity().to_owned(),
                     identity: identity(
-                        &pool.name,
-                        &origin.name,
+                        pool.identity(),
+                        origin.identity(),
                         origin.address,
                         origin.port,
                         origin.forwarding,
@@ -254,6 +265,7 @@ impl Plan {
             };
             let planned = PlannedPool {
                 name: pool.name.clone(),
+                key: pool.identity().to_owned(),
                 id: PoolId::NONE,
                 enabled: pool.enabled,
                 origins: pool.origins.iter().map(origin).collect(),
@@ -295,6 +307,7 @@ impl Plan {
                         Some(origin.port),
                         Forwarding::Nat,
                     ),
+                    key: origin_name.clone(),
                     name: origin_name,
                     id: OriginId::NONE,
                     address: origin.address,
@@ -310,6 +323,7 @@ impl Plan {
         let index = self.pools.len();
         self.index.insert(name.clone(), index);
         self.pools.push(PlannedPool {
+            key: name.clone(),
             name,
             id: PoolId::NONE,
             enabled: true,
@@ -354,10 +368,11 @@ impl Plan {
             .retain(|identity, _| identities.contains(identity));
 
         // The rows of a pool that is gone are not read any more when its number's next rows are written.
-        numbers.pools.retain(|name, _| self.index.contains_key(name));
+        let keys: BTreeSet<&str> = self.pools.iter().map(|pool| pool.key.as_str()).collect();
+        numbers.pools.retain(|key, _| keys.contains(key.as_str()));
         let pools = self.pools.len();
         for pool in &mut self.pools {
-            let assigned = numbers.pools.assign(&pool.name);
+            let assigned = numbers.pools.assign(&pool.key);
             let (id, _) = assigned.ok_or_else(|| full("pools", pools, numbers.pools.count()))?;
             pool.id = PoolId(id);
         }

@@ -85,7 +85,7 @@ impl State {
                     continue;
                 }
                 for &(pool, count) in &shedding {
-                    let mut classes = Classes::given_up(pool_identity(&self.plan.pools[pool].name), count);
+                    let mut classes = Classes::given_up(pool_identity(&self.plan.pools[pool].key), count);
                     for route in routes.all() {
                         self.keep_returning(route, family, self.plan.pools[pool].id, &mut classes);
                     }

@@ -9,6 +9,8 @@ use core::time::Duration;
 #[derive(Clone, PartialEq, Debug)]
 pub struct Pool {
     pub name: String,
+    /// What its origins' flows and health are known by, whatever it is called now; `None`: its name.
+    pub identity: Option<String>,
     /// Default true. A disabled pool gets no traffic and is not probed.
     pub enabled: bool,
     /// Name of the monitor; without one, or a group, enabled origins count as up.
@@ -31,6 +33,12 @@ pub struct Pool {
 impl Pool {
     /// `drain_timeout` of pools that do not say.
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+
+    /// What its origins' flows and health are known by.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        self.identity.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// `on_unhealthy`: what becomes of the TCP flows of an origin that its monitor finds unhealthy.
@@ -101,6 +109,8 @@ pub enum SheddingPolicy {
 pub struct Origin {
     /// Unique in the pool.
     pub name: String,
+    /// What its flows and health are known by, whatever it is called now; `None`: its name.
+    pub identity: Option<String>,
     pub address: IpAddr,
     /// `None` (0 in the file): the application's `origin_port`, else its own port.
     pub port: Option<u16>,
@@ -111,6 +121,14 @@ pub struct Origin {
     pub forwarding: Forwarding,
     /// `header.Host`: what HTTP monitors ask for, whatever they name themselves.
     pub host: Option<String>,
+}
+
+impl Origin {
+    /// What its flows and health are known by.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        self.identity.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// `forwarding`: how packets reach an origin.

@@ -11,6 +11,7 @@ mod limits;
 mod listeners;
 mod maps;
 mod places;
+mod renames;
 mod restart;
 mod scale;
 mod scenarios;

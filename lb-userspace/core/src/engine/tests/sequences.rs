@@ -107,6 +107,7 @@ prop_compose! {
             enabled: *enabled,
             forwarding: *mode,
             host: None,
+            identity: None,
         });
         Pool {
             enabled: enabled[6],

@@ -114,6 +114,7 @@ pub fn monitor(name: &str) -> Monitor {
 pub fn pool(name: &str, origins: &[&str]) -> Pool {
     Pool {
         name: name.into(),
+        identity: None,
         enabled: true,
         monitor: Some("check".into()),
         monitor_group: None,
@@ -127,6 +128,7 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
             .iter()
             .map(|address| Origin {
                 name: (*address).into(),
+                identity: None,
                 address: ip(address),
                 port: Some(8080),
                 weight: Weight::ONE,
