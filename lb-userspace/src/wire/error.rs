@@ -96,7 +96,9 @@ pub(crate) fn failure_reason(reason: &FailureReason) -> String {
         FailureReason::TlsUnrecognizedName => "TLS unrecognized name error",
         FailureReason::TlsHandshakeFailure => "TLS Handshake Failure",
         FailureReason::MonitorConfig(words) => return format!("Monitor Config Error: {words}"),
-        FailureReason::Other(words) => return format!("Other Failure: {words}"),
+        FailureReason::NoResources(words) | FailureReason::Other(words) => {
+            return format!("Other Failure: {words}");
+        }
     };
     words.to_owned()
 }
