@@ -232,7 +232,8 @@ impl TryFrom<f64> for Weight {
             return Err(WeightError::OutOfRange(value));
         }
         let hundredths = (value * 100.0).round();
-        if (value * 100.0 - hundredths).abs() > 1e-6 {
+        let is_lost = hundredths == 0.0 && value > 0.0;
+        if is_lost || (value * 100.0 - hundredths).abs() > 1e-6 {
             return Err(WeightError::NotAStep(value));
         }
         // In range by the check above: 0 to 100.
@@ -250,6 +251,7 @@ mod tests {
         assert_eq!(Weight::try_from(0.29).unwrap().hundredths(), 29);
         assert_eq!(Weight::try_from(1.01), Err(WeightError::OutOfRange(1.01)));
         assert_eq!(Weight::try_from(0.005), Err(WeightError::NotAStep(0.005)));
+        assert_eq!(Weight::try_from(1e-9), Err(WeightError::NotAStep(1e-9)));
         assert!(Weight::try_from(f64::NAN).is_err());
     }
 }
