@@ -5,7 +5,7 @@ use super::entry::{Body, Entry, Id, time};
 use super::names::first_names;
 use super::references::{references, refuse_strangers};
 use super::render::Rendered;
-use crate::cloudflare::{self, Failure, Pool, Reason};
+use crate::cloudflare::{self, Application, Failure, Monitor, OriginPort, Pool, Reason};
 use crate::config::{ConfigErrors, Diagnostic, Document, Kind};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -71,6 +71,11 @@ impl Change {
                     .as_ref()
                     .map(|entry| entry.body.to_json())
                     .unwrap_or_default();
+                match kind {
+                    Kind::Monitor => Monitor::prepare(&mut body, &changes),
+                    Kind::Application => Application::prepare(&mut body, &changes),
+                    Kind::MonitorGroup | Kind::Pool | Kind::LoadBalancer => {}
+                }
                 cloudflare::merge(&mut body, changes);
                 Some(body)
             }
@@ -133,6 +138,7 @@ fn read(
         }
         Kind::LoadBalancer => Body::LoadBalancer(cloudflare::read(body)?),
         Kind::Application => {
+            firewall(&body)?;
             let application = cloudflare::read(body)?;
             destination(&application)?;
             Body::Application(application)
@@ -180,12 +186,29 @@ fn note_disabled(pool: &mut Pool, former: Option<&Pool>, now: &str) {
     }
 }
 
+/// `access` holds: that it does not cannot be asked for.
+fn firewall(body: &Map<String, Value>) -> Result<(), Failure> {
+    let is_given = body.get("access").is_some_and(|access| !access.is_null());
+    if !is_given || body.get("ip_firewall") != Some(&Value::Bool(false)) {
+        return Ok(());
+    }
+    let message = "ip_firewall: false, but `access` is given: set `access` to null, too";
+    let reason = Reason::field(Kind::Application, "/ip_firewall", message);
+    Err(Failure::invalid(vec![reason]))
+}
+
 /// What the configuration file says otherwise.
 fn destination(application: &cloudflare::Application) -> Result<(), Failure> {
     let wrong = |code, pointer: &str, message: String| {
         let reason = Reason::field(Kind::Application, pointer, message);
         Err(Failure::invalid(vec![Reason { code, ..reason }]))
     };
+    if let Some(OriginPort::Number(port)) = &application.origin_port
+        && !(1..=65535).contains(port)
+    {
+        let message = format!("origin_port: {port} is outside 1 to 65535");
+        return wrong(11001, "/origin_port", message);
+    }
     let direct = application
         .origin_direct
         .as_ref()

@@ -1,6 +1,6 @@
 //! One object with what the API tells about it.
 
-use crate::cloudflare::{Application, LoadBalancer, Monitor, MonitorGroup, Pool};
+use crate::cloudflare::{Application, LoadBalancer, Monitor, MonitorGroup, Object, Pool};
 use crate::config::{Document, Kind};
 use crate::store::Row;
 use crate::wire::rfc3339_micros;
@@ -115,6 +115,19 @@ impl Body {
         })
     }
 
+    /// With the defaults that depend on other fields.
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        match &mut self {
+            Self::Monitor(body) => body.complete(),
+            Self::MonitorGroup(body) => body.complete(),
+            Self::Pool(body) => body.complete(),
+            Self::LoadBalancer(body) => body.complete(),
+            Self::Application(body) => body.complete(),
+        }
+        self
+    }
+
     /// All fields with their values.
     #[must_use]
     pub fn to_json(&self) -> Map<String, Value> {
@@ -129,6 +142,16 @@ impl Body {
             Ok(Value::Object(fields)) => fields,
             // Structs with text keys always are.
             Ok(_) | Err(_) => Map::new(),
+        }
+    }
+
+    /// In the types of Cloudflare's clients: what does not fit into them stands beside it.
+    #[must_use]
+    fn for_clients(&self) -> Self {
+        match self {
+            Self::Monitor(body) => Self::Monitor(body.for_clients()),
+            Self::LoadBalancer(body) => Self::LoadBalancer(body.for_clients()),
+            Self::MonitorGroup(_) | Self::Pool(_) | Self::Application(_) => self.clone(),
         }
     }
 
@@ -165,7 +188,7 @@ impl Entry {
     /// The object as clients read it.
     #[must_use]
     pub fn shown(&self) -> Value {
-        let mut fields = self.body.to_json();
+        let mut fields = self.body.for_clients().to_json();
         fields.insert("id".to_owned(), json!(self.id));
         fields.insert("created_on".to_owned(), json!(time(self.created)));
         fields.insert("modified_on".to_owned(), json!(time(self.modified)));

@@ -42,7 +42,7 @@ impl FileObjects {
                     created: self.modified,
                     modified: self.modified,
                     first_names: BTreeMap::new(),
-                    body: Body::from_json(object.kind, body).ok()?,
+                    body: Body::from_json(object.kind, body).ok()?.completed(),
                 }))
             })
             .collect()

@@ -309,11 +309,11 @@ impl<'c> Writer<'c> {
             "origin_direct",
             "origin_dns",
             "origin_port",
+            // That access rules apply: they always do. Without any everybody is let in.
+            "ip_firewall",
         ];
         for (key, value) in differences::<Application>(fields) {
-            // With an access list of its own it is more than a word.
-            let said = key == "ip_firewall" && application.access.is_some();
-            if !said && !special.contains(&key.as_str()) {
+            if !special.contains(&key.as_str()) {
                 self.field(table, &key, &key, &value);
             }
         }

@@ -1,5 +1,6 @@
 //! Changes, what becomes of them in the configuration, and what is said when nothing does.
 
+mod fields;
 mod ids;
 mod renames;
 
