@@ -5,6 +5,8 @@ use lb_tests::check::{SOON, wait_until};
 use lb_tests::daemon::Daemon;
 use lb_tests::lab::{Lab, VIP4};
 use lb_tests::{gate, http, needs_root, servers};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -37,6 +39,30 @@ fn served_by(lab: &Lab, name: &str) {
     });
 }
 
+/// Who answers over a connection that stays open.
+fn asked_again(connection: &mut TcpStream) -> String {
+    connection.set_read_timeout(Some(SOON)).unwrap();
+    connection
+        .write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    let mut some = [0; 4096];
+    loop {
+        let length = connection.read(&mut some).expect("the connection goes on");
+        assert_ne!(length, 0, "the connection has ended");
+        answer.extend_from_slice(&some[..length]);
+        let text = String::from_utf8_lossy(&answer);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let mut length = head
+                .lines()
+                .filter_map(|line| line.strip_prefix("Content-Length: "));
+            if length.next().and_then(|length| length.parse().ok()) == Some(body.len()) {
+                return body.trim().to_owned();
+            }
+        }
+    }
+}
+
 #[test]
 fn cloudflares_python_client_runs_the_node() {
     needs_root!();
@@ -50,7 +76,10 @@ fn cloudflares_python_client_runs_the_node() {
     std::fs::write(&token, TOKEN).unwrap();
     let config = format!(
         "listen = [\"127.0.0.1:7600\"]\ntoken_file = {token:?}\nedge_ips = [\"{VIP4}\"]\n\n\
-         [pools.of-the-file.origins.only]\naddress = \"{first}\"\nport = 80\n"
+         [monitors.of-the-file]\ntype = \"http\"\ninterval = 0.5\ntimeout = 0.4\ndescription = \"of-the-file\"\n\
+         [pools.of-the-file.origins.only]\naddress = \"{first}\"\nport = 80\n\
+         [load_balancers.of-the-file]\ndefault_pools = [\"of-the-file\"]\nsteering_policy = \"hash\"\n\
+         [applications.of-the-file]\nprotocol = \"tcp/81\"\naddresses = [\"{VIP4}\"]\nload_balancer = \"of-the-file\"\n"
     );
     let mut lb = Daemon::start(&lab, &config);
     let client = Client { lab: &lab };
@@ -59,6 +88,11 @@ fn cloudflares_python_client_runs_the_node() {
     served_by(&lab, "a");
     client.step("move", &[]);
     served_by(&lab, "b");
+    // A connection outlives that everything on its way is called otherwise.
+    let mut connection = lab.client.enter(|| TcpStream::connect(http_at(VIP4))).unwrap();
+    assert_eq!(asked_again(&mut connection), "b");
+    client.step("rename", &[]);
+    assert_eq!(asked_again(&mut connection), "b");
     client.step("walk", &[first, second]);
     served_by(&lab, "b");
     // What was made is there after a crash, and forwarded to without a pause to think.
