@@ -209,6 +209,12 @@ fn destination(application: &cloudflare::Application) -> Result<(), Failure> {
         let message = format!("origin_port: {port} is outside 1 to 65535");
         return wrong(11001, "/origin_port", message);
     }
+    if let Some(dns) = &application.origin_dns
+        && let Some(ttl) = dns.ttl.filter(|ttl| *ttl < 0)
+    {
+        let message = format!("origin_dns.ttl: {ttl} is no number of seconds");
+        return wrong(11001, "/origin_dns/ttl", message);
+    }
     let direct = application
         .origin_direct
         .as_ref()

@@ -101,7 +101,7 @@ impl<'c> Writer<'c> {
                 self.members(&table, body);
             }
             Body::Pool(pool) => {
-                let special = [
+                let mut special = vec![
                     "name",
                     "origins",
                     "monitor",
@@ -109,6 +109,9 @@ impl<'c> Writer<'c> {
                     "disabled_at",
                     "networks",
                 ];
+                if pool.asks_all_sources() {
+                    special.push("health_sources");
+                }
                 self.changed_but(&table, &entry.body, pool, &special);
                 self.field(&table, "identity", "name", &Value::String(entry.id.to_string()));
                 for (key, kind, id) in [

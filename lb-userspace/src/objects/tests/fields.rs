@@ -84,6 +84,24 @@ fn the_firewall_is_the_access_list_or_nothing() {
 }
 
 #[test]
+fn what_means_nothing_else_than_the_default_is_taken() {
+    let mut world = World::new(FILE);
+    let pool = |sources: &[&str]| json!({"name": "p", "origins": [{"name": "a", "address": "10.0.0.1"}], "health_sources": sources});
+    let made = world.create(Kind::Pool, pool(&["global", "local"]));
+    assert_eq!(made["health_sources"], json!(["global", "local"]));
+    let action = Action::Replace(id(&made), fields(pool(&["local"])));
+    let (_, reasons) = world.refused(Kind::Pool, action);
+    assert_eq!(reasons[0].2.as_deref(), Some("/health_sources"), "{reasons:?}");
+    let body = json!({
+        "protocol": "tcp/90",
+        "dns": {"name": "a.example.com"},
+        "origin_dns": {"name": "lb.file", "ttl": -7},
+    });
+    let (_, reasons) = world.refused(Kind::Application, Action::Create(fields(body)));
+    assert_eq!(reasons[0].2.as_deref(), Some("/origin_dns/ttl"), "{reasons:?}");
+}
+
+#[test]
 fn typed_clients_read_whole_seconds_and_policies_that_they_know() {
     let file = r#"
         [monitors.fast]
