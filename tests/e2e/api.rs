@@ -5,7 +5,6 @@ use lb_tests::check::{SOON, wait_until};
 use lb_tests::daemon::Daemon;
 use lb_tests::lab::{Lab, VIP4};
 use lb_tests::{gate, http, needs_root, servers};
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -39,30 +38,6 @@ fn served_by(lab: &Lab, name: &str) {
     });
 }
 
-/// Who answers over a connection that stays open.
-fn asked_again(connection: &mut TcpStream) -> String {
-    connection.set_read_timeout(Some(SOON)).unwrap();
-    connection
-        .write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")
-        .unwrap();
-    let mut answer = Vec::new();
-    let mut some = [0; 4096];
-    loop {
-        let length = connection.read(&mut some).expect("the connection goes on");
-        assert_ne!(length, 0, "the connection has ended");
-        answer.extend_from_slice(&some[..length]);
-        let text = String::from_utf8_lossy(&answer);
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let mut length = head
-                .lines()
-                .filter_map(|line| line.strip_prefix("Content-Length: "));
-            if length.next().and_then(|length| length.parse().ok()) == Some(body.len()) {
-                return body.trim().to_owned();
-            }
-        }
-    }
-}
-
 #[test]
 fn cloudflares_python_client_runs_the_node() {
     needs_root!();
@@ -90,9 +65,12 @@ fn cloudflares_python_client_runs_the_node() {
     served_by(&lab, "b");
     // A connection outlives that everything on its way is called otherwise.
     let mut connection = lab.client.enter(|| TcpStream::connect(http_at(VIP4))).unwrap();
-    assert_eq!(asked_again(&mut connection), "b");
-    client.step("rename", &[]);
-    assert_eq!(asked_again(&mut connection), "b");
+    for _ in 0..2 {
+        let answer = http::get_kept(&mut connection, "/").unwrap();
+        assert_eq!(answer.body.trim(), "b");
+        client.step("rename", &[]);
+    }
+    assert_eq!(http::get_kept(&mut connection, "/").unwrap().body.trim(), "b");
     client.step("walk", &[first, second]);
     served_by(&lab, "b");
     // What was made is there after a crash, and forwarded to without a pause to think.

@@ -69,10 +69,10 @@ fn name((writer, kind, number): Key) -> String {
 }
 
 /// A connection to the API that stays open.
-struct Api(BufReader<UnixStream>);
+pub struct Api(BufReader<UnixStream>);
 
 impl Api {
-    fn connect(socket: &Path) -> io::Result<Self> {
+    pub fn connect(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         Ok(Self(BufReader::new(stream)))
@@ -80,6 +80,12 @@ impl Api {
 
     /// Status and result.
     fn ask(&mut self, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
+        let (status, mut answer) = self.exchange(method, path, body)?;
+        Ok((status, answer["result"].take()))
+    }
+
+    /// Status and the whole answer.
+    pub fn exchange(&mut self, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
         let body = body.to_string();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
@@ -102,7 +108,7 @@ impl Api {
         }
         let mut body = vec![0; length];
         self.0.read_exact(&mut body)?;
-        Ok((status, serde_json::from_slice::<Value>(&body)?["result"].clone()))
+        Ok((status, serde_json::from_slice(&body)?))
     }
 }
 
