@@ -11,6 +11,7 @@ mod agent;
 mod api;
 mod check_file;
 mod endings;
+mod events;
 mod explain;
 mod failover;
 mod flood;

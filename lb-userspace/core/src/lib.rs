@@ -14,6 +14,7 @@
 pub mod arena;
 pub mod engine;
 pub mod health;
+pub mod history;
 pub mod image;
 pub mod maglev;
 pub mod model;

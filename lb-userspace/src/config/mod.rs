@@ -16,6 +16,7 @@ mod declared;
 mod diagnostic;
 mod direct;
 mod geoip;
+mod history;
 mod lines;
 mod load_balancer;
 mod monitor;
@@ -218,6 +219,7 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
     let lists = access::Lists::new(imports);
     let datapath = node::datapath(root.table("datapath"), &lists);
     let api = node::api(root.table("api"));
+    let history = history::history(root.table("history"));
     let monitors = objects(roots, Kind::Monitor, monitor::monitor);
     let groups = objects(roots, Kind::MonitorGroup, monitor_group::monitor_group);
     let pools = objects(roots, Kind::Pool, pool::pool);
@@ -239,6 +241,7 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
         node,
         datapath,
         api,
+        history,
         monitors: monitors.into_iter().map(|declared| declared.object).collect(),
         monitor_groups: monitor_group::groups(groups),
         pools: pools.into_iter().map(|declared| declared.object.pool).collect(),

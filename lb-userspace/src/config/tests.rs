@@ -45,7 +45,7 @@ macro_rules! broken_files {
 #[test]
 fn every_mistake_of_a_broken_file_is_reported_at_its_place() {
     let files = broken_files!(
-        "access" "api" "applications" "columns" "datapath" "direct" "forwarding" "geoip" "http" "limits" "load_balancers" "monitors"
+        "access" "api" "applications" "columns" "datapath" "direct" "forwarding" "geoip" "history" "http" "limits" "load_balancers" "monitors"
         "monitor_groups" "names" "node"
         "one_line" "origins" "pools" "ranges" "refused" "syntax" "types" "unknown" "warnings"
     );

@@ -1,6 +1,7 @@
 //! One running node: the event loop, and the execution of what the engine asks for.
 
 use super::drains::Drains;
+use super::events::Journal;
 use super::interfaces::Interfaces;
 use super::objects::Objects;
 use super::preview::Previews;
@@ -22,7 +23,6 @@ use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
 use crate::probe::{self, Probes};
 use crate::store::{Saver, Store};
-use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
 use lb_common::datapath::select::SWEEP_SECONDS;
@@ -31,7 +31,7 @@ use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
 use lb_core::view::View;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -89,9 +89,8 @@ pub struct Node {
     pub(super) tracer: Tracer,
     /// Whether a step of the writer has failed since everything was written.
     unwritten: bool,
-    pub(super) events: VecDeque<WireEvent>,
+    pub(super) journal: Journal,
     pub(super) started: Instant,
-    pub(super) next_event: u64,
     /// Why the last configuration was refused, for the answer to a reload.
     pub(super) refusal: Option<String>,
     saver: Option<Saver>,
@@ -210,6 +209,8 @@ impl Node {
             false => flags,
         };
         let store = open_store(&config);
+        let mut journal = Journal::new();
+        journal.open(&config.node.state_dir, config.history);
         let environment = Environment {
             kept: store.as_ref().map_or_else(Kept::default, |store| {
                 store.load().unwrap_or_else(|error| {
@@ -256,9 +257,8 @@ impl Node {
             drains: Drains::default(),
             tracer,
             unwritten: false,
-            events: VecDeque::new(),
+            journal,
             started,
-            next_event: 1,
             refusal: None,
             saver: store.map(Saver::start),
             probes,
@@ -357,6 +357,7 @@ impl Node {
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
                 () = sleep_until(deadline) => self.tell(Event::Tick),
                 committed = self.objects.committed() => self.settle(&committed),
+                news = self.journal.news() => self.journal.settle(news),
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 _ = hangup.recv() => drop(self.reload("SIGHUP").await),
                 () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
@@ -388,6 +389,7 @@ impl Node {
         info!("stopping");
         self.end_trace();
         self.objects.close().await;
+        self.journal.close().await;
         self.stop.cancel();
         if self.handed_over {
             self.leave_to_another().await;
@@ -445,6 +447,7 @@ impl Node {
             Command::Probe(request) => self.probe(request),
             Command::WatchPaths(addresses) => self.paths.watch(addresses),
             Command::Publish(view) => {
+                self.journal.follow(&view);
                 // Nobody may be looking.
                 let _ = self.view.send_replace(view);
             }

@@ -5,6 +5,7 @@
 
 mod access;
 mod application;
+mod history;
 mod load_balancer;
 mod monitor;
 mod monitor_group;
@@ -14,6 +15,7 @@ mod prefix;
 
 pub use access::{Access, CountryTable};
 pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
+pub use history::History;
 pub use load_balancer::{LoadBalancer, SteeringPolicy};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe, ProbeSource, UdpProbe};
 pub use monitor_group::{Member, MonitorGroup};
@@ -29,6 +31,7 @@ pub struct Config {
     pub node: Node,
     pub datapath: Datapath,
     pub api: Api,
+    pub history: History,
     pub monitors: Vec<Monitor>,
     pub monitor_groups: Vec<MonitorGroup>,
     pub pools: Vec<Pool>,

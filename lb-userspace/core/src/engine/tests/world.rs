@@ -92,6 +92,7 @@ pub fn config() -> Config {
         pools: Vec::new(),
         load_balancers: Vec::new(),
         applications: Vec::new(),
+        history: crate::model::History::default(),
         geoip: None,
     }
 }
