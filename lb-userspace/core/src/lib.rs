@@ -19,6 +19,7 @@ pub mod image;
 pub mod maglev;
 pub mod model;
 pub mod monitor;
+pub mod notify;
 pub mod steering;
 pub mod time;
 pub mod view;

@@ -28,6 +28,7 @@ mod reader;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
 pub use access::Imports;
 pub(crate) use address::is_host_name;
@@ -227,6 +228,8 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
     let application = |name: &Located<String>, table| application::application(name, table, &lists);
     let applications = objects(roots, Kind::Application, application);
     let geoip = geoip::geoip(root, &lists);
+    let names: Vec<&str> = pools.iter().map(|pool| pool.name.value.as_str()).collect();
+    let webhooks = webhook::webhooks(root, &names);
     for root in roots {
         root.report_unknown();
     }
@@ -242,6 +245,7 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
         datapath,
         api,
         history,
+        webhooks,
         monitors: monitors.into_iter().map(|declared| declared.object).collect(),
         monitor_groups: monitor_group::groups(groups),
         pools: pools.into_iter().map(|declared| declared.object.pool).collect(),

@@ -1,8 +1,9 @@
 //! What has happened: told to the operator, remembered for the API, and kept in the history on the disk.
 
 use super::node::Node;
+use super::notices::notices;
 use crate::api::{EventFeed, Reply};
-use crate::store::{History, HistoryChange, HistoryNews, HistoryWriter};
+use crate::store::{History, HistoryChange, HistoryNews, HistoryWriter, StoredNotice};
 use crate::wire::{
     ErrorCode, ErrorDetail, Event, EventFilter, EventQuery, Events, HISTORY_KINDS, HealthHistory,
     HealthHistoryQuery, from_micros, micros, rfc3339,
@@ -37,6 +38,8 @@ pub struct Journal {
     pub(super) problem: Option<String>,
     /// Why the next configuration comes.
     pub(super) cause: Option<String>,
+    /// What a daemon before this one had still to tell webhooks.
+    pub(super) undelivered: Vec<StoredNotice>,
 }
 
 impl Journal {
@@ -53,6 +56,7 @@ impl Journal {
             tell,
             problem: None,
             cause: None,
+            undelivered: Vec::new(),
         }
     }
 
@@ -68,6 +72,7 @@ impl Journal {
             }
         };
         self.next = restored.next_event;
+        self.undelivered = restored.notices;
         for state in restored.states {
             self.standings.restore(state.subject, state.known);
         }
@@ -137,6 +142,8 @@ impl Journal {
                 warn!("{message}");
                 self.record(Event::new(0, SystemTime::now(), "store", message));
             }
+            // The node has them sent.
+            HistoryNews::Notices(_) => {}
         }
     }
 
@@ -161,19 +168,26 @@ impl Journal {
         event
     }
 
-    fn write(&mut self, changes: Vec<HistoryChange>) {
-        if let Some((_, writer)) = &self.history
-            && !writer.write(changes)
-            && self.problem.is_none()
-        {
+    pub(super) fn write(&mut self, changes: Vec<HistoryChange>) {
+        let Some((_, writer)) = &self.history else { return };
+        let Err(changes) = writer.write(changes) else {
+            return;
+        };
+        let notices = changes.into_iter().filter_map(|change| match change {
+            HistoryChange::Notice(notice) => Some(notice),
+            _ => None,
+        });
+        // They are sent all the same.
+        let _ = self.tell.send(HistoryNews::Notices(notices.collect()));
+        if self.problem.is_none() {
             let problem = "the disk is too slow for the history: some of it is lost".to_owned();
             error!("{problem}");
             self.problem = Some(problem);
         }
     }
 
-    /// Records what a new snapshot changes about anybody's health.
-    pub(super) fn follow(&mut self, view: &View) {
+    /// Records what a new snapshot changes about anybody's health, and has webhooks told.
+    pub(super) fn follow(&mut self, view: &View, config: &model::Config) {
         let (changes, states) = self.standings.follow(view, &mut self.next);
         if states.is_empty() {
             return;
@@ -192,6 +206,13 @@ impl Journal {
             .into_iter()
             .map(|state| HistoryChange::State(state.subject, state.known.map(|known| (known, since))));
         written.extend(states);
+        let notices = notices(config, now, &changes);
+        match &self.history {
+            Some(_) => written.extend(notices.into_iter().map(HistoryChange::Notice)),
+            None if notices.is_empty() => {}
+            // The disk does not keep them: they are sent all the same.
+            None => drop(self.tell.send(HistoryNews::Notices(notices))),
+        }
         self.write(written);
     }
 

@@ -21,6 +21,7 @@ use crate::datapath::pins::Pins;
 use crate::net::addresses::AddressWatch;
 use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
+use crate::notify::Notifier;
 use crate::probe::{self, Probes};
 use crate::store::{Saver, Store};
 use anyhow::{Context, Result};
@@ -90,6 +91,7 @@ pub struct Node {
     /// Whether a step of the writer has failed since everything was written.
     unwritten: bool,
     pub(super) journal: Journal,
+    pub(super) notifier: Notifier,
     pub(super) started: Instant,
     /// Why the last configuration was refused, for the answer to a reload.
     pub(super) refusal: Option<String>,
@@ -258,6 +260,7 @@ impl Node {
             tracer,
             unwritten: false,
             journal,
+            notifier: Notifier::new(Arc::clone(&probes)),
             started,
             refusal: None,
             saver: store.map(Saver::start),
@@ -300,6 +303,7 @@ impl Node {
             node.leave(&indexes);
             node.find_paths().await;
         }
+        node.resume_notices();
         if let Some(problem) = node.objects.problem.clone() {
             node.record_store(problem);
         }
@@ -357,7 +361,8 @@ impl Node {
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
                 () = sleep_until(deadline) => self.tell(Event::Tick),
                 committed = self.objects.committed() => self.settle(&committed),
-                news = self.journal.news() => self.journal.settle(news),
+                news = self.journal.news() => self.settle_history(news),
+                news = self.notifier.news() => self.settle_notice(news),
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 _ = hangup.recv() => drop(self.reload("SIGHUP").await),
                 () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
@@ -389,7 +394,7 @@ impl Node {
         info!("stopping");
         self.end_trace();
         self.objects.close().await;
-        self.journal.close().await;
+        self.close_history().await;
         self.stop.cancel();
         if self.handed_over {
             self.leave_to_another().await;
@@ -447,7 +452,7 @@ impl Node {
             Command::Probe(request) => self.probe(request),
             Command::WatchPaths(addresses) => self.paths.watch(addresses),
             Command::Publish(view) => {
-                self.journal.follow(&view);
+                self.journal.follow(&view, &self.config);
                 // Nobody may be looking.
                 let _ = self.view.send_replace(view);
             }

@@ -64,6 +64,7 @@ impl Node {
         }
         self.journal.limit(config.history);
         self.config = config;
+        self.configure_webhooks();
         self.objects.replace_file(file);
         if elsewhere {
             self.follow_interfaces();

@@ -99,6 +99,7 @@ impl Node {
         };
         let mut status = Status::new(&view, &counters, node, self.interface_status());
         status.unattached = self.unattached();
+        status.webhooks = self.notifier.status();
         (status.monitoring.attempts, status.monitoring.max_attempts) = self.probes.load();
         status
     }

@@ -14,4 +14,4 @@ mod history;
 pub use committer::{Committed, Committer};
 pub use database::{Database, Opened, Row, RowChange, open};
 pub use health::{Saver, Store};
-pub use history::{History, HistoryChange, HistoryNews, HistoryWriter, Restored, State};
+pub use history::{History, HistoryChange, HistoryNews, HistoryWriter, Restored, State, StoredNotice};

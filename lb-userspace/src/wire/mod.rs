@@ -9,6 +9,7 @@ mod event;
 mod explain;
 mod flows;
 mod history;
+mod notice;
 mod ordered;
 mod pcapng;
 mod status;
@@ -23,13 +24,14 @@ pub use event::{Event, EventFilter, EventLine, EventQuery, Events, KINDS as EVEN
 pub use explain::{Explain, ExplainQuery, ExplainStep};
 pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
 pub use history::{HISTORY_KINDS, HealthHistory, HealthHistoryQuery, HealthPeriod, Seconds, SubjectHistory};
+pub use notice::{NoticeBody, NoticeData};
 pub use ordered::Ordered;
 #[cfg(test)]
 pub(crate) use pcapng::tests::blocks as pcapng_blocks;
 pub use pcapng::{Packet as PcapngPacket, Pcapng};
 pub use status::{
     ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, MonitorStatus, MonitoringStatus,
-    NodeStatus, OriginStatus, PoolStatus, Status, UnattachedInterface,
+    NodeStatus, OriginStatus, PoolStatus, Status, UnattachedInterface, WebhookStatus,
 };
 pub(crate) use time::{from_micros, from_rfc3339, micros, rfc3339, rfc3339_micros};
 pub use trace::{

@@ -12,6 +12,7 @@ mod monitor_group;
 mod node;
 mod pool;
 mod prefix;
+mod webhook;
 
 pub use access::{Access, CountryTable};
 pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
@@ -22,6 +23,7 @@ pub use monitor_group::{Member, MonitorGroup};
 pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
 pub use pool::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight, WeightError};
 pub use prefix::{Prefix, PrefixError};
+pub use webhook::{EventSources, FilterOptions, NotificationFilter, Tells, Webhook, WebhookUrl};
 
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ pub struct Config {
     pub datapath: Datapath,
     pub api: Api,
     pub history: History,
+    pub webhooks: Vec<Webhook>,
     pub monitors: Vec<Monitor>,
     pub monitor_groups: Vec<MonitorGroup>,
     pub pools: Vec<Pool>,

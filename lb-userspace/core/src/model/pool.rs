@@ -1,5 +1,6 @@
 //! Pools and their origins.
 
+use super::NotificationFilter;
 use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -20,6 +21,8 @@ pub struct Pool {
     pub on_unhealthy: OnUnhealthy,
     /// How long flows of a disabled or removed origin may go on; default [`Pool::DRAIN_TIMEOUT`].
     pub drain_timeout: Duration,
+    /// Which changes of its health and its origins' are told to webhooks.
+    pub notification_filter: NotificationFilter,
     /// In the order of the file.
     pub origins: Vec<Origin>,
 }

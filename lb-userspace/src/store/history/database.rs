@@ -1,6 +1,6 @@
 //! The tables, and reading them.
 
-use super::row::{self, State};
+use super::row::{self, State, StoredNotice};
 use super::writer::HistoryChange;
 use crate::wire::{Event, EventFilter, from_micros, rfc3339};
 use anyhow::{Context, Result, anyhow, bail};
@@ -17,6 +17,8 @@ const VERSION: u64 = 1;
 /// `version`; `next`: no event has that number, nor a greater one; `alive`: when the history was written last.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
+/// Notices that wait for their webhooks.
+const NOTICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("notices");
 const STATES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("states");
 
 /// Numbers that are set aside while a daemon runs: after a crash the next one begins behind them, so that no number means
@@ -41,6 +43,8 @@ pub struct Restored {
     /// When it was written last, in microseconds since 1970.
     pub alive: Option<u64>,
     pub states: Vec<State>,
+    /// In order.
+    pub notices: Vec<StoredNotice>,
 }
 
 /// Why a file cannot be used.
@@ -120,6 +124,7 @@ impl History {
             {
                 let mut events = transaction.open_table(EVENTS)?;
                 let mut states = transaction.open_table(STATES)?;
+                let mut notices = transaction.open_table(NOTICES)?;
                 for change in changes {
                     match change {
                         HistoryChange::Event(event) => {
@@ -131,6 +136,13 @@ impl History {
                         }
                         HistoryChange::State(subject, None) => {
                             states.remove(row::key(subject).as_str())?;
+                        }
+                        HistoryChange::Notice(notice) => {
+                            let key = row::notice_key(&notice.webhook, notice.id);
+                            notices.insert(key.as_str(), row::notice_bytes(notice)?.as_slice())?;
+                        }
+                        HistoryChange::NoticeGone(webhook, id) => {
+                            notices.remove(row::notice_key(webhook, *id).as_str())?;
                         }
                     }
                 }
@@ -223,6 +235,17 @@ fn read_states(redb: &redb::Database) -> Result<Vec<State>> {
     Ok(states)
 }
 
+fn read_notices(redb: &redb::Database) -> Result<Vec<StoredNotice>> {
+    let transaction = redb.begin_read()?;
+    let table = transaction.open_table(NOTICES)?;
+    let mut notices = Vec::new();
+    for found in table.iter()? {
+        let (key, value) = found?;
+        notices.push(row::notice(key.value(), value.value())?);
+    }
+    Ok(notices)
+}
+
 fn open(path: &Path) -> Result<(redb::Database, Restored), Unusable> {
     let opened = catch_unwind(AssertUnwindSafe(|| open_checked(path)));
     // What the library's code did not expect in a file is damage, too.
@@ -277,6 +300,7 @@ fn begin(redb: &redb::Database) -> Result<Result<Restored, u64>> {
         }
         let events = transaction.open_table(EVENTS)?;
         transaction.open_table(STATES)?;
+        transaction.open_table(NOTICES)?;
         let last = events.last()?.map_or(0, |(number, _)| number.value());
         let reserved = meta.get("next")?.map_or(1, |next| next.value());
         let next = reserved.max(last + 1);
@@ -288,5 +312,6 @@ fn begin(redb: &redb::Database) -> Result<Result<Restored, u64>> {
         next_event,
         alive,
         states: read_states(redb)?,
+        notices: read_notices(redb)?,
     }))
 }

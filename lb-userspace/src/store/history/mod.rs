@@ -8,5 +8,5 @@ mod row;
 mod writer;
 
 pub use database::{History, Restored};
-pub use row::State;
+pub use row::{State, StoredNotice};
 pub use writer::{HistoryChange, HistoryNews, HistoryWriter};

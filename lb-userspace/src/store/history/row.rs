@@ -22,6 +22,50 @@ struct StateRow {
     problem: Option<u64>,
 }
 
+/// A notice that a webhook has not taken yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredNotice {
+    pub webhook: String,
+    /// Number of the event that it tells.
+    pub id: u64,
+    /// Microseconds since 1970.
+    pub created: u64,
+    /// What is sent.
+    pub body: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NoticeRow {
+    created: u64,
+    body: String,
+}
+
+/// Sorts by webhook and number.
+pub(super) fn notice_key(webhook: &str, id: u64) -> String {
+    format!("{webhook}/{id:020}")
+}
+
+pub(super) fn notice_bytes(notice: &StoredNotice) -> Result<Vec<u8>> {
+    let row = NoticeRow {
+        created: notice.created,
+        body: notice.body.clone(),
+    };
+    Ok(serde_json::to_vec(&row)?)
+}
+
+pub(super) fn notice(key: &str, bytes: &[u8]) -> Result<StoredNotice> {
+    let row: NoticeRow = serde_json::from_slice(bytes).with_context(|| format!("read the notice {key}"))?;
+    let (webhook, id) = key
+        .split_once('/')
+        .ok_or_else(|| anyhow!("{key} names no notice"))?;
+    Ok(StoredNotice {
+        webhook: webhook.to_owned(),
+        id: id.parse().with_context(|| format!("{key} names no notice"))?,
+        created: row.created,
+        body: row.body,
+    })
+}
+
 /// A key for each subject; names have no `/`.
 pub(super) fn key(subject: &Subject) -> String {
     match subject {

@@ -1,6 +1,7 @@
 //! Writes the history on a thread of its own, some changes at a time: nothing waits for the disk.
 
 use super::database::History;
+use super::row::StoredNotice;
 use crate::wire::{Event, micros};
 use lb_core::history::{Known, Subject};
 use lb_core::model;
@@ -26,6 +27,10 @@ pub enum HistoryChange {
     Event(Arc<Event>),
     /// What is known of a subject, and since when (microseconds since 1970); `None`: it is gone.
     State(Subject, Option<(Known, u64)>),
+    /// A webhook is to be told: [`HistoryNews::Notices`] says when it is written.
+    Notice(Arc<StoredNotice>),
+    /// A notice has arrived, or is not to be sent any more: webhook and number.
+    NoticeGone(String, u64),
 }
 
 /// What the writer tells.
@@ -35,6 +40,8 @@ pub enum HistoryNews {
     Lost(usize, String),
     /// It can be written again.
     Recovered,
+    /// These notices are on the disk, or cannot be written: they are to be sent now.
+    Notices(Vec<Arc<StoredNotice>>),
 }
 
 enum Job {
@@ -80,16 +87,19 @@ impl HistoryWriter {
         }
     }
 
-    /// Has changes written, all or none; whether there was room for them.
-    pub fn write(&self, changes: Vec<HistoryChange>) -> bool {
+    /// Has changes written, all or none.
+    ///
+    /// # Errors
+    /// There is no room for them: they come back.
+    pub fn write(&self, changes: Vec<HistoryChange>) -> Result<(), Vec<HistoryChange>> {
         let count = changes.len();
         if self.waiting.load(Ordering::Relaxed) + count > MAX_WAITING {
             self.has_lost.store(true, Ordering::Relaxed);
-            return false;
+            return Err(changes);
         }
         self.waiting.fetch_add(count, Ordering::Relaxed);
         self.send(Job::Changes(changes));
-        true
+        Ok(())
     }
 
     /// Other limits.
@@ -193,6 +203,14 @@ impl<T: Fn(HistoryNews)> Writer<T> {
                 (self.tell)(HistoryNews::Lost(changes.len(), format!("{error:#}")));
             }
         }
+        let notices = changes.iter().filter_map(|change| match change {
+            HistoryChange::Notice(notice) => Some(Arc::clone(notice)),
+            _ => None,
+        });
+        let notices: Vec<_> = notices.collect();
+        if !notices.is_empty() {
+            (self.tell)(HistoryNews::Notices(notices));
+        }
     }
 }
 
@@ -236,17 +254,34 @@ mod tests {
             health: Health::Critical,
             problem: Some(2),
         };
-        let writer = HistoryWriter::start(history, limits(100), |news| panic!("{news:?}"));
-        assert!(writer.write(vec![
-            event(1, 5),
-            event(2, 6),
-            HistoryChange::State(subject.clone(), Some((known, 6)))
-        ]));
+        let (told, news) = mpsc::channel();
+        let writer = HistoryWriter::start(history, limits(100), move |news| told.send(news).unwrap());
+        let notice = StoredNotice {
+            webhook: "ops".into(),
+            id: 2,
+            created: 5,
+            body: "{}".into(),
+        };
+        let delivered = StoredNotice {
+            id: 1,
+            ..notice.clone()
+        };
+        let notices = [notice.clone(), delivered].map(Arc::new);
+        let mut changes = notices.clone().map(HistoryChange::Notice).to_vec();
+        changes.push(HistoryChange::NoticeGone("ops".into(), 1));
+        assert!(writer.write(changes).is_ok());
+        let state = HistoryChange::State(subject.clone(), Some((known, 6)));
+        assert!(writer.write(vec![event(1, 5), event(2, 6), state]).is_ok());
         // In order, and before it ends.
         drop(writer);
+        assert_eq!(
+            news.iter().collect::<Vec<_>>(),
+            [HistoryNews::Notices(notices.to_vec())]
+        );
         let (history, restored, _) = History::open(folder.path()).unwrap();
         assert_eq!(restored.next_event, 3);
         assert!(restored.alive.is_some());
+        assert_eq!(restored.notices, [notice]);
         assert_eq!(
             restored.states,
             [super::super::State {

@@ -93,6 +93,7 @@ pub fn config() -> Config {
         load_balancers: Vec::new(),
         applications: Vec::new(),
         history: crate::model::History::default(),
+        webhooks: Vec::new(),
         geoip: None,
     }
 }
@@ -119,6 +120,7 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
         origin_steering: OriginSteering::Random,
         on_unhealthy: OnUnhealthy::Keep,
         drain_timeout: Duration::from_secs(300),
+        notification_filter: crate::model::NotificationFilter::default(),
         origins: origins
             .iter()
             .map(|address| Origin {
