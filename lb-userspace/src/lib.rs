@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod datapath;
 pub mod net;
+mod notify;
 pub mod objects;
 pub mod probe;
 pub mod store;

@@ -11,6 +11,7 @@ mod agent;
 mod api;
 mod check_file;
 mod endings;
+mod events;
 mod explain;
 mod failover;
 mod flood;
@@ -35,6 +36,7 @@ mod takeover;
 mod topology;
 mod trace;
 mod transfer;
+mod webhooks;
 
 use lb_tests::config::{MONITOR, Pool, application, balancer, pool};
 use lb_tests::lab::{Host, Lab};

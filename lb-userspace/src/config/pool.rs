@@ -1,7 +1,7 @@
 //! `[pools.NAME]` and `[pools.NAME.origins.NAME]`.
 
 use super::reader::{Located, Place, Sink, Table, Value};
-use super::{address, check_name, enabled, node, seconds};
+use super::{address, check_name, enabled, node, seconds, webhook};
 use lb_core::model::{
     Coordinates, Forwarding, LoadShedding, OnUnhealthy, Origin, OriginSteering, Pool, SheddingPolicy, Weight,
 };
@@ -71,6 +71,7 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
             .get("drain_timeout")
             .and_then(|value| seconds(&value, 0.0..=604_800.0))
             .unwrap_or(Pool::DRAIN_TIMEOUT),
+        notification_filter: webhook::notification_filter(&table),
         origins,
     };
     if pool.on_unhealthy == OnUnhealthy::Reset
@@ -99,8 +100,7 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
         );
     }
     table.unsupported("health_sources", "each node probes for itself");
-    table.unsupported("notification_filter", "watch the events of the API instead");
-    table.unsupported("notification_email", "watch the events of the API instead");
+    table.unsupported("notification_email", "have a webhook told: [webhooks.NAME]");
     table.inert("check_regions", "each node probes for itself");
     table.inert("networks", "it belongs to Cloudflare's network");
     table.note("description");

@@ -335,6 +335,16 @@ impl Node {
         let compiled = self.objects.file.compile(&applied.catalog, &left_out);
         let compiled = compiled
             .map_err(|(rendered, errors)| refusal(&applied.catalog, &rendered, &applied.entry, &errors))?;
+        let (entry, verb) = (
+            &applied.entry,
+            if applied.deleted { "deleted" } else { "changed" },
+        );
+        let cause = format!(
+            "the API has {verb} the {} `{}`",
+            entry.kind().noun(),
+            entry.title()
+        );
+        self.journal.cause = Some(cause);
         self.configure(compiled.config)
             .map_err(|why| Failure::new(400, 1002, why))?;
         Ok((applied.catalog, applied.entry))
@@ -346,6 +356,7 @@ impl Node {
             config.datapath.interfaces.clone_from(&self.overrides);
         }
         if config == *self.config {
+            self.journal.cause = None;
             return Ok(());
         }
         let config = Arc::new(config);
@@ -370,6 +381,7 @@ impl Node {
         let objects = &self.objects;
         let catalog = Catalog::new(Arc::clone(&objects.file.objects), objects.durable.clone());
         let compiled = objects.file.compile(&catalog, &objects.left_out);
+        self.journal.cause = Some("changes could not be saved, and are undone".to_owned());
         let configured = match compiled {
             Ok(compiled) => self.configure(compiled.config),
             Err((_, errors)) => Err(errors.to_string()),

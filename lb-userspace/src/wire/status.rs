@@ -44,6 +44,27 @@ pub struct Status {
     /// Interfaces of the configuration that the program is not attached to: lb attaches when it can.
     #[serde(default)]
     pub unattached: Vec<UnattachedInterface>,
+    #[serde(default)]
+    pub webhooks: Vec<WebhookStatus>,
+}
+
+/// A webhook, since the daemon started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WebhookStatus {
+    pub name: String,
+    /// Its URL without path and query, which are often secret.
+    pub endpoint: String,
+    /// Notices that wait.
+    pub pending: usize,
+    pub delivered_total: u64,
+    pub failed_attempts_total: u64,
+    /// Notices that were given up, or forgotten because too many waited.
+    pub dropped_total: u64,
+    /// RFC 3339.
+    pub last_delivered: Option<String>,
+    /// Since when no notice has arrived although it was sent.
+    pub failing_since: Option<String>,
+    pub last_error: Option<String>,
 }
 
 /// The machine and the daemon.
@@ -233,6 +254,7 @@ impl Status {
                 ..MonitoringStatus::default()
             },
             unattached: Vec::new(),
+            webhooks: Vec::new(),
             applications: view
                 .applications
                 .iter()
@@ -485,7 +507,7 @@ mod tests {
                 r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
                 r#""failure_reason":"TCP Timeout","monitors":[],"weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
                 r#""bytes_total":500,"rtt_ms":1.234,"draining":true,"drain_seconds_left":3,"path_problem":null}]}],"#,
-                r#""drops":{"no_origin":4,"malformed":0},"unattached":[]}"#
+                r#""drops":{"no_origin":4,"malformed":0},"unattached":[],"webhooks":[]}"#
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);

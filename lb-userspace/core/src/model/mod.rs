@@ -5,6 +5,7 @@
 
 mod access;
 mod application;
+mod history;
 mod load_balancer;
 mod monitor;
 mod monitor_group;
@@ -12,9 +13,11 @@ mod node;
 mod place;
 mod pool;
 mod prefix;
+mod webhook;
 
 pub use access::{Access, CountryTable};
 pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
+pub use history::History;
 pub use load_balancer::{GeoPools, LoadBalancer, PoolSet, PoolWeights, SteeringPolicy, Topology};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe, ProbeSource, UdpProbe};
 pub use monitor_group::{Member, MonitorGroup};
@@ -24,6 +27,7 @@ pub use pool::{
     Forwarding, LoadShedding, OnUnhealthy, Origin, OriginSteering, Pool, SheddingPolicy, Weight, WeightError,
 };
 pub use prefix::{Prefix, PrefixError};
+pub use webhook::{EventSources, FilterOptions, NotificationFilter, Tells, Webhook, WebhookUrl};
 
 use std::sync::Arc;
 
@@ -33,6 +37,8 @@ pub struct Config {
     pub node: Node,
     pub datapath: Datapath,
     pub api: Api,
+    pub history: History,
+    pub webhooks: Vec<Webhook>,
     pub monitors: Vec<Monitor>,
     pub monitor_groups: Vec<MonitorGroup>,
     pub pools: Vec<Pool>,

@@ -1,6 +1,6 @@
 //! Pools and their origins.
 
-use super::Coordinates;
+use super::{Coordinates, NotificationFilter};
 use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -24,6 +24,8 @@ pub struct Pool {
     pub load_shedding: LoadShedding,
     /// `latitude` and `longitude`, for steering by proximity.
     pub coordinates: Option<Coordinates>,
+    /// Which changes of its health and its origins' are told to webhooks.
+    pub notification_filter: NotificationFilter,
     /// In the order of the file.
     pub origins: Vec<Origin>,
 }

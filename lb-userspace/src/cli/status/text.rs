@@ -84,6 +84,7 @@ pub(super) fn text(status: &Status, rates: Option<Rates>, color: bool) -> String
         applications(status, rates.as_ref()),
         load_balancers(status),
         pools(status, rates.as_ref()),
+        webhooks(status),
         drops(status),
     ];
     let sections = sections
@@ -95,6 +96,28 @@ pub(super) fn text(status: &Status, rates: Option<Rates>, color: bool) -> String
         .iter()
         .map(|problem| format!("WARNING: {problem}\n"));
     std::iter::once(heading).chain(problem).chain(sections).collect()
+}
+
+fn webhooks(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&[
+        ("WEBHOOK", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("WAITING", Align::Right),
+        ("DELIVERED", Align::Right),
+        ("LOST", Align::Right),
+        ("PROBLEM", Align::Left),
+    ]);
+    for webhook in &status.webhooks {
+        table.row([
+            webhook.name.clone(),
+            webhook.endpoint.clone(),
+            webhook.pending.to_string(),
+            webhook.delivered_total.to_string(),
+            webhook.dropped_total.to_string(),
+            webhook.last_error.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    (!table.is_empty()).then_some(table)
 }
 
 fn interfaces(status: &Status) -> Option<Table> {

@@ -95,6 +95,8 @@ pub fn config() -> Config {
         pools: Vec::new(),
         load_balancers: Vec::new(),
         applications: Vec::new(),
+        history: crate::model::History::default(),
+        webhooks: Vec::new(),
         geoip: None,
     }
 }
@@ -123,6 +125,7 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
         drain_timeout: Duration::from_secs(300),
         load_shedding: LoadShedding::default(),
         coordinates: None,
+        notification_filter: crate::model::NotificationFilter::default(),
         origins: origins
             .iter()
             .map(|address| Origin {
