@@ -9,5 +9,6 @@ pub mod daemon;
 pub mod datapath;
 pub mod net;
 pub mod probe;
+pub mod resolve;
 pub mod store;
 pub mod wire;

@@ -3,7 +3,7 @@
 use super::address;
 use super::application::{number, ports};
 use super::reader::{Place, Value};
-use lb_core::model::{DirectOrigin, Ports, Transport};
+use lb_core::model::{DirectOrigin, Host, Ports, Transport};
 use std::net::{IpAddr, SocketAddr};
 
 /// The origins, with the application's transport and as many ports as it has.
@@ -68,19 +68,34 @@ fn origin(item: &Value<'_>, protocol: Option<(Transport, Ports)>) -> Option<Dire
         },
         _ => (rest.to_owned(), Ports::single(1)),
     };
-    let Ok(socket) = rest.parse::<SocketAddr>() else {
-        let host = rest.rsplit_once(':').map_or(rest.as_str(), |(host, _)| host);
-        return match rest.parse::<IpAddr>().is_ok() || rest.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
-        {
-            true => wrong(format!("\"{text}\" has no port"), example),
-            false if address::is_host_name(host) => wrong(
-                format!("\"{text}\" names a host; host names are not supported in this version"),
-                "write its IP address".to_owned(),
-            ),
-            false => wrong(format!("\"{rest}\" is not an address with a port"), example),
-        };
+    let socket = rest.parse::<SocketAddr>().ok();
+    let named = rest
+        .rsplit_once(':')
+        .filter(|(host, _)| address::is_host_name(host) || !host.is_ascii());
+    let (host, port) = match (socket, named) {
+        (Some(socket), _) => (Host::Address(socket.ip()), socket.port()),
+        (None, Some((host, port))) => {
+            let name = match address::host_name(host) {
+                Ok(name) => name,
+                Err((flaw, help)) => {
+                    item.error(format!("\"{host}\" {flaw}"), help.map(str::to_owned));
+                    return None;
+                }
+            };
+            match ports(port) {
+                Ok(port) => (Host::Name(name), port.first()),
+                Err(message) => return wrong(message, example),
+            }
+        }
+        (None, None) => {
+            let bare = rest.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+            return match bare || address::is_host_name(&rest) {
+                true => wrong(format!("\"{text}\" has no port"), example),
+                false => wrong(format!("\"{rest}\" is not an address with a port"), example),
+            };
+        }
     };
-    if socket.port() == 0 {
+    if port == 0 {
         return wrong(
             format!("\"{text}\" has port 0"),
             "use a port from 1 to 65535".to_owned(),
@@ -94,13 +109,13 @@ fn origin(item: &Value<'_>, protocol: Option<(Transport, Ports)>) -> Option<Dire
         );
         return wrong(message, example);
     }
-    if let Some((flaw, help)) = address::flaw(socket.ip()) {
-        let message = format!("{} is {flaw} and cannot be the address of an origin", socket.ip());
+    if let Some((address, (flaw, help))) = host
+        .address()
+        .and_then(|address| Some((address, address::flaw(address)?)))
+    {
+        let message = format!("{address} is {flaw} and cannot be the address of an origin");
         item.error(message, help.map(str::to_owned));
         return None;
     }
-    Some(DirectOrigin {
-        address: socket.ip(),
-        port: socket.port(),
-    })
+    Some(DirectOrigin { address: host, port })
 }

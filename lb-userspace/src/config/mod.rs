@@ -10,6 +10,7 @@ mod application;
 mod check;
 mod diagnostic;
 mod direct;
+mod dns;
 mod geoip;
 mod lines;
 mod load_balancer;
@@ -158,6 +159,7 @@ fn configuration(root: &Table<'_>, defaults: &HostDefaults) -> Config {
     let lists = access::Lists::default();
     let datapath = node::datapath(root.table("datapath"), &lists);
     let api = node::api(root.table("api"));
+    let dns = dns::dns(root.table("dns"));
     let monitors = objects(root, "monitors", monitor::monitor);
     let groups = objects(root, "monitor_groups", monitor_group::monitor_group);
     let pools = objects(root, "pools", pool::pool);
@@ -179,6 +181,7 @@ fn configuration(root: &Table<'_>, defaults: &HostDefaults) -> Config {
         node,
         datapath,
         api,
+        dns,
         monitors: monitors.into_iter().map(|declared| declared.object).collect(),
         monitor_groups: monitor_group::groups(groups),
         pools: pools.into_iter().map(|declared| declared.object.pool).collect(),

@@ -18,6 +18,7 @@ use crate::net::addresses::AddressWatch;
 use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
 use crate::probe::{self, Probes};
+use crate::resolve::Resolver;
 use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
@@ -91,6 +92,7 @@ pub struct Node {
     pub(super) ways: ProbeWays,
     observations: mpsc::UnboundedSender<Event>,
     observed: mpsc::UnboundedReceiver<Event>,
+    pub(super) resolver: Resolver,
     pub(super) paths: PathWatcher,
     pub(super) interfaces: Interfaces,
     links: LinkWatch,
@@ -211,6 +213,7 @@ impl Node {
         };
         let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
         let (observations, observed) = mpsc::unbounded_channel();
+        let resolver = Resolver::new(&config.dns, observations.clone());
         let (sweeps, swept) = mpsc::channel(1);
         let file = FileWatch::new(&config_path)
             .inspect_err(|error| warn!(error = %format!("{error:#}"), "changes of the file are not noticed"));
@@ -242,6 +245,7 @@ impl Node {
             ways: ProbeWays::default(),
             observations,
             observed,
+            resolver,
             paths,
             interfaces,
             links,
@@ -415,6 +419,7 @@ impl Node {
             }
             Command::Probe(request) => self.probe(request),
             Command::WatchPaths(addresses) => self.paths.watch(addresses),
+            Command::WatchNames(names) => self.resolver.watch(names),
             Command::Publish(view) => {
                 // Nobody may be looking.
                 let _ = self.view.send_replace(view);
@@ -460,11 +465,18 @@ impl Node {
             }
             Report::OriginHealth { healthy: false, .. }
             | Report::PoolHealth { usable: false, .. }
-            | Report::Fallback { active: true, .. } => warn!("{}", event.message),
+            | Report::Fallback { active: true, .. }
+            | Report::Lookup { failure: Some(_), .. } => warn!("{}", event.message),
+            Report::Addresses { .. } => {
+                // An address that comes back and goes again may have had flows meanwhile.
+                self.drains.seen.clear();
+                info!("{}", event.message);
+            }
             Report::OriginHealth { .. }
             | Report::MonitorHealth { .. }
             | Report::PoolHealth { .. }
             | Report::Fallback { .. }
+            | Report::Lookup { .. }
             | Report::Configured { .. } => info!("{}", event.message),
         }
         self.record(event);

@@ -55,6 +55,7 @@ impl Node {
             }
             return Err(ReloadError::Refused(why));
         }
+        self.resolver.configure(&config.dns);
         self.config = config;
         if elsewhere {
             self.follow_interfaces();

@@ -1,8 +1,9 @@
 //! `GET /api/v1/events`: what has happened, newest last.
 
 use super::error::failure_reason;
-use lb_core::engine::Report;
+use lb_core::engine::{LookupFailure, Report};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 /// One thing that happened.
@@ -12,7 +13,8 @@ pub struct Event {
     pub sequence: u64,
     /// RFC 3339, UTC.
     pub time: String,
-    /// `origin_health`, `monitor_health`, `pool_health`, `fallback`, `configured`, `refused` or `interface`.
+    /// `origin_health`, `monitor_health`, `pool_health`, `fallback`, `lookup`, `addresses`, `configured`, `refused` or
+    /// `interface`.
     pub kind: String,
     /// The object that changed, such as `eu/a`.
     pub object: Option<String>,
@@ -35,9 +37,11 @@ impl Event {
             Report::OriginHealth {
                 pool,
                 origin,
+                address,
                 healthy,
                 reason,
             } => {
+                let origin = origin_name(origin, *address);
                 let message = match (healthy, reason) {
                     (true, _) => format!("origin `{origin}` of pool `{pool}` is healthy"),
                     (false, None) => format!("origin `{origin}` of pool `{pool}` is unhealthy"),
@@ -53,10 +57,12 @@ impl Event {
             Report::MonitorHealth {
                 pool,
                 origin,
+                address,
                 monitor,
                 healthy,
                 reason,
             } => {
+                let origin = origin_name(origin, *address);
                 let reason = match (healthy, reason) {
                     (true, _) => "healthy".to_owned(),
                     (false, None) => "unhealthy".to_owned(),
@@ -88,6 +94,46 @@ impl Event {
                 };
                 ("fallback", Some(load_balancer.clone()), message)
             }
+            Report::Lookup {
+                name,
+                failure,
+                addresses,
+            } => (
+                "lookup",
+                Some(name.clone()),
+                lookup(name, failure.as_ref(), *addresses),
+            ),
+            Report::Addresses {
+                name,
+                added,
+                removed,
+                refused,
+                left_out,
+            } => {
+                let list = |list: &[IpAddr]| {
+                    list.iter()
+                        .map(ToString::to_string)
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                };
+                let mut parts = Vec::new();
+                if !added.is_empty() {
+                    parts.push(format!("has {}", list(added)));
+                }
+                if !removed.is_empty() {
+                    parts.push(format!("has no longer {}", list(removed)));
+                }
+                for (address, why) in refused {
+                    parts.push(format!("{address} is {why} and is left out"));
+                }
+                if *left_out > 0 {
+                    parts.push(format!(
+                        "{left_out} addresses more than a name may have are left out"
+                    ));
+                }
+                let message = format!("host name `{name}`: {}", parts.join("; "));
+                ("addresses", Some(name.clone()), message)
+            }
             Report::Configured { generation } => {
                 ("configured", None, format!("configuration {generation} is live"))
             }
@@ -99,6 +145,26 @@ impl Event {
             kind: kind.to_owned(),
             object,
             message,
+        }
+    }
+}
+
+/// An origin, and which of its addresses if it has a host name.
+fn origin_name(origin: &str, address: Option<IpAddr>) -> String {
+    match address {
+        Some(address) => format!("{origin} ({address})"),
+        None => origin.to_owned(),
+    }
+}
+
+fn lookup(name: &str, failure: Option<&LookupFailure>, addresses: usize) -> String {
+    match (failure, addresses) {
+        (None, _) => format!("host name `{name}` is looked up again"),
+        (Some(failure), 0) => {
+            format!("host name `{name}` could not be looked up, and nothing is known of it: {failure}")
+        }
+        (Some(failure), addresses) => {
+            format!("host name `{name}` could not be looked up, its {addresses} addresses stay: {failure}")
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Applications: what listens where, and which load balancer or origins it leads to.
 
-use super::{Access, SomeTimeouts};
+use super::{Access, Host, SomeTimeouts};
 use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -143,9 +143,9 @@ pub enum Destination {
 }
 
 /// One entry of `origin_direct`, such as `tcp://10.0.0.11:8080`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirectOrigin {
-    pub address: IpAddr,
+    pub address: Host,
     /// Of a range: its first port, the same at all origins.
     pub port: u16,
 }

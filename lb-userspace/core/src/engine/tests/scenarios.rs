@@ -178,7 +178,7 @@ fn a_family_is_served_by_origins_of_its_own() {
 fn direct_origins_share_alike() {
     let mut config = config();
     let direct = |address| DirectOrigin {
-        address: ip(address),
+        address: ip(address).into(),
         port: 9000,
     };
     config.applications = vec![Application {
