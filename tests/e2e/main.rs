@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod agent;
+mod api;
 mod check_file;
 mod endings;
 mod explain;
@@ -30,6 +31,7 @@ mod reload;
 mod restart;
 mod spread;
 mod steering;
+mod store;
 mod takeover;
 mod topology;
 mod trace;

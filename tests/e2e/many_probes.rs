@@ -161,8 +161,8 @@ fn ten_thousand_origins_are_probed_in_time_and_evenly() {
         let as_many = (count as f64 - expected).abs() <= expected * 0.02;
         as_many && missed == 0 && share <= 0.02
     };
-    // Whoever else keeps the processors of this machine for a moment spoils a round: three are enough to tell the two apart.
-    assert!((0..3).any(|_| round()), "probes come late or in bunches");
+    // Whoever else keeps the processors of this machine for a moment spoils a round: six are enough to tell the two apart.
+    assert!((0..6).any(|_| round()), "probes come late or in bunches");
     listener.stop(&lab);
 }
 

@@ -166,3 +166,19 @@ impl Drop for Alone {
         ALONE.set(false);
     }
 }
+
+/// Python with the packages of `tests/python/requirements.txt`: `LB_PYTHON`, else the one that `cargo xtask setup --lab` has
+/// made in the target directory.
+///
+/// # Panics
+/// There is none.
+#[must_use]
+pub fn python() -> PathBuf {
+    if let Some(path) = env::var_os("LB_PYTHON") {
+        return path.into();
+    }
+    let own = env::current_exe().expect("the path of this program is known");
+    let mut made = own.ancestors().map(|dir| dir.join("python/bin/python"));
+    made.find(|path| path.exists())
+        .unwrap_or_else(|| panic!("no Python with Cloudflare's client: run cargo xtask setup --lab"))
+}

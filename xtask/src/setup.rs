@@ -4,7 +4,7 @@
 //! be older than the compiler's. rustup's toolchains are the user's: they are looked at and never changed.
 
 use crate::step;
-use crate::workspace::{find_program, is_root};
+use crate::workspace::{find_program, is_root, root, target_dir};
 use anyhow::{Context, Result, bail};
 use std::env;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.lab || arguments.bench {
         lab()?;
+        python()?;
         eprintln!("lab: complete");
     }
     if arguments.bench {
@@ -98,6 +99,43 @@ pub fn bpf() -> Result<()> {
 /// Names the packages that are missing and cannot be installed.
 pub fn lab() -> Result<()> {
     programs(&LAB)
+}
+
+/// What the tests' Python needs, at fixed versions.
+const REQUIREMENTS: &str = "tests/python/requirements.txt";
+
+/// Makes sure that there is a Python with Cloudflare's client, in the target directory.
+///
+/// # Errors
+/// It cannot be made.
+pub fn python() -> Result<()> {
+    let folder = target_dir().join("python");
+    let wanted = std::fs::read_to_string(root().join(REQUIREMENTS)).context("read the requirements")?;
+    let stamp = folder.join("requirements.txt");
+    if std::fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
+        return Ok(());
+    }
+    // Debian's python3 comes without what makes environments.
+    let complete = find_program("python3").is_some_and(|python| {
+        let mut probe = Command::new(python);
+        let probe = probe.args(["-c", "import venv, ensurepip"]).output();
+        probe.is_ok_and(|output| output.status.success())
+    });
+    if !complete {
+        if !can_install() {
+            bail!("missing: install the equivalents of Debian's packages python3, python3-venv");
+        }
+        install(&["python3", "python3-venv"])?;
+    }
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv", "--clear"]).arg(&folder);
+    step::must("make a Python environment", &mut make)?;
+    let mut pip = Command::new(folder.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .arg("--requirement")
+        .arg(root().join(REQUIREMENTS));
+    step::must("install Cloudflare's client", &mut pip)?;
+    std::fs::write(stamp, wanted).context("note what was installed")
 }
 
 /// Makes sure that what the benchmark compares with is there.

@@ -65,6 +65,7 @@ fn steps(arguments: &Arguments, tally: &mut Tally) -> Result<()> {
     setup::bpf()?;
     if e2e && is_root() {
         setup::lab()?;
+        setup::python()?;
     }
     if !arguments.no_lint {
         tally.step(&step::run(

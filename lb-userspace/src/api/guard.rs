@@ -1,6 +1,7 @@
 //! Who may ask: on TCP a bearer token, or on a loopback address without one, no web page.
 
 use super::Token;
+use super::cloudflare;
 use super::error::ApiError;
 use crate::wire::ErrorCode;
 use axum::extract::{Request, State};
@@ -32,12 +33,26 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
     };
     match verdict {
         Ok(()) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            let status = match refusal.0.code {
+                ErrorCode::Unauthorized => 401,
+                _ => 403,
+            };
+            cloudflare::unauthorized(request.uri().path(), status, &refusal.0.message)
+                .unwrap_or_else(|| refusal.into_response())
+        }
     }
 }
 
 fn bearer(token: &Token, headers: &HeaderMap) -> Result<(), ApiError> {
     let unauthorized = |message| Err(ApiError::new(ErrorCode::Unauthorized, message));
+    // The pair by which older clients of Cloudflare's API say who they are: the address is anybody's.
+    if let (Some(_), Some(key)) = (headers.get("x-auth-email"), headers.get("x-auth-key")) {
+        return match token.matches(key.as_bytes()) {
+            true => Ok(()),
+            false => unauthorized("the key is not the right one"),
+        };
+    }
     let Some(shown) = headers.get(header::AUTHORIZATION) else {
         return unauthorized("a token is required: send `Authorization: Bearer TOKEN` (lb --token-file F)");
     };

@@ -3,6 +3,7 @@
 //! It holds no state: reads of the snapshot go to the watch channel, everything else is a [`Request`] to the daemon,
 //! which owns maps, configuration and engine. A daemon that does not answer in time is an error, never a hang.
 
+mod cloudflare;
 mod error;
 mod guard;
 mod listen;
@@ -13,7 +14,8 @@ mod stream;
 mod tests;
 mod token;
 
+pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
-pub use request::{Handle, Reply, Request, TraceItem, Tracing};
+pub use request::{CloudflareReply, Handle, Reply, Request, TraceItem, Tracing};
 pub use routes::router;
 pub use token::Token;

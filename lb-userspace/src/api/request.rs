@@ -1,9 +1,11 @@
 //! What the API asks of the daemon.
 
+use crate::cloudflare::{Failure, Preview, PreviewStarted};
 use crate::datapath::trace::Traced;
+use crate::objects::{Catalog, Change, Entry, Id};
 use crate::wire::{
     Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver,
-    Reloaded, Status, TraceNames, TraceQuery,
+    Reloaded, Status, StoredObjects, TraceNames, TraceQuery,
 };
 use lb_core::view::View;
 use std::sync::Arc;
@@ -16,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Where the daemon puts its answer.
 pub type Reply<T> = oneshot::Sender<Result<T, ErrorDetail>>;
 
+/// The same for clients of Cloudflare's API.
+pub type CloudflareReply<T> = oneshot::Sender<Result<T, Failure>>;
+
 /// Everything the daemon can be asked.
 #[derive(Debug)]
 pub enum Request {
@@ -25,6 +30,26 @@ pub enum Request {
     /// Read the configuration file again and bring it into force, all or nothing.
     Reload {
         reply: Reply<Reloaded>,
+    },
+    /// Change an object. Answered when the change is on the disk.
+    Change {
+        change: Change,
+        reply: CloudflareReply<Arc<Entry>>,
+    },
+    /// Run a monitor against pools, without having it decide about anything.
+    Preview {
+        monitor: serde_json::Map<String, serde_json::Value>,
+        pools: Vec<Id>,
+        reply: CloudflareReply<PreviewStarted>,
+    },
+    /// What a preview has found so far.
+    PreviewResult {
+        id: String,
+        reply: CloudflareReply<Option<Preview>>,
+    },
+    /// The objects that were made through the API.
+    Objects {
+        reply: Reply<StoredObjects>,
     },
     /// Tell of packets as they come, until the receiver is dropped.
     Trace {
@@ -77,10 +102,47 @@ pub struct Tracing {
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub view: watch::Receiver<Arc<View>>,
+    pub catalog: watch::Receiver<Arc<Catalog>>,
     pub requests: mpsc::Sender<Request>,
 }
 
 impl Handle {
+    /// Has an object changed. Once it is sent the change is made, even if nobody waits for the answer any more.
+    ///
+    /// # Errors
+    /// Why it is not changed.
+    pub async fn change(&self, change: Change) -> Result<Arc<Entry>, Failure> {
+        self.ask_cloudflare(|reply| Request::Change { change, reply })
+            .await
+    }
+
+    /// As [`Self::ask`], in the words of Cloudflare's API.
+    ///
+    /// # Errors
+    /// The daemon's refusal, or that it did not answer.
+    pub async fn ask_cloudflare<T>(
+        &self,
+        make: impl FnOnce(CloudflareReply<T>) -> Request,
+    ) -> Result<T, Failure> {
+        let unavailable = |message: &str| Failure::new(503, 10002, message);
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            self.requests
+                .send(make(reply))
+                .await
+                .map_err(|_| unavailable("the daemon is stopping"))?;
+            answer
+                .await
+                .map_err(|_| unavailable("the daemon is stopping: the change may have been made or not"))?
+        };
+        match tokio::time::timeout(PATIENCE, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(unavailable(
+                "the daemon did not answer in time: the change may have been made or not",
+            )),
+        }
+    }
+
     /// Sends the request that `make` builds around the place for the answer, and waits for it.
     ///
     /// # Errors

@@ -2,9 +2,10 @@
 
 use super::error::ApiError;
 use super::guard::{self, Guard};
-use super::{Handle, Request, stream};
+use super::{Handle, Request, cloudflare, stream};
 use crate::wire::{
-    Drops, ErrorCode, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded, Status,
+    Drops, ErrorCode, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded,
+    Status, StoredObjects,
 };
 use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::StatusCode;
@@ -26,6 +27,7 @@ pub fn router(handle: Handle) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .route("/openapi.json", get(async || Json(cloudflare::openapi())))
         .route("/api/v1/status", get(status))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/explain", get(explain))
@@ -37,6 +39,7 @@ pub fn router(handle: Handle) -> Router {
             ApiError::new(ErrorCode::MethodNotAllowed, "the path does not know this method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .merge(cloudflare::router())
         .with_state(handle)
 }
 
@@ -46,6 +49,7 @@ pub(super) fn guarded(handle: Handle, guard: Guard) -> Router {
     let local = match guard {
         Guard::Trusted => Router::new()
             .route("/api/v1/handover", post(hand_over))
+            .route("/api/v1/objects", get(objects))
             .with_state(handle.clone()),
         Guard::Local | Guard::Bearer(_) => Router::new(),
     };
@@ -78,6 +82,10 @@ async fn status(State(handle): State<Handle>) -> Result<Json<Status>, ApiError> 
 
 async fn reload(State(handle): State<Handle>) -> Result<Json<Reloaded>, ApiError> {
     Ok(Json(handle.ask(|reply| Request::Reload { reply }).await?))
+}
+
+async fn objects(State(handle): State<Handle>) -> Result<Json<StoredObjects>, ApiError> {
+    Ok(Json(handle.ask(|reply| Request::Objects { reply }).await?))
 }
 
 async fn hand_over(State(handle): State<Handle>) -> Result<Json<HandedOver>, ApiError> {

@@ -3,17 +3,25 @@
 use super::reader::{Located, Place, Sink, Table, Value};
 use super::{address, lines};
 use lb_common::abi::Country;
-use lb_core::model::{Access, Prefix};
+use lb_core::model::{Access, CountryTable, Prefix};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
+/// What was read from the files that a configuration names. With the same one, a configuration that differs only in its
+/// objects is compiled without reading them again.
+#[derive(Clone, Debug, Default)]
+pub struct Imports {
+    lists: RefCell<HashMap<String, Arc<Vec<Prefix>>>>,
+    pub(super) countries: RefCell<HashMap<String, Arc<CountryTable>>>,
+}
+
 /// What the access lists of a configuration share.
-#[derive(Default)]
-pub(super) struct Lists {
-    /// The files that were read; `None`: with mistakes, which are reported.
-    files: RefCell<HashMap<String, Option<Arc<Vec<Prefix>>>>>,
+pub(super) struct Lists<'i> {
+    imports: &'i Imports,
+    /// Files with mistakes, which are reported.
+    damaged: RefCell<HashSet<String>>,
     /// The lists so far: equal ones are one.
     known: RefCell<BTreeSet<Arc<Access>>>,
     /// Where countries are asked for.
@@ -22,7 +30,21 @@ pub(super) struct Lists {
     wished: Cell<bool>,
 }
 
-impl Lists {
+impl<'i> Lists<'i> {
+    pub fn new(imports: &'i Imports) -> Self {
+        Self {
+            imports,
+            damaged: RefCell::default(),
+            known: RefCell::default(),
+            countries: RefCell::default(),
+            wished: Cell::default(),
+        }
+    }
+
+    pub fn imports(&self) -> &'i Imports {
+        self.imports
+    }
+
     /// Where countries are asked for.
     pub fn countries(&self) -> Vec<Place> {
         self.countries.borrow().clone()
@@ -102,14 +124,30 @@ impl Lists {
             .flat_map(|value| value.list("[\"/etc/lb/deny.txt\"]"))
         {
             let Some(path) = item.string() else { continue };
-            let known = self.files.borrow().get(path).cloned();
-            let list = known.unwrap_or_else(|| {
-                let list = lines::read(&item, path, prefix_of_line).map(Arc::new);
-                self.files.borrow_mut().insert(path.to_owned(), list.clone());
-                list
-            });
-            prefixes.extend(list.iter().flat_map(|list| list.iter().copied()));
+            prefixes.extend(
+                self.file(&item, path)
+                    .iter()
+                    .flat_map(|list| list.iter().copied()),
+            );
         }
+    }
+
+    fn file(&self, item: &Value<'_>, path: &str) -> Option<Arc<Vec<Prefix>>> {
+        let known = self.imports.lists.borrow().get(path).cloned();
+        if known.is_some() || self.damaged.borrow().contains(path) {
+            return known;
+        }
+        let list = lines::read(item, path, prefix_of_line).map(Arc::new);
+        match &list {
+            Some(list) => drop(
+                self.imports
+                    .lists
+                    .borrow_mut()
+                    .insert(path.to_owned(), list.clone()),
+            ),
+            None => drop(self.damaged.borrow_mut().insert(path.to_owned())),
+        }
+        list
     }
 }
 

@@ -1,11 +1,11 @@
 //! What can only be checked when the whole file is known: references, and addresses used twice.
 
-use super::Declared;
 use super::application::ReadApplication;
 use super::load_balancer::ReadLoadBalancer;
 use super::monitor_group::ReadGroup;
 use super::pool::ReadPool;
 use super::reader::{Located, Place, Sink, suggestion};
+use super::{Declared, Document};
 use lb_core::model::{Application, Host, Monitor, MonitorKind, Ports, Transport};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -65,6 +65,12 @@ pub(super) fn references(
             .load_balancer
             .as_ref()
             .and_then(|name| balancers.resolve(sink, name));
+        if let Some(name) = &application.object.origin_dns
+            && balancers.objects.contains_key(name.value.as_str())
+        {
+            let help = format!("write `load_balancer = \"{}\"`", name.value);
+            sink.error(&name.place, "is the name of a load balancer", help);
+        }
         families(sink, &application.object, balancer, &pools);
     }
     origin_ports(sink, &pools, &balancers, applications);
@@ -101,6 +107,8 @@ impl<'a, T> Index<'a, T> {
             let mut known: Vec<&str> = self.objects.keys().copied().collect();
             known.sort_unstable();
             let help = suggestion(&name.value, known.iter().copied()).or_else(|| match known.len() {
+                // There, names of some kinds are ids, which help nobody.
+                _ if name.place.document == Document::Objects => None,
                 0 => Some(format!("the file declares no {}", self.kind)),
                 1..=10 => Some(format!("declared: {}", known.join(", "))),
                 _ => None,
@@ -199,7 +207,7 @@ fn origin_ports(
     applications: &[Declared<ReadApplication>],
 ) {
     // One message a place is enough, however many applications lead there.
-    let mut told: HashSet<usize> = HashSet::new();
+    let mut told = HashSet::new();
     for declared in applications
         .iter()
         .filter(|declared| declared.object.protocol_known)
@@ -225,7 +233,7 @@ fn origin_ports(
                     continue;
                 };
                 let direct = origin.forwarding.is_direct();
-                if direct && Ports::single(port) != ports && told.insert(place.span.start) {
+                if direct && Ports::single(port) != ports && told.insert(place.key()) {
                     // A packet that arrives as it was sent has the port that the client chose.
                     let message = format!(
                         "packets reach an origin of forwarding \"{}\" as the client has sent them: to port {ports} of \
@@ -236,7 +244,7 @@ fn origin_ports(
                         "leave the key out, and let the origin's service listen on the application's port";
                     sink.error(place, message, help.to_owned());
                 }
-                if !direct && ports.is_range() && origin.port.is_some() && told.insert(place.span.start) {
+                if !direct && ports.is_range() && origin.port.is_some() && told.insert(place.key()) {
                     let message =
                         format!("has no effect for application `{name}`, which has a range of ports");
                     let help = "its `origin_port` says which ports its origins have";

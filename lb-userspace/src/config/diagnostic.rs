@@ -1,10 +1,21 @@
-//! What is wrong with a configuration file, and where.
+//! What is wrong with a configuration, and where.
 
+use super::reader::Place;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The text of a configuration file with the name it is known by.
+/// Which of the texts that make up a configuration.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Document {
+    /// The configuration file.
+    #[default]
+    File,
+    /// The objects that were made through the API, in the file's vocabulary.
+    Objects,
+}
+
+/// The text of a document with the name it is known by.
 #[derive(Debug)]
 pub struct Source {
     name: String,
@@ -21,8 +32,19 @@ impl Source {
         })
     }
 
+    /// What messages call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Line and column, counted from 1 in characters, of a byte offset.
-    fn position(&self, offset: usize) -> (usize, usize) {
+    pub(super) fn position(&self, offset: usize) -> (usize, usize) {
         let before = self.text.get(..offset).unwrap_or(&self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (
@@ -47,6 +69,8 @@ pub struct Diagnostic {
     pub message: String,
     /// Path of the field in the file, such as `pools.eu.origins.a.weight`; empty when the file as a whole is meant.
     pub field: String,
+    /// Where it is told: for a file that a document names, that document.
+    pub document: Document,
     /// What to do about it.
     pub help: Option<String>,
     source: Arc<Source>,
@@ -57,11 +81,12 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    pub(super) fn new(severity: Severity, source: &Arc<Source>, field: &str, span: Range<usize>) -> Self {
+    pub(super) fn new(severity: Severity, source: &Arc<Source>, place: &Place, span: Range<usize>) -> Self {
         Self {
             severity,
             message: String::new(),
-            field: field.to_owned(),
+            field: place.field.clone(),
+            document: place.document,
             help: None,
             source: Arc::clone(source),
             span: Some(clamp(&source.text, span)),
@@ -75,6 +100,7 @@ impl Diagnostic {
             severity: Severity::Error,
             message,
             field: String::new(),
+            document: Document::File,
             help: Some(help.to_owned()),
             source: Source::new(name, ""),
             span: None,
@@ -118,9 +144,9 @@ impl Diagnostic {
         self
     }
 
-    pub(super) fn sort_key(&self) -> usize {
+    pub(super) fn sort_key(&self) -> (Document, usize) {
         let own = self.span.as_ref().map_or(0, |span| span.start);
-        self.told_at.unwrap_or(own)
+        (self.document, self.told_at.unwrap_or(own))
     }
 
     /// Field and message, without the place.

@@ -1,9 +1,9 @@
-//! `origin_direct`: origins without a load balancer, such as `tcp://10.0.0.11:8080`.
+//! `origin_direct` and `origin_dns`: origins without a load balancer, such as `tcp://10.0.0.11:8080`.
 
 use super::address;
 use super::application::{number, ports};
-use super::reader::{Place, Value};
-use lb_core::model::{DirectOrigin, Host, Ports, Transport};
+use super::reader::{Located, Place, Table, Value};
+use lb_core::model::{DirectOrigin, Host, Ports, RecordType, Transport};
 use std::net::{IpAddr, SocketAddr};
 
 /// The origins, with the application's transport and as many ports as it has.
@@ -117,5 +117,51 @@ fn origin(item: &Value<'_>, protocol: Option<(Transport, Ports)>) -> Option<Dire
         item.error(message, help.map(str::to_owned));
         return None;
     }
-    Some(DirectOrigin { address: host, port })
+    Some(DirectOrigin {
+        address: host,
+        record_type: RecordType::Any,
+        port,
+    })
+}
+
+/// `origin_dns = { name = "db.example.com", type = "A" }`: the host name with its place, and which of its addresses.
+pub(super) fn dns(table: &Table<'_>) -> Option<(Located<String>, RecordType)> {
+    let table = table.table("origin_dns")?;
+    let value = table.require("name", "the host name of the origins")?;
+    let types = [
+        ("", Some(RecordType::Any)),
+        ("A", Some(RecordType::A)),
+        ("AAAA", Some(RecordType::Aaaa)),
+        ("SRV", None),
+    ];
+    let given = table.get("type");
+    let record_type = given.as_ref().and_then(|value| value.word(&types));
+    if let (Some(value), Some(None)) = (&given, record_type) {
+        let help = "name the host itself, and its port with `origin_port`";
+        value.error("SRV records are not looked up", help.to_owned());
+    }
+    if let Some(ttl) = table.get("ttl") {
+        // Cloudflare's range. The record's own counts here.
+        let _ = ttl.integer(600..=u32::MAX);
+    }
+    table.report_unknown();
+    let text = value.string()?;
+    if text.parse::<IpAddr>().is_ok() {
+        let help = "write `origin_direct = [\"tcp://ADDRESS:PORT\"]`";
+        value.error(format!("\"{text}\" is an address"), help.to_owned());
+        return None;
+    }
+    match address::host_name(text) {
+        Ok(name) if address::is_host_name(&name) => {
+            Some((value.locate(name), record_type.flatten().unwrap_or_default()))
+        }
+        Ok(_) => {
+            value.error(format!("\"{text}\" is not a host name"), None);
+            None
+        }
+        Err((flaw, help)) => {
+            value.error(format!("\"{text}\" {flaw}"), help.map(str::to_owned));
+            None
+        }
+    }
 }

@@ -22,7 +22,7 @@ enum Kind {
 }
 
 /// Reads the table, and what it names if some access list or load balancer asks for countries.
-pub(super) fn geoip(root: &Table<'_>, lists: &Lists) -> Option<Arc<CountryTable>> {
+pub(super) fn geoip(root: &Table<'_>, lists: &Lists<'_>) -> Option<Arc<CountryTable>> {
     let asked = lists.countries();
     let Some(table) = root.table("geoip") else {
         for place in asked {
@@ -64,10 +64,17 @@ pub(super) fn geoip(root: &Table<'_>, lists: &Lists) -> Option<Arc<CountryTable>
         }
         return None;
     }
-    match kind {
+    let known = lists.imports().countries.borrow().get(path).cloned();
+    if known.is_some() {
+        return known;
+    }
+    let table = match kind {
         Kind::Prefixes => lines::read(&value, path, row).map(|rows| Arc::new(CountryTable::new(rows))),
         Kind::Database => database_table(&value, path),
-    }
+    }?;
+    let mut countries = lists.imports().countries.borrow_mut();
+    countries.insert(path.to_owned(), Arc::clone(&table));
+    Some(table)
 }
 
 /// `192.0.2.0/24 DE`.

@@ -1,4 +1,8 @@
-//! The configuration file: TOML in, a validated [`Config`] or every mistake at once out.
+//! The configuration: TOML in, a validated [`Config`] or every mistake at once out.
+//!
+//! It comes in up to two documents: the file, and the objects that were made through the API, in the file's vocabulary. One
+//! reader reads both, so that a mistake is the same one wherever it is made. Names are unique over both. The file is valid
+//! on its own; the objects refer to its objects and to each other.
 //!
 //! `reader` asks the text typed questions, one file below for each kind of object turns the answers into the
 //! model, and `check` follows the references between them. Nothing is accepted without effect unless it is
@@ -8,6 +12,7 @@ mod access;
 mod address;
 mod application;
 mod check;
+mod declared;
 mod diagnostic;
 mod direct;
 mod dns;
@@ -26,14 +31,20 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use access::Imports;
 pub(crate) use address::is_host_name;
-pub use diagnostic::{ConfigErrors, Diagnostic, Severity, Source};
+pub use declared::{Declaration, Kind, declarations};
+pub use diagnostic::{ConfigErrors, Diagnostic, Document, Severity, Source};
 pub use node::check_interface;
 
 use lb_core::model::Config;
 use reader::{Located, Place, Sink, Table, Value};
+pub(crate) use reader::{join as field_of, suggestion};
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 use toml::de::DeTable;
 
 /// Where the file is looked for when nobody says.
@@ -50,6 +61,11 @@ const MAX_FILE_SIZE: u64 = 64 << 20;
 pub struct Loaded {
     pub config: Config,
     pub warnings: Vec<Diagnostic>,
+    /// The text of the file, for the next compilation with other objects.
+    pub file: Arc<Source>,
+    pub imports: Imports,
+    /// When the file was changed last.
+    pub modified: SystemTime,
 }
 
 /// What the file leaves to the machine.
@@ -81,6 +97,7 @@ impl HostDefaults {
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
     let name = path.display().to_string();
+    let modified = std::fs::metadata(path).and_then(|file| file.modified());
     let text = read(path).map_err(|message| ConfigErrors {
         errors: vec![Diagnostic::unreadable(
             &name,
@@ -89,7 +106,11 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
         )],
         warnings: Vec::new(),
     })?;
-    parse(&text, &name, &HostDefaults::of_this_machine())
+    let loaded = parse(&text, &name, &HostDefaults::of_this_machine())?;
+    Ok(Loaded {
+        modified: modified.unwrap_or(loaded.modified),
+        ..loaded
+    })
 }
 
 fn read(path: &Path) -> Result<String, String> {
@@ -113,27 +134,67 @@ fn read(path: &Path) -> Result<String, String> {
 /// # Errors
 /// Everything that is wrong with it. A text that is not TOML is not looked into further.
 pub fn parse(text: &str, name: &str, defaults: &HostDefaults) -> Result<Loaded, ConfigErrors> {
-    let source = Source::new(name, text);
-    let sink = Sink::new(source);
-    let (document, syntax) = DeTable::parse_recoverable(text);
-    if !syntax.is_empty() {
+    let (file, imports) = (Source::new(name, text), Imports::default());
+    let Compiled { config, warnings } = compile(&file, None, &imports, defaults)?;
+    Ok(Loaded {
+        config,
+        warnings,
+        file,
+        imports,
+        modified: SystemTime::now(),
+    })
+}
+
+/// A configuration that was accepted, without what it was made of.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    pub config: Config,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Validates a file together with the objects that were made through the API.
+///
+/// # Errors
+/// Everything that is wrong with either. A text that is not TOML is not looked into further.
+pub fn compile(
+    file: &Arc<Source>,
+    objects: Option<&Arc<Source>>,
+    imports: &Imports,
+    defaults: &HostDefaults,
+) -> Result<Compiled, ConfigErrors> {
+    let sink = Sink::new(file, objects);
+    let documents = [(Document::File, Some(file)), (Document::Objects, objects)];
+    let mut parsed = Vec::new();
+    let mut is_toml = true;
+    for (document, source) in documents {
+        let Some(source) = source else { continue };
+        let (table, syntax) = DeTable::parse_recoverable(source.text());
+        is_toml &= syntax.is_empty();
         for error in &syntax {
             let place = Place {
+                document,
                 field: String::new(),
                 span: error.span().unwrap_or(0..0),
             };
             sink.error(&place, format!("not valid TOML: {}", error.message()), None);
         }
+        parsed.push((document, table));
+    }
+    if !is_toml {
         let (mut errors, warnings) = sink.into_parts();
         // After a first mistake the rest of its line is noise.
-        errors.dedup_by_key(|error| error.position().map(|(line, _)| line));
+        errors.dedup_by_key(|error| (error.document, error.position().map(|(line, _)| line)));
         return Err(ConfigErrors { errors, warnings });
     }
-    let config = configuration(&Table::root(document.get_ref(), &sink), defaults);
+    let roots: Vec<Table<'_>> = parsed
+        .iter()
+        .map(|(document, table)| Table::root(table.get_ref(), &sink, *document))
+        .collect();
+    let config = configuration(&roots, imports, defaults);
     let (errors, warnings) = sink.into_parts();
-    match errors.is_empty() {
-        true => Ok(Loaded { config, warnings }),
-        false => Err(ConfigErrors { errors, warnings }),
+    match (config, errors.is_empty()) {
+        (Some(config), true) => Ok(Compiled { config, warnings }),
+        (_, _) => Err(ConfigErrors { errors, warnings }),
     }
 }
 
@@ -153,22 +214,25 @@ pub fn socket_in(path: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(socket))
 }
 
-/// Walks the whole file. With errors in the sink the result is only fit to be thrown away.
-fn configuration(root: &Table<'_>, defaults: &HostDefaults) -> Config {
+/// Walks all documents, the file first. With errors in the sink the result is only fit to be thrown away.
+fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults) -> Option<Config> {
+    let root = roots.first()?;
     let node = node::node(root.table("node"), defaults);
-    let lists = access::Lists::default();
+    let lists = access::Lists::new(imports);
     let datapath = node::datapath(root.table("datapath"), &lists);
     let api = node::api(root.table("api"));
     let dns = dns::dns(root.table("dns"));
-    let monitors = objects(root, "monitors", monitor::monitor);
-    let groups = objects(root, "monitor_groups", monitor_group::monitor_group);
-    let pools = objects(root, "pools", pool::pool);
+    let monitors = objects(roots, Kind::Monitor, monitor::monitor);
+    let groups = objects(roots, Kind::MonitorGroup, monitor_group::monitor_group);
+    let pools = objects(roots, Kind::Pool, pool::pool);
     let load_balancer = |name: &Located<String>, table| load_balancer::load_balancer(name, table, &lists);
-    let load_balancers = objects(root, "load_balancers", load_balancer);
+    let load_balancers = objects(roots, Kind::LoadBalancer, load_balancer);
     let application = |name: &Located<String>, table| application::application(name, table, &lists);
-    let applications = objects(root, "applications", application);
+    let applications = objects(roots, Kind::Application, application);
     let geoip = geoip::geoip(root, &lists);
-    root.report_unknown();
+    for root in roots {
+        root.report_unknown();
+    }
     check::references(
         root.sink,
         (&monitors, &groups),
@@ -177,7 +241,7 @@ fn configuration(root: &Table<'_>, defaults: &HostDefaults) -> Config {
         &applications,
     );
     steering::check(root.sink, &node, geoip.is_some(), &pools, &load_balancers);
-    Config {
+    Some(Config {
         node,
         datapath,
         api,
@@ -194,32 +258,47 @@ fn configuration(root: &Table<'_>, defaults: &HostDefaults) -> Config {
             .map(|declared| declared.object.application)
             .collect(),
         geoip,
-    }
+    })
 }
 
-/// An object of the file with the key that names it.
+/// An object with the key that names it.
 struct Declared<T> {
     name: Located<String>,
     object: T,
 }
 
-/// Reads a table whose keys are names, such as `[pools]`, with `read` for each entry.
+/// Reads the tables of a kind, whose keys are names, such as `[pools]`, with `read` for each entry.
 fn objects<'a, T>(
-    parent: &Table<'a>,
-    key: &'static str,
+    roots: &[Table<'a>],
+    kind: Kind,
     read: impl Fn(&Located<String>, Table<'a>) -> T,
 ) -> Vec<Declared<T>> {
-    let Some(table) = parent.table(key) else {
-        return Vec::new();
-    };
     let mut objects = Vec::new();
-    for (name, value) in table.entries() {
-        check_name(parent.sink, &name);
-        if let Some(fields) = value.table() {
-            objects.push(Declared {
-                object: read(&name, fields),
-                name,
-            });
+    let mut names: HashMap<String, Place> = HashMap::new();
+    for table in roots.iter().filter_map(|root| root.table(kind.table())) {
+        for (name, value) in table.entries() {
+            // A wildcard stands for the host names of clients; nothing is done with it.
+            let wildcard = if kind == Kind::LoadBalancer { "*" } else { "" };
+            check_name_with(table.sink, &name, wildcard);
+            if let Some(other) = names.insert(name.value.clone(), name.place.clone()) {
+                let message = format!(
+                    "`{}` is already the name of a {} in {}",
+                    name.value,
+                    kind.noun(),
+                    table.sink.line_of(&other)
+                );
+                table.sink.error(
+                    &name.place,
+                    message,
+                    "choose another name, or remove that one".to_owned(),
+                );
+            }
+            if let Some(fields) = value.table() {
+                objects.push(Declared {
+                    object: read(&name, fields),
+                    name,
+                });
+            }
         }
     }
     objects
@@ -231,10 +310,18 @@ fn is_name_character(c: char) -> bool {
 
 /// Reports a name that is not 1 to 255 letters, digits, `-`, `_` and `.`.
 fn check_name(sink: &Sink, name: &Located<String>) {
+    check_name_with(sink, name, "");
+}
+
+/// As [`check_name`], with further characters that are allowed.
+fn check_name_with(sink: &Sink, name: &Located<String>, further: &str) {
     let text = &name.value;
     if text.is_empty() {
         sink.error(&name.place, "the name is empty", None);
-    } else if let Some(bad) = text.chars().find(|&c| !is_name_character(c)) {
+    } else if let Some(bad) = text
+        .chars()
+        .find(|&c| !is_name_character(c) && !further.contains(c))
+    {
         let help = "names consist of letters, digits, `-`, `_` and `.`".to_owned();
         sink.error(&name.place, format!("the name {text:?} contains {bad:?}"), help);
     } else if text.len() > 255 {

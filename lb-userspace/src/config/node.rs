@@ -89,7 +89,7 @@ pub(super) fn coordinates(table: &Table<'_>) -> (Option<f64>, Option<f64>) {
     )
 }
 
-pub(super) fn datapath(table: Option<Table<'_>>, lists: &Lists) -> Datapath {
+pub(super) fn datapath(table: Option<Table<'_>>, lists: &Lists<'_>) -> Datapath {
     let mut datapath = Datapath {
         interfaces: Vec::new(),
         mode: AttachMode::default(),
@@ -248,6 +248,7 @@ pub(super) fn api(table: Option<Table<'_>>) -> Api {
         socket: PathBuf::from(DEFAULT_SOCKET),
         listen: Vec::new(),
         token_file: None,
+        edge_ips: Vec::new(),
     };
     let Some(table) = table else {
         return api;
@@ -260,6 +261,19 @@ pub(super) fn api(table: Option<Table<'_>>) -> Api {
                 format!("the path has {length} characters; a socket's path has at most {MAX_SOCKET_PATH}");
             socket.error(message, None);
         }
+    }
+    for item in table
+        .get("edge_ips")
+        .iter()
+        .flat_map(|value| value.list("[\"203.0.113.10\"]"))
+    {
+        let Some(address) = address::address(&item, "an application") else {
+            continue;
+        };
+        if api.edge_ips.contains(&address) {
+            item.error(format!("{address} is listed twice"), None);
+        }
+        api.edge_ips.push(address);
     }
     let token_file = table.get("token_file");
     api.token_file = token_file.as_ref().and_then(absolute);

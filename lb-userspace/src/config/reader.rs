@@ -4,18 +4,26 @@
 //! `None`, so the caller just goes on. A table remembers what it was asked for: what is left over at the end is
 //! unknown, and the closest question is what the user probably meant.
 
-use super::diagnostic::{Diagnostic, Severity, Source};
+use super::diagnostic::{Diagnostic, Document, Severity, Source};
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
-/// Where something stands: the field's path for people, and the bytes of the file.
+/// Where something stands: the field's path for people, and the bytes of the document.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Place {
+    pub document: Document,
     pub field: String,
     pub span: Range<usize>,
+}
+
+impl Place {
+    /// What tells it from all others.
+    pub fn key(&self) -> (Document, usize) {
+        (self.document, self.span.start)
+    }
 }
 
 /// A value with its place, for checks that follow when the whole file is known.
@@ -27,16 +35,32 @@ pub(super) struct Located<T> {
 
 /// Collects what is reported.
 pub(super) struct Sink {
-    source: Arc<Source>,
+    file: Arc<Source>,
+    objects: Option<Arc<Source>>,
     reported: RefCell<Vec<Diagnostic>>,
 }
 
 impl Sink {
-    pub fn new(source: Arc<Source>) -> Self {
+    pub fn new(file: &Arc<Source>, objects: Option<&Arc<Source>>) -> Self {
         Self {
-            source,
+            file: Arc::clone(file),
+            objects: objects.cloned(),
             reported: RefCell::default(),
         }
+    }
+
+    /// The text of a document.
+    pub fn source(&self, document: Document) -> &Arc<Source> {
+        match (document, &self.objects) {
+            (Document::Objects, Some(objects)) => objects,
+            (Document::Objects, None) | (Document::File, _) => &self.file,
+        }
+    }
+
+    /// File and line of a place, for messages about another one.
+    pub fn line_of(&self, place: &Place) -> String {
+        let source = self.source(place.document);
+        format!("{}:{}", source.name(), source.position(place.span.start).0)
     }
 
     pub fn error(&self, place: &Place, message: impl Display, help: impl Into<Option<String>>) {
@@ -49,7 +73,7 @@ impl Sink {
 
     /// An error in another file, which is named at `place`.
     pub fn error_in(&self, source: &Arc<Source>, span: Range<usize>, place: &Place, message: impl Display) {
-        let mut diagnostic = Diagnostic::new(Severity::Error, source, &place.field, span);
+        let mut diagnostic = Diagnostic::new(Severity::Error, source, place, span);
         diagnostic.message = message.to_string();
         self.reported
             .borrow_mut()
@@ -57,13 +81,14 @@ impl Sink {
     }
 
     fn report(&self, severity: Severity, place: &Place, message: String, help: Option<String>) {
-        let mut diagnostic = Diagnostic::new(severity, &self.source, &place.field, place.span.clone());
+        let source = self.source(place.document);
+        let mut diagnostic = Diagnostic::new(severity, source, place, place.span.clone());
         diagnostic.message = message;
         diagnostic.help = help;
         self.reported.borrow_mut().push(diagnostic);
     }
 
-    /// Errors and warnings, each in the order of the file.
+    /// Errors and warnings, each in the order of the documents.
     pub fn into_parts(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         let mut reported = self.reported.into_inner();
         reported.sort_by_key(Diagnostic::sort_key);
@@ -91,10 +116,11 @@ pub(super) struct Value<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// The whole file.
-    pub fn root(entries: &'a DeTable<'a>, sink: &'a Sink) -> Self {
+    /// A whole document.
+    pub fn root(entries: &'a DeTable<'a>, sink: &'a Sink, document: Document) -> Self {
         Self {
             place: Place {
+                document,
                 field: String::new(),
                 span: 0..0,
             },
@@ -165,6 +191,7 @@ impl<'a> Table<'a> {
             .map(|(key, value)| {
                 let value = self.value(key, value);
                 let place = Place {
+                    document: self.place.document,
                     field: value.place.field.clone(),
                     span: key.span(),
                 };
@@ -188,6 +215,7 @@ impl<'a> Table<'a> {
                 continue;
             }
             let place = Place {
+                document: self.place.document,
                 field: join(&self.place.field, name),
                 span: key.span(),
             };
@@ -204,6 +232,7 @@ impl<'a> Table<'a> {
     ) -> Value<'a> {
         Value {
             place: Place {
+                document: self.place.document,
                 field: join(&self.place.field, key.get_ref()),
                 span: value.span(),
             },
@@ -325,6 +354,7 @@ impl<'a> Value<'a> {
             .enumerate()
             .map(|(index, item)| Value {
                 place: Place {
+                    document: self.place.document,
                     field: format!("{}[{index}]", self.place.field),
                     span: item.span(),
                 },
@@ -356,6 +386,7 @@ impl<'a> Value<'a> {
             return self.wrong("a table", help);
         };
         let place = Place {
+            document: self.place.document,
             field: self.place.field.clone(),
             span: self.key.clone(),
         };
@@ -404,7 +435,7 @@ impl<'a> Value<'a> {
 }
 
 /// "did you mean", if one of `known` is close to what was written.
-pub(super) fn suggestion<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn suggestion<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     known
         .into_iter()
         .map(|known| {
@@ -419,7 +450,7 @@ pub(super) fn suggestion<'a>(written: &str, known: impl IntoIterator<Item = &'a 
 }
 
 /// `parent.key`, with the key quoted where TOML wants it quoted.
-fn join(parent: &str, key: &str) -> String {
+pub(crate) fn join(parent: &str, key: &str) -> String {
     let bare = !key.is_empty()
         && key
             .chars()

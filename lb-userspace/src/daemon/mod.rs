@@ -1,9 +1,12 @@
 //! The composition root: everything that does I/O, around one engine that decides.
 
 mod drains;
+mod events;
 mod interfaces;
 mod node;
+mod objects;
 mod oneshot;
+mod preview;
 mod reload;
 mod requests;
 mod setup;
@@ -35,7 +38,7 @@ pub fn run(
 ) -> Result<(), Failure> {
     setup::raise_file_limit();
     runtime()?.block_on(async {
-        let mut node = Node::start(config_path, loaded.config, interfaces, take_over).await?;
+        let mut node = Node::start(config_path, loaded, interfaces, take_over).await?;
         node.run().await?;
         node.stop().await
     })

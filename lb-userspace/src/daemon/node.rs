@@ -2,6 +2,8 @@
 
 use super::drains::Drains;
 use super::interfaces::Interfaces;
+use super::objects::Objects;
+use super::preview::Previews;
 use super::setup::{self, Lock};
 use super::takeover::{self, Former};
 use super::tracer::Tracer;
@@ -9,6 +11,7 @@ use super::watch::FileWatch;
 use super::ways::ProbeWays;
 use crate::api::{Handle, Listeners, Request, Server};
 use crate::cli::{Exit, Failure};
+use crate::config::Loaded;
 use crate::datapath::explain::Explainer;
 use crate::datapath::flows::{FlowCounts, FlowTables};
 use crate::datapath::held::{self, HeldCounts};
@@ -23,7 +26,7 @@ use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
-use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, SessionMoves};
+use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, SessionMoves};
 use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
@@ -32,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
@@ -47,8 +50,6 @@ const FIRST_PATHS: Duration = Duration::from_secs(1);
 const HANDOVER: Duration = Duration::from_secs(5);
 /// How often it is looked whether fragments are held still.
 const HELD_LOOK: Duration = Duration::from_millis(10);
-/// Events that are remembered for the API.
-const MAX_EVENTS: usize = 10_000;
 
 /// Who has the node while a daemon starts.
 enum Claim {
@@ -64,6 +65,7 @@ pub struct Node {
     /// Interfaces from the command line, which replace those of the file.
     pub(super) overrides: Vec<String>,
     pub(super) config: Arc<Config>,
+    pub(super) objects: Objects,
     pub(super) engine: Engine,
     pub(super) datapath: Datapath,
     pub(super) explainer: Explainer,
@@ -84,11 +86,12 @@ pub struct Node {
     unwritten: bool,
     pub(super) events: VecDeque<WireEvent>,
     pub(super) started: Instant,
-    next_event: u64,
+    pub(super) next_event: u64,
     /// Why the last configuration was refused, for the answer to a reload.
     pub(super) refusal: Option<String>,
     saver: Option<Saver>,
     pub(super) probes: Arc<Probes>,
+    pub(super) previews: Previews,
     pub(super) ways: ProbeWays,
     observations: mpsc::UnboundedSender<Event>,
     observed: mpsc::UnboundedReceiver<Event>,
@@ -120,13 +123,21 @@ impl Node {
     /// As [`super::run`].
     pub async fn start(
         config_path: PathBuf,
-        mut config: Config,
+        loaded: Loaded,
         overrides: Vec<String>,
         take_over: bool,
     ) -> Result<Self, Failure> {
+        let mut objects = Objects::new(&loaded);
+        let mut config = loaded.config;
         if !overrides.is_empty() {
             config.datapath.interfaces.clone_from(&overrides);
         }
+        // What is in force: the file with the objects of the API.
+        let whole = |objects: &mut Objects| {
+            let mut whole = objects.configuration(&config);
+            whole.datapath.interfaces.clone_from(&config.datapath.interfaces);
+            Arc::new(whole)
+        };
         // Before the interfaces are looked at, so that no change is missed.
         let links = LinkWatch::new()?;
         let addresses = AddressWatch::start()?;
@@ -134,8 +145,6 @@ impl Node {
         setup::check_machine(&config, &interfaces.names()).await?;
         interfaces.warn_of_unattached(None);
         let flags = interfaces.flags();
-        let sizes = setup::sizes(&config);
-        let config = Arc::new(config);
         let former = match take_over {
             true => Former::find(&config).await?,
             false => None,
@@ -145,6 +154,8 @@ impl Node {
             None => {
                 let server = Server::bind(&config.api)?;
                 let (pins, lock) = setup::claim(&config.node.name)?;
+                objects.open(&config.node.state_dir);
+                let sizes = setup::sizes(&whole(&mut objects));
                 let datapath = Datapath::open(pins, sizes).map_err(setup::cannot_open)?;
                 (Claim::Free(server, lock), datapath)
             }
@@ -152,8 +163,11 @@ impl Node {
                 let listeners =
                     Listeners::bind_beside(&config.api, former.listen()).map_err(takeover::unchanged)?;
                 let pins = Pins::open(&config.node.name)?;
+                objects.take(&former.objects().await?);
+                let rehearsed = whole(&mut objects);
+                let sizes = setup::sizes(&rehearsed);
                 let datapath = Datapath::open(pins, sizes).map_err(takeover::cannot_open)?;
-                takeover::rehearse(setup::environment(&datapath, flags)?, &config)?;
+                takeover::rehearse(setup::environment(&datapath, flags)?, &rehearsed)?;
                 (Claim::Held(former, listeners), datapath)
             }
         };
@@ -180,9 +194,11 @@ impl Node {
                     let message = "the maps were made anew meanwhile: start again";
                     return Err(Failure::new(Exit::Conflict, message));
                 }
+                objects.open(&config.node.state_dir);
                 (Server::succeed(&config.api, listeners)?, lock)
             }
         };
+        let config = whole(&mut objects);
         let listen = server.tcp_addresses();
         let migrates = datapath.is_migrating();
         let flags = match migrates {
@@ -209,6 +225,7 @@ impl Node {
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
         let handle = Handle {
             view: views,
+            catalog: objects.watch(),
             requests: sender,
         };
         let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
@@ -221,6 +238,7 @@ impl Node {
             config_path,
             overrides,
             config,
+            objects,
             engine,
             datapath,
             explainer,
@@ -242,6 +260,7 @@ impl Node {
             refusal: None,
             saver: store.map(Saver::start),
             probes,
+            previews: Previews::default(),
             ways: ProbeWays::default(),
             observations,
             observed,
@@ -279,6 +298,9 @@ impl Node {
             node.datapath.keep();
             node.leave(&indexes);
             node.find_paths().await;
+        }
+        if let Some(problem) = node.objects.problem.clone() {
+            node.record_store(problem);
         }
         info!(node = node.config.node.name, "running");
         Ok(node)
@@ -333,6 +355,7 @@ impl Node {
                 Ok(()) = self.addresses.changed() => self.follow_addresses(),
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
                 () = sleep_until(deadline) => self.tell(Event::Tick),
+                committed = self.objects.committed() => self.settle(&committed),
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 _ = hangup.recv() => drop(self.reload("SIGHUP").await),
                 () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
@@ -363,6 +386,7 @@ impl Node {
     pub async fn stop(mut self) -> Result<(), Failure> {
         info!("stopping");
         self.end_trace();
+        self.objects.close().await;
         self.stop.cancel();
         if self.handed_over {
             self.leave_to_another().await;
@@ -453,47 +477,6 @@ impl Node {
             // The daemon is stopping when nobody listens.
             let _ = answer.send(event);
         });
-    }
-
-    pub(super) fn report(&mut self, report: Report) {
-        let event = WireEvent::new(self.next_event, SystemTime::now(), &report);
-        self.next_event += 1;
-        match &report {
-            Report::Refused(why) => {
-                error!("{}", event.message);
-                self.refusal = Some(why.clone());
-            }
-            Report::OriginHealth { healthy: false, .. }
-            | Report::PoolHealth { usable: false, .. }
-            | Report::Fallback { active: true, .. }
-            | Report::Lookup { failure: Some(_), .. } => warn!("{}", event.message),
-            Report::Addresses { .. } => {
-                // An address that comes back and goes again may have had flows meanwhile.
-                self.drains.seen.clear();
-                info!("{}", event.message);
-            }
-            Report::OriginHealth { .. }
-            | Report::MonitorHealth { .. }
-            | Report::PoolHealth { .. }
-            | Report::Fallback { .. }
-            | Report::Lookup { .. }
-            | Report::Configured { .. } => info!("{}", event.message),
-        }
-        self.record(event);
-    }
-
-    /// Remembers what happened to an interface.
-    pub(super) fn record_interface(&mut self, name: &str, message: String) {
-        let event = WireEvent::of_interface(self.next_event, SystemTime::now(), name, message);
-        self.next_event += 1;
-        self.record(event);
-    }
-
-    fn record(&mut self, event: WireEvent) {
-        if self.events.len() == MAX_EVENTS {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
     }
 
     /// Writes everything, after a step of the writer had failed: what the maps hold is not known any more.

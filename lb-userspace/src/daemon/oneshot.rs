@@ -1,5 +1,6 @@
 //! `lb attach` and `lb detach`: the datapath without a daemon.
 
+use super::objects::Objects;
 use super::{node, runtime, setup};
 use crate::cli::{Exit, Failure};
 use crate::config::Loaded;
@@ -31,10 +32,12 @@ const TICK: Duration = Duration::from_millis(50);
 /// # Errors
 /// As [`super::run`].
 pub fn attach(loaded: Loaded, interface: String) -> Result<(), Failure> {
-    runtime()?.block_on(fill(loaded.config, interface))
+    runtime()?.block_on(fill(loaded, interface))
 }
 
-async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
+async fn fill(loaded: Loaded, interface: String) -> Result<(), Failure> {
+    let mut objects = Objects::new(&loaded);
+    let mut config = loaded.config;
     config.datapath.interfaces = vec![interface];
     setup::check_machine(&config, &config.datapath.interfaces).await?;
     let mut interfaces = setup::interfaces(&config.datapath.interfaces)?;
@@ -43,6 +46,12 @@ async fn fill(mut config: Config, interface: String) -> Result<(), Failure> {
         .map(|interface| (interface.name.clone(), interface.index))
         .collect();
     let (pins, _lock) = setup::claim(&config.node.name)?;
+    objects.open(&config.node.state_dir);
+    let whole = objects.configuration(&config);
+    config = Config {
+        datapath: config.datapath,
+        ..whole
+    };
     let mut datapath = Datapath::open(pins, setup::sizes(&config))?;
     if datapath.is_migrating() {
         let message =

@@ -3,6 +3,7 @@
 use super::node::Node;
 use crate::config::{self, ConfigErrors, Loaded};
 use lb_core::engine::{Event, Report};
+use lb_core::model::Api;
 use std::sync::Arc;
 use tracing::{error, info, warn};
 
@@ -22,6 +23,8 @@ impl Node {
             file.settle();
         }
         let mut loaded = config::load(&self.config_path).map_err(ReloadError::Invalid)?;
+        let (whole, file) = self.objects.with_file(&loaded).map_err(ReloadError::Invalid)?;
+        loaded.config = whole;
         let config = &mut loaded.config;
         if !self.overrides.is_empty() {
             config.datapath.interfaces.clone_from(&self.overrides);
@@ -33,7 +36,11 @@ impl Node {
                 config.node.name, running.node.name
             )));
         }
-        if config.api != running.api {
+        let same_but_addresses = Api {
+            edge_ips: running.api.edge_ips.clone(),
+            ..config.api.clone()
+        };
+        if same_but_addresses != running.api {
             warn!("changes of [api] take effect at the next start");
         }
         if config.datapath.max_flows != running.datapath.max_flows {
@@ -57,6 +64,7 @@ impl Node {
         }
         self.resolver.configure(&config.dns);
         self.config = config;
+        self.objects.replace_file(file);
         if elsewhere {
             self.follow_interfaces();
         }

@@ -7,7 +7,7 @@ use crate::datapath::flows::Flow;
 use crate::datapath::question::Question;
 use crate::wire::{
     Counters, Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, FlowRow, Flows,
-    Flushed, HandedOver, NodeStatus, Ordered, Problem, Reloaded, Status,
+    Flushed, HandedOver, NodeStatus, Ordered, Problem, Reloaded, Status, StoredObjects,
 };
 use lb_common::abi::{ABI_VERSION, FlowCore, OriginId, Protocol};
 use lb_core::view::View;
@@ -25,6 +25,23 @@ impl Node {
             Request::Reload { reply } => {
                 let result = self.reload_for_request().await;
                 let _ = reply.send(result);
+            }
+            Request::Change { change, reply } => self.change(change, reply),
+            Request::Preview {
+                monitor,
+                pools,
+                reply,
+            } => {
+                let _ = reply.send(self.preview(monitor, &pools));
+            }
+            Request::PreviewResult { id, reply } => {
+                let _ = reply.send(Ok(self.previews.get(&id)));
+            }
+            Request::Objects { reply } => {
+                let text =
+                    |row: crate::store::Row| (row.key, String::from_utf8_lossy(&row.value).into_owned());
+                let objects = self.objects.rows().into_iter().map(text).collect();
+                let _ = reply.send(Ok(StoredObjects { objects }));
             }
             Request::Trace { query, reply } => {
                 let _ = reply.send(self.trace(&query));
@@ -80,6 +97,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             uptime_seconds: self.started.elapsed().as_secs(),
+            store_problem: self.objects.problem.clone(),
             listen: Some(self.listen.clone()),
             ..NodeStatus::default()
         };

@@ -180,11 +180,19 @@ pub fn environment(datapath: &Datapath, flags: SettingsFlags) -> Result<Environm
 /// # Errors
 /// When the system has no randomness.
 fn new_hash_key() -> Result<HashKey> {
+    Ok(bytemuck::cast(random()?.to_ne_bytes()))
+}
+
+/// Random bits.
+///
+/// # Errors
+/// When the system has none.
+pub fn random() -> Result<u128> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
         .context("read /dev/urandom")?;
-    Ok(bytemuck::cast(bytes))
+    Ok(u128::from_ne_bytes(bytes))
 }
 
 /// Makes this process the only one that manages a node, as long as it is held.

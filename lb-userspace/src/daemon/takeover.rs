@@ -7,7 +7,8 @@ use super::setup::{self, Lock};
 use crate::cli::{Exit, Failure};
 use crate::client::{Client, Query, Target};
 use crate::datapath::pins::Pins;
-use crate::wire::{HandedOver, Status};
+use crate::store::Row;
+use crate::wire::{HandedOver, Status, StoredObjects};
 use hyper::Method;
 use lb_core::engine::{Command, Engine, Environment, Event, Report};
 use lb_core::model::Config;
@@ -72,6 +73,29 @@ impl Former {
             Err(failure) => Err(conflict(format!(
                 "{name} does not answer ({failure})\nNothing was changed, and forwarding goes on. If it hangs, end it and \
                  start again"
+            ))),
+        }
+    }
+
+    /// The objects that were made through its API; none of a version that knew no objects.
+    ///
+    /// # Errors
+    /// Exit 6 when it does not tell.
+    pub async fn objects(&self) -> Result<Vec<Row>, Failure> {
+        let query = Query::new("/api/v1/objects");
+        match self.client.fetch::<StoredObjects>(Method::GET, &query).await {
+            Ok(answer) => Ok(answer
+                .objects
+                .into_iter()
+                .map(|(key, value)| Row {
+                    key,
+                    value: value.into_bytes(),
+                })
+                .collect()),
+            Err(failure) if failure.exit == Exit::NotFound => Ok(Vec::new()),
+            Err(failure) => Err(conflict(format!(
+                "{} does not tell its objects: {failure}\nNothing was changed",
+                self.name
             ))),
         }
     }

@@ -108,3 +108,10 @@ pub struct DoctorCheck {
     pub detail: String,
     pub remedy: Option<String>,
 }
+
+/// `GET /api/v1/objects`, for a daemon that takes over: the objects that were made through the API, as the store has them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StoredObjects {
+    /// Keys and values.
+    pub objects: Vec<(String, String)>,
+}

@@ -13,8 +13,8 @@ pub struct Event {
     pub sequence: u64,
     /// RFC 3339, UTC.
     pub time: String,
-    /// `origin_health`, `monitor_health`, `pool_health`, `fallback`, `lookup`, `addresses`, `configured`, `refused` or
-    /// `interface`.
+    /// `origin_health`, `monitor_health`, `pool_health`, `fallback`, `lookup`, `addresses`, `configured`, `refused`,
+    /// `interface` or `store`.
     pub kind: String,
     /// The object that changed, such as `eu/a`.
     pub object: Option<String>,
@@ -170,6 +170,18 @@ fn lookup(name: &str, failure: Option<&LookupFailure>, addresses: usize) -> Stri
 }
 
 impl Event {
+    /// What the operator must know of the store at `time`.
+    #[must_use]
+    pub fn of_store(sequence: u64, time: SystemTime, message: String) -> Self {
+        Self {
+            sequence,
+            time: rfc3339(time),
+            kind: "store".to_owned(),
+            object: None,
+            message,
+        }
+    }
+
     /// What has become of an interface at `time`.
     #[must_use]
     pub fn of_interface(sequence: u64, time: SystemTime, name: &str, message: String) -> Self {
@@ -184,14 +196,23 @@ impl Event {
 }
 
 /// A time in UTC with milliseconds.
-pub(super) fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    let mut text = rfc3339_micros(time);
+    // Six digits and the Z: the last three digits go.
+    text.truncate(text.len() - 4);
+    text.push('Z');
+    text
+}
+
+/// A time in UTC with microseconds.
+pub(crate) fn rfc3339_micros(time: SystemTime) -> String {
     let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!(
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
-        since_epoch.subsec_millis()
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z",
+        since_epoch.subsec_micros()
     )
 }
 

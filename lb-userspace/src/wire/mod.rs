@@ -14,10 +14,11 @@ mod status;
 mod trace;
 
 pub use agent::{AgentAddress, AgentStatus};
-pub use check::{CheckReport, DoctorCheck, HandedOver, Problem, Reloaded, Version};
+pub use check::{CheckReport, DoctorCheck, HandedOver, Problem, Reloaded, StoredObjects, Version};
 pub(crate) use error::failure_reason;
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
 pub use event::{Event, Events};
+pub(crate) use event::{rfc3339, rfc3339_micros};
 pub use explain::{Explain, ExplainQuery, ExplainStep};
 pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
 pub use ordered::Ordered;

@@ -76,6 +76,9 @@ pub struct NodeStatus {
     /// Number of the live configuration; 0: none yet.
     pub generation: u32,
     pub uptime_seconds: u64,
+    /// What is wrong with the store of the objects that were made through the API, or with one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_problem: Option<String>,
     /// Where the API listens beside its socket; `None`: the daemon does not say.
     #[serde(default)]
     pub listen: Option<Vec<SocketAddr>>,

@@ -360,7 +360,8 @@ impl Plan {
                 Host::Address(address) => SocketAddr::new(*address, origin.port).to_string(),
                 Host::Name(host) => format!("{host}:{}", origin.port),
             };
-            let addresses = names.addresses(&origin.address);
+            let mut addresses = names.addresses(&origin.address);
+            addresses.retain(|address| origin.record_type.takes(*address));
             if let (true, Host::Name(host)) = (addresses.is_empty(), &origin.address) {
                 unresolved.push(Unresolved {
                     place: origins.len(),

@@ -3,8 +3,8 @@
 use super::State;
 use super::names::LookupFailure;
 use super::plan::{PlannedOrigin, PlannedPool, Route, Unresolved};
-use crate::health::OriginHealth;
-use crate::model::Config;
+use crate::health::{FailureReason, OriginHealth};
+use crate::model::{Config, Host};
 use crate::steering::{Family, OriginFacts};
 use crate::view::{ApplicationView, MonitoringView, OriginView, PoolView, View};
 use lb_common::abi::OriginId;
@@ -133,7 +133,11 @@ impl State {
 
     fn unresolved_view(&self, pool: &PlannedPool, origin: &Unresolved) -> OriginView {
         let enabled = pool.enabled && origin.enabled;
-        let failure = self.names.failure(&origin.host_name);
+        let failure = self.names.failure(&origin.host_name).map(LookupFailure::reason);
+        // All the addresses that it has may be of the wrong family.
+        let host = Host::Name(origin.host_name.clone());
+        let wrong = !self.names.addresses(&host).is_empty();
+        let failure = failure.or(wrong.then_some(FailureReason::DnsUnknownHost));
         OriginView {
             name: origin.name.clone(),
             id: OriginId::NONE,
@@ -142,12 +146,12 @@ impl State {
             port: origin.port,
             forwarding: origin.forwarding,
             enabled: origin.enabled,
-            health: match (enabled, failure) {
+            health: match (enabled, &failure) {
                 (false, _) => OriginHealth::Disabled,
                 (true, Some(_)) => OriginHealth::Unhealthy,
                 (true, None) => OriginHealth::Unknown,
             },
-            failure_reason: failure.map(LookupFailure::reason),
+            failure_reason: failure,
             monitors: Vec::new(),
             path_problem: None,
             weight: origin.weight,

@@ -1,6 +1,6 @@
 //! Applications: what listens where, and which load balancer or origins it leads to.
 
-use super::{Access, Host, SomeTimeouts};
+use super::{Access, Host, RecordType, SomeTimeouts};
 use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -138,7 +138,7 @@ impl fmt::Display for Ports {
 pub enum Destination {
     /// `load_balancer`: a load balancer's name.
     LoadBalancer(String),
-    /// `origin_direct`: these origins, each with the same share and no monitor; at least one.
+    /// `origin_direct` or `origin_dns`: these origins, each with the same share and no monitor; at least one.
     Direct(Vec<DirectOrigin>),
 }
 
@@ -146,6 +146,8 @@ pub enum Destination {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirectOrigin {
     pub address: Host,
+    /// Of a host name: which of its addresses.
+    pub record_type: RecordType,
     /// Of a range: its first port, the same at all origins.
     pub port: u16,
 }

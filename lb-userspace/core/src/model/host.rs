@@ -11,6 +11,28 @@ pub enum Host {
     Name(String),
 }
 
+/// `origin_dns.type`: which addresses of a name count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum RecordType {
+    /// Of both families.
+    #[default]
+    Any,
+    A,
+    Aaaa,
+}
+
+impl RecordType {
+    /// Whether such an address counts.
+    #[must_use]
+    pub const fn takes(self, address: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::A => address.is_ipv4(),
+            Self::Aaaa => address.is_ipv6(),
+        }
+    }
+}
+
 impl Host {
     /// The address, unless it is a name.
     #[must_use]

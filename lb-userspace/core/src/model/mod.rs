@@ -16,7 +16,7 @@ mod prefix;
 
 pub use access::{Access, CountryTable};
 pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
-pub use host::{AddressFlaw, Host};
+pub use host::{AddressFlaw, Host, RecordType};
 pub use load_balancer::{GeoPools, LoadBalancer, PoolSet, PoolWeights, SteeringPolicy, Topology};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe, ProbeSource, UdpProbe};
 pub use monitor_group::{Member, MonitorGroup};

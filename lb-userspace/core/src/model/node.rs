@@ -156,4 +156,6 @@ pub struct Api {
     pub socket: PathBuf,
     pub listen: Vec<SocketAddr>,
     pub token_file: Option<PathBuf>,
+    /// `edge_ips`: addresses of the applications that Cloudflare's API leaves to the node (`"type": "dynamic"`).
+    pub edge_ips: Vec<IpAddr>,
 }

@@ -97,7 +97,11 @@ pub(super) fn text(status: &Status, rates: Option<Rates>, color: bool) -> String
         .into_iter()
         .flatten()
         .map(|table| format!("\n{}", table.render(color)));
-    std::iter::once(heading).chain(sections).collect()
+    let problem = node
+        .store_problem
+        .iter()
+        .map(|problem| format!("WARNING: {problem}\n"));
+    std::iter::once(heading).chain(problem).chain(sections).collect()
 }
 
 fn interfaces(status: &Status) -> Option<Table> {

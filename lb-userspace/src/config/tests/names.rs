@@ -1,7 +1,7 @@
 //! Host names of origins, and `[dns]`.
 
 use super::*;
-use lb_core::model::{Destination, Dns, Host};
+use lb_core::model::{Destination, DirectOrigin, Dns, Host, RecordType};
 
 fn pool(origins: &[(&str, &str)]) -> String {
     let origins = origins
@@ -141,4 +141,73 @@ fn name_servers_and_ttls_are_settings() {
         let errors = parse_text(&format!("[dns]\n{text}")).unwrap_err().errors;
         assert!(errors[0].to_string().contains(message), "{text}: {}", errors[0]);
     }
+}
+
+fn by_name(more: &str) -> String {
+    format!("[applications.x]\nprotocol = 'tcp/1000-1002'\naddresses = ['203.0.113.10']\n{more}")
+}
+
+#[test]
+fn an_application_may_lead_to_a_host_name() {
+    for (more, record_type, port) in [
+        ("origin_dns = { name = 'Db.example.com' }", RecordType::Any, 1000),
+        (
+            "origin_dns = { name = 'db.example.com', type = 'A', ttl = 600 }\norigin_port = '2000-2002'",
+            RecordType::A,
+            2000,
+        ),
+        (
+            "origin_dns = { name = 'db.example.com', type = 'AAAA' }\norigin_port = 3000",
+            RecordType::Aaaa,
+            3000,
+        ),
+    ] {
+        let config = parse_text(&by_name(more)).unwrap().config;
+        let expected = DirectOrigin {
+            address: Host::Name("db.example.com".to_owned()),
+            record_type,
+            port,
+        };
+        assert_eq!(
+            config.applications[0].destination,
+            Destination::Direct(vec![expected])
+        );
+        assert_eq!(config.applications[0].port_at_origins(), port);
+    }
+    for (more, message) in [
+        (
+            "origin_dns = { name = 'db.example.com', type = 'SRV' }",
+            "SRV records are not looked up",
+        ),
+        ("origin_dns = { name = 'db.example.com', type = 'MX' }", "MX"),
+        ("origin_dns = { name = 'db.example.com', ttl = 30 }", "30"),
+        ("origin_dns = { name = '10.0.0.1' }", "is an address"),
+        ("origin_dns = { name = '*.example.com' }", "is not a host name"),
+        ("origin_dns = { }", "`name` is missing"),
+        (
+            "origin_dns = { name = 'a.example.com' }\nload_balancer = 'b'",
+            "`load_balancer` is given too",
+        ),
+        (
+            "origin_dns = { name = 'a.example.com' }\norigin_direct = ['tcp://10.0.0.1:1-3']",
+            "`origin_direct` is given too",
+        ),
+    ] {
+        let errors = parse_text(&by_name(more)).unwrap_err();
+        assert!(
+            errors.errors[0].to_string().contains(message),
+            "{more}: {}",
+            errors.render(false)
+        );
+    }
+    let balancer = "origin_dns = { name = 'lb' }\n[load_balancers.lb]\ndefault_pools = ['p']\n";
+    let text = by_name(balancer) + &pool(&[("a", "10.0.0.1")]);
+    let errors = parse_text(&text).unwrap_err();
+    assert!(
+        errors.errors[0]
+            .to_string()
+            .contains("is the name of a load balancer"),
+        "{}",
+        errors.render(false)
+    );
 }

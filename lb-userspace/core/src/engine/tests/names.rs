@@ -423,7 +423,11 @@ fn addresses_without_room_are_refused_and_tried_again() {
 #[test]
 fn direct_origins_may_have_names() {
     let mut config = web(Vec::new(), None);
-    let direct = |address: Host| DirectOrigin { address, port: 90 };
+    let direct = |address: Host| DirectOrigin {
+        address,
+        record_type: RecordType::Any,
+        port: 90,
+    };
     config.load_balancers.clear();
     config.applications[0].destination =
         Destination::Direct(vec![direct(Host::Name(NAME.into())), direct(ip(D).into())]);

@@ -179,6 +179,7 @@ fn direct_origins_share_alike() {
     let mut config = config();
     let direct = |address| DirectOrigin {
         address: ip(address).into(),
+        record_type: RecordType::Any,
         port: 9000,
     };
     config.applications = vec![Application {

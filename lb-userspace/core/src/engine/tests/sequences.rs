@@ -259,7 +259,7 @@ prop_compose! {
                     new.transport = Transport::Udp;
                 }
                 if number == 3 {
-                    let origin = |address| DirectOrigin { address, port: 90 };
+                    let origin = |address| DirectOrigin { address, record_type: RecordType::Any, port: 90 };
                     let mut origins = vec![origin(address(11).into())];
                     if direct_name {
                         origins.push(origin(Host::Name(host_name(0))));

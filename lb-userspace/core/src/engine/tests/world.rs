@@ -89,6 +89,7 @@ pub fn config() -> Config {
             socket: "/nowhere".into(),
             listen: Vec::new(),
             token_file: None,
+            edge_ips: Vec::new(),
         },
         dns: Dns::default(),
         monitors: vec![monitor("check")],

@@ -1,0 +1,369 @@
+//! The database: rows by key, changed in transactions that are whole or not there.
+
+use super::backup;
+use anyhow::{Context, Result, anyhow, bail};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+/// Layout of the tables. A file of an older one is migrated when it is opened, one of a newer one is left alone.
+const VERSION: u64 = 1;
+
+/// `version`.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// The objects.
+const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+
+/// One object: what the bytes mean is the matter of those who made them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    pub key: String,
+    pub value: Vec<u8>,
+}
+
+/// What becomes of one row; `None`: it goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RowChange {
+    pub key: String,
+    pub value: Option<Vec<u8>>,
+}
+
+/// An open database. No other process can open it meanwhile.
+#[derive(Debug)]
+pub struct Database {
+    redb: redb::Database,
+}
+
+/// What was found in `state_dir`.
+#[derive(Debug)]
+pub struct Opened {
+    /// `None`: nothing can be changed.
+    pub database: Option<Database>,
+    pub rows: Vec<Row>,
+    /// What the operator must know.
+    pub problem: Option<String>,
+}
+
+/// Why a database cannot be used.
+enum Unusable {
+    /// It is not what this program has written.
+    Damaged(anyhow::Error),
+    /// It may be well, and must not be touched.
+    Closed(anyhow::Error),
+}
+
+/// Opens the database of `state_dir`, or makes it. A damaged one is kept aside, and its objects come from their copy as far
+/// as there is one: forwarding goes on whatever happened.
+#[must_use]
+pub fn open(state_dir: &Path) -> Opened {
+    let path = state_dir.join("lb.redb");
+    match Database::open(&path) {
+        Ok((database, rows)) => Opened {
+            database: Some(database),
+            rows,
+            problem: None,
+        },
+        Err(Unusable::Closed(error)) => {
+            let (rows, copy) = copied(state_dir);
+            Opened {
+                database: None,
+                rows,
+                problem: Some(format!(
+                    "objects cannot be changed through the API: {}: {error:#}; {copy}",
+                    path.display()
+                )),
+            }
+        }
+        Err(Unusable::Damaged(error)) => replace(state_dir, &path, &error),
+    }
+}
+
+/// Puts a new database in the place of a damaged one.
+fn replace(state_dir: &Path, path: &Path, damage: &anyhow::Error) -> Opened {
+    let (rows, copy) = copied(state_dir);
+    let start_anew = || -> Result<(Database, PathBuf)> {
+        let aside = (1..)
+            .map(|number| state_dir.join(format!("lb.redb.damaged-{number}")))
+            .find(|aside| !aside.exists())
+            .ok_or_else(|| anyhow!("no name is free"))?;
+        fs::rename(path, &aside).with_context(|| format!("keep it as {}", aside.display()))?;
+        let (mut database, _) = Database::open(path).map_err(|unusable| match unusable {
+            Unusable::Damaged(error) | Unusable::Closed(error) => error,
+        })?;
+        let changes: Vec<RowChange> = rows
+            .iter()
+            .map(|row| RowChange {
+                key: row.key.clone(),
+                value: Some(row.value.clone()),
+            })
+            .collect();
+        database.commit([changes.as_slice()])?;
+        Ok((database, aside))
+    };
+    match start_anew() {
+        Ok((database, aside)) => Opened {
+            database: Some(database),
+            rows,
+            problem: Some(format!(
+                "{} was damaged ({damage:#}) and is kept as {}; {copy}",
+                path.display(),
+                aside.display()
+            )),
+        },
+        Err(error) => Opened {
+            database: None,
+            rows,
+            problem: Some(format!(
+                "{} is damaged ({damage:#}), and a new one cannot be made: {error:#}; objects cannot be changed through the \
+                 API; {copy}",
+                path.display()
+            )),
+        },
+    }
+}
+
+/// The copy of the objects, and words about it.
+fn copied(state_dir: &Path) -> (Vec<Row>, String) {
+    match backup::read(state_dir) {
+        Ok(Some(copy)) => {
+            let words = format!(
+                "{} objects come from the copy of {} in {}: later changes are lost",
+                copy.rows.len(),
+                copy.written,
+                copy.path.display()
+            );
+            (copy.rows, words)
+        }
+        Ok(None) => (
+            Vec::new(),
+            "there is no copy of the objects: those of the file are in force alone".to_owned(),
+        ),
+        Err(error) => (
+            Vec::new(),
+            format!(
+                "the copy of the objects is of no use either ({error:#}): those of the file are in force alone"
+            ),
+        ),
+    }
+}
+
+impl Database {
+    fn open(path: &Path) -> Result<(Self, Vec<Row>), Unusable> {
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_checked(path)));
+        // What the library's code did not expect in a file is damage, too.
+        opened.unwrap_or_else(|_| Err(Unusable::Damaged(anyhow!("reading it fails"))))
+    }
+
+    fn open_checked(path: &Path) -> Result<(Self, Vec<Row>), Unusable> {
+        use redb::{DatabaseError, StorageError};
+        let is_new = !path.exists();
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("make the state folder {}", folder.display()))
+                .map_err(Unusable::Closed)?;
+        }
+        let mut redb = redb::Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => Unusable::Closed(anyhow!("another process has it open")),
+            DatabaseError::UpgradeRequired(version) => Unusable::Closed(anyhow!(
+                "it has the file format {version} of another version of lb"
+            )),
+            DatabaseError::Storage(StorageError::Io(error))
+                if !matches!(
+                    error.kind(),
+                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                Unusable::Closed(anyhow::Error::new(error).context("open it"))
+            }
+            other => Unusable::Damaged(other.into()),
+        })?;
+        if is_new {
+            // The name of the file is to outlive a loss of power like what it holds.
+            let folder = path.parent().unwrap_or(Path::new("."));
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .context("write the state folder")
+                .map_err(Unusable::Closed)?;
+        }
+        redb.check_integrity()
+            .map_err(|error| Unusable::Damaged(error.into()))?;
+        let database = Self { redb };
+        database.migrate()?;
+        let rows = database.rows().map_err(Unusable::Damaged)?;
+        Ok((database, rows))
+    }
+
+    /// Brings the tables to the present layout.
+    fn migrate(&self) -> Result<(), Unusable> {
+        let run = || -> Result<Option<u64>> {
+            let transaction = self.redb.begin_write()?;
+            {
+                let mut meta = transaction.open_table(META)?;
+                let found = meta.get("version")?.map(|version| version.value());
+                match found {
+                    Some(VERSION) => return Ok(None),
+                    Some(newer @ VERSION..) => return Ok(Some(newer)),
+                    // Migrations from older layouts stand here, one after another.
+                    Some(0) => bail!("its layout is 0, which never was"),
+                    None => {}
+                }
+                transaction.open_table(OBJECTS)?;
+                meta.insert("version", VERSION)?;
+            }
+            transaction.commit()?;
+            Ok(None)
+        };
+        match run() {
+            Ok(None) => Ok(()),
+            Ok(Some(newer)) => Err(Unusable::Closed(anyhow!(
+                "it was written by a later version of lb (layout {newer}, this one knows {VERSION})"
+            ))),
+            Err(error) => Err(Unusable::Damaged(error)),
+        }
+    }
+
+    fn rows(&self) -> Result<Vec<Row>> {
+        let transaction = self.redb.begin_read()?;
+        let table = transaction.open_table(OBJECTS)?;
+        let mut rows = Vec::new();
+        for row in table.iter()? {
+            let (key, value) = row?;
+            rows.push(Row {
+                key: key.value().to_owned(),
+                value: value.value().to_owned(),
+            });
+        }
+        Ok(rows)
+    }
+
+    /// Makes all changes in one transaction, in order. They are on the disk when it returns.
+    ///
+    /// # Errors
+    /// When they cannot be written: then none of them is there.
+    pub fn commit<'c>(&mut self, changes: impl IntoIterator<Item = &'c [RowChange]>) -> Result<()> {
+        let transaction = self.redb.begin_write()?;
+        {
+            let mut table = transaction.open_table(OBJECTS)?;
+            for change in changes.into_iter().flatten() {
+                match &change.value {
+                    Some(value) => drop(table.insert(change.key.as_str(), value.as_slice())?),
+                    None => drop(table.remove(change.key.as_str())?),
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str, value: &str) -> RowChange {
+        RowChange {
+            key: key.to_owned(),
+            value: Some(value.as_bytes().to_vec()),
+        }
+    }
+
+    fn texts(opened: &Opened) -> Vec<(&str, &str)> {
+        opened
+            .rows
+            .iter()
+            .map(|row| (row.key.as_str(), std::str::from_utf8(&row.value).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_committed_is_there_after_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut opened = open(&folder.path().join("new"));
+        assert!(opened.problem.is_none() && opened.rows.is_empty());
+        let database = opened.database.as_mut().unwrap();
+        database.commit([&[put("a", "1"), put("b", "2")][..]]).unwrap();
+        let gone = RowChange {
+            key: "a".to_owned(),
+            value: None,
+        };
+        database
+            .commit([&[gone, put("c", "3")][..], &[put("b", "4")][..]])
+            .unwrap();
+        // Nobody else can open it meanwhile, and nobody takes it for damaged.
+        let second = open(&folder.path().join("new"));
+        assert!(second.database.is_none() && second.problem.unwrap().contains("another process"));
+        drop(opened);
+        let opened = open(&folder.path().join("new"));
+        assert_eq!(texts(&opened), [("b", "4"), ("c", "3")]);
+    }
+
+    #[test]
+    fn a_damaged_database_is_kept_aside_and_its_copy_is_used() {
+        for damage in ["garbage", "truncated", "middle"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("lb.redb");
+            let mut opened = open(folder.path());
+            let rows: Vec<RowChange> = (0..500)
+                .map(|n| put(&format!("k{n:03}"), &"v".repeat(200)))
+                .collect();
+            opened.database.as_mut().unwrap().commit([&rows[..]]).unwrap();
+            drop(opened);
+            let kept = Row {
+                key: "k".to_owned(),
+                value: b"v".to_vec(),
+            };
+            backup::write(folder.path(), [(&kept.key, &kept.value)]).unwrap();
+            let mut bytes = fs::read(&path).unwrap();
+            match damage {
+                "garbage" => bytes = b"not a database".repeat(1000),
+                "truncated" => bytes.truncate(5000),
+                _ => {
+                    let at = bytes
+                        .windows(9)
+                        .position(|window| window == b"vvvvvvvvv")
+                        .unwrap();
+                    bytes[at] = b'x';
+                }
+            }
+            fs::write(&path, bytes).unwrap();
+            let opened = open(folder.path());
+            assert_eq!(opened.rows, std::slice::from_ref(&kept), "{damage}");
+            let problem = opened.problem.unwrap();
+            assert!(
+                problem.contains("damaged-1") && problem.contains("1 objects come from the copy"),
+                "{problem}"
+            );
+            assert!(folder.path().join("lb.redb.damaged-1").exists());
+            drop(opened.database);
+            // The new one has them.
+            let opened = open(folder.path());
+            assert!(opened.problem.is_none(), "{:?}", opened.problem);
+            assert_eq!(opened.rows, [kept]);
+        }
+    }
+
+    #[test]
+    fn a_database_of_a_later_version_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = open(folder.path());
+        let redb = &opened.database.as_ref().unwrap().redb;
+        let transaction = redb.begin_write().unwrap();
+        transaction
+            .open_table(META)
+            .unwrap()
+            .insert("version", 99)
+            .unwrap();
+        transaction.commit().unwrap();
+        drop(opened);
+        let before = fs::read(folder.path().join("lb.redb")).unwrap();
+        let opened = open(folder.path());
+        assert!(opened.database.is_none());
+        let problem = opened.problem.unwrap();
+        assert!(problem.contains("later version of lb"), "{problem}");
+        assert_eq!(
+            fs::read(folder.path().join("lb.redb")).unwrap().len(),
+            before.len()
+        );
+    }
+}
