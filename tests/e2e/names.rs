@@ -172,3 +172,23 @@ fn a_name_that_does_not_exist_is_an_unhealthy_origin_until_it_does() {
     let report = load::run(&lab.client, 50, 2, load::http(http_at(VIP4)));
     assert_all_served(&report);
 }
+
+#[test]
+fn attach_looks_names_up_once() {
+    needs_root!();
+    let lab = Lab::routed(2);
+    let (_web, names) = (servers::nginx(&lab.origins[0]), name_server(&lab.origins[1]));
+    names.say(NAME, &[lab.origins[0].v4.into()]);
+    let resolved = || std::net::TcpStream::connect((lab.origins[1].v4, 53)).is_ok();
+    assert!(lab.node.enter(resolved), "the node reaches the name server");
+    let lb = Daemon::prepare(&lab, "", &config(&lab.origins[1]));
+    let config = lb.config();
+    lb.lb_ok(&["check", "-c", config.to_str().unwrap()]);
+    for interface in &lab.interfaces {
+        lb.lb_ok(&["attach", interface, "-c", config.to_str().unwrap()]);
+    }
+    names.kill();
+    let report = load::run(&lab.client, 50, 2, load::http(http_at(VIP4)));
+    assert_all_served(&report);
+    lb.lb_ok(&["detach"]);
+}
