@@ -12,5 +12,6 @@ pub mod net;
 mod notify;
 pub mod objects;
 pub mod probe;
+pub mod resolve;
 pub mod store;
 pub mod wire;

@@ -22,6 +22,7 @@ mod limits;
 mod many_probes;
 mod matrix;
 mod messages;
+mod names;
 mod others;
 mod pmtu;
 mod privilege;

@@ -15,6 +15,7 @@ mod check;
 mod declared;
 mod diagnostic;
 mod direct;
+mod dns;
 mod geoip;
 mod history;
 mod lines;
@@ -222,6 +223,7 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
     let lists = access::Lists::new(imports);
     let datapath = node::datapath(root.table("datapath"), &lists);
     let api = node::api(root.table("api"));
+    let dns = dns::dns(root.table("dns"));
     let history = history::history(root.table("history"));
     let monitors = objects(roots, Kind::Monitor, monitor::monitor);
     let groups = objects(roots, Kind::MonitorGroup, monitor_group::monitor_group);
@@ -248,6 +250,7 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
         node,
         datapath,
         api,
+        dns,
         history,
         webhooks,
         monitors: monitors.into_iter().map(|declared| declared.object).collect(),

@@ -1,6 +1,7 @@
 //! Files that are right, and files that are wrong in many ways: every mistake is found, at its place.
 
 mod documents;
+mod names;
 mod steering;
 
 use super::*;

@@ -11,7 +11,7 @@ use crate::wire::{
 use lb_core::engine::Report;
 use lb_core::history::{Standings, Subject};
 use lb_core::model;
-use lb_core::view::View;
+use lb_core::view::{View, origin_label};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -321,16 +321,20 @@ impl Node {
             Report::OriginHealth {
                 pool,
                 origin,
+                address,
                 healthy,
                 reason,
-            } => match (healthy, reason) {
-                (true, _) => info!("origin `{origin}` of pool `{pool}` is healthy"),
-                (false, None) => warn!("origin `{origin}` of pool `{pool}` is unhealthy"),
-                (false, Some(reason)) => {
-                    let reason = crate::wire::failure_reason(reason);
-                    warn!("origin `{origin}` of pool `{pool}` is unhealthy: {reason}");
+            } => {
+                let origin = origin_label(origin, *address);
+                match (healthy, reason) {
+                    (true, _) => info!("origin `{origin}` of pool `{pool}` is healthy"),
+                    (false, None) => warn!("origin `{origin}` of pool `{pool}` is unhealthy"),
+                    (false, Some(reason)) => {
+                        let reason = crate::wire::failure_reason(reason);
+                        warn!("origin `{origin}` of pool `{pool}` is unhealthy: {reason}");
+                    }
                 }
-            },
+            }
             Report::PoolHealth {
                 pool,
                 usable,
@@ -343,10 +347,18 @@ impl Node {
                     false => warn!("pool `{pool}` is critical: {counts}"),
                 }
             }
-            Report::Fallback { active: true, .. } => tell(&event, |message| warn!("{message}")),
-            Report::MonitorHealth { .. } | Report::Fallback { .. } | Report::Configured { .. } => {
+            Report::Fallback { active: true, .. } | Report::Lookup { failure: Some(_), .. } => {
+                tell(&event, |message| warn!("{message}"));
+            }
+            Report::Addresses { .. } => {
+                // An address that comes back and goes again may have had flows meanwhile.
+                self.drains.seen.clear();
                 tell(&event, |message| info!("{message}"));
             }
+            Report::MonitorHealth { .. }
+            | Report::Fallback { .. }
+            | Report::Lookup { .. }
+            | Report::Configured { .. } => tell(&event, |message| info!("{message}")),
         }
         let Some(event) = event else { return };
         let cause = match &report {

@@ -23,6 +23,7 @@ use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
 use crate::notify::Notifier;
 use crate::probe::{self, Probes};
+use crate::resolve::Resolver;
 use crate::store::{Saver, Store};
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
@@ -95,6 +96,7 @@ pub struct Node {
     pub(super) ways: ProbeWays,
     observations: mpsc::UnboundedSender<Event>,
     observed: mpsc::UnboundedReceiver<Event>,
+    pub(super) resolver: Resolver,
     pub(super) paths: PathWatcher,
     pub(super) interfaces: Interfaces,
     links: LinkWatch,
@@ -231,6 +233,7 @@ impl Node {
         };
         let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
         let (observations, observed) = mpsc::unbounded_channel();
+        let resolver = Resolver::new(&config.dns, observations.clone());
         let (sweeps, swept) = mpsc::channel(1);
         let file = FileWatch::new(&config_path)
             .inspect_err(|error| warn!(error = %format!("{error:#}"), "changes of the file are not noticed"));
@@ -264,6 +267,7 @@ impl Node {
             ways: ProbeWays::default(),
             observations,
             observed,
+            resolver,
             paths,
             interfaces,
             links,
@@ -446,6 +450,7 @@ impl Node {
             }
             Command::Probe(request) => self.probe(request),
             Command::WatchPaths(addresses) => self.paths.watch(addresses),
+            Command::WatchNames(names) => self.resolver.watch(names),
             Command::Publish(view) => {
                 self.journal.follow(&view, &self.config);
                 // Nobody may be looking.

@@ -63,6 +63,7 @@ impl Node {
             return Err(ReloadError::Refused(why));
         }
         self.journal.limit(config.history);
+        self.resolver.configure(&config.dns);
         self.config = config;
         self.configure_webhooks();
         self.objects.replace_file(file);

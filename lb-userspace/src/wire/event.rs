@@ -2,8 +2,9 @@
 
 use super::error::failure_reason;
 use super::time::rfc3339;
-use lb_core::engine::Report;
+use lb_core::engine::{LookupFailure, Report};
 use lb_core::history::{Change, Health, Problem, Subject};
+use lb_core::view::origin_label;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -51,12 +52,14 @@ pub struct Event {
 }
 
 /// Kinds of events.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 14] = [
     "origin_health",
     "monitor_health",
     "pool_health",
     "load_balancer_health",
     "fallback",
+    "lookup",
+    "addresses",
     "configured",
     "refused",
     "interface",
@@ -141,10 +144,8 @@ impl EventFilter {
     pub fn matches(&self, event: &Event) -> bool {
         let is = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
         let origin = |wanted: &String| match wanted.split_once('/') {
-            None => event.origin.as_ref() == Some(wanted),
-            Some((pool, origin)) => {
-                event.pool.as_deref() == Some(pool) && event.origin.as_deref() == Some(origin)
-            }
+            None => event.is_of_origin(wanted),
+            Some((pool, origin)) => event.pool.as_deref() == Some(pool) && event.is_of_origin(origin),
         };
         (self.kinds.is_empty() || self.kinds.contains(&event.kind))
             && is(&self.pool, &event.pool)
@@ -184,10 +185,12 @@ impl Event {
             Report::MonitorHealth {
                 pool,
                 origin,
+                address,
                 monitor,
                 healthy,
                 reason,
             } => {
+                let origin = origin_label(origin, *address);
                 let reason = reason.as_ref().filter(|_| !healthy).map(failure_reason);
                 let health = if *healthy {
                     Health::Healthy
@@ -218,6 +221,21 @@ impl Event {
                     load_balancer: Some(load_balancer.clone()),
                     ..event("fallback", message).about(load_balancer)
                 })
+            }
+            Report::Lookup {
+                name,
+                failure,
+                addresses,
+            } => Some(event("lookup", lookup(name, failure.as_ref(), *addresses)).about(name)),
+            Report::Addresses {
+                name,
+                added,
+                removed,
+                refused,
+                left_out,
+            } => {
+                let changes = addresses(added, removed, refused, *left_out);
+                Some(event("addresses", format!("host name `{name}`: {changes}")).about(name))
             }
             Report::Configured { generation } => {
                 Some(event("configured", format!("configuration {generation} is live")))
@@ -276,6 +294,15 @@ impl Event {
             resolved: matches!(change.problem, Some(Problem::Ended(_))),
             ..Self::new(change.sequence, time, kind, message).about(&change.subject.name())
         }
+    }
+
+    /// Whether it is about an origin of that name: all addresses of a host name, unless the name says which.
+    fn is_of_origin(&self, wanted: &str) -> bool {
+        let Some(origin) = self.origin.as_deref() else {
+            return false;
+        };
+        let rest = origin.strip_prefix(wanted);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("))
     }
 
     /// What the health of a subject is about, if it is about that.
@@ -345,4 +372,40 @@ mod tests {
         assert!(time("1970-01-01T00:00:00.000Z", "1970-01-01T00:00:00.001Z").matches(&event));
         assert!(!time("1970-01-01T00:00:00.001Z", "1971-01-01T00:00:00.000Z").matches(&event));
     }
+}
+
+fn lookup(name: &str, failure: Option<&LookupFailure>, addresses: usize) -> String {
+    match (failure, addresses) {
+        (None, _) => format!("host name `{name}` is looked up again"),
+        (Some(failure), 0) => {
+            format!("host name `{name}` could not be looked up, and nothing is known of it: {failure}")
+        }
+        (Some(failure), addresses) => {
+            format!("host name `{name}` could not be looked up, its {addresses} addresses stay: {failure}")
+        }
+    }
+}
+
+/// How the addresses of a host name have changed.
+fn addresses(added: &[IpAddr], removed: &[IpAddr], refused: &[(IpAddr, String)], left_out: usize) -> String {
+    let list = |list: &[IpAddr]| {
+        let addresses: Vec<String> = list.iter().map(ToString::to_string).collect();
+        addresses.join(", ")
+    };
+    let mut parts = Vec::new();
+    if !added.is_empty() {
+        parts.push(format!("has {}", list(added)));
+    }
+    if !removed.is_empty() {
+        parts.push(format!("has no longer {}", list(removed)));
+    }
+    for (address, why) in refused {
+        parts.push(format!("{address} is {why} and is left out"));
+    }
+    if left_out > 0 {
+        parts.push(format!(
+            "{left_out} addresses more than a name may have are left out"
+        ));
+    }
+    parts.join("; ")
 }

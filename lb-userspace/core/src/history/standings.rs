@@ -4,6 +4,7 @@ use super::{Health, Subject};
 use crate::health::FailureReason;
 use crate::view::{LoadBalancerView, OriginView, PoolView, View};
 use core::net::IpAddr;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of one subject.
@@ -113,7 +114,7 @@ impl Seen {
                 .failure_reason
                 .clone()
                 .filter(|_| health == Health::Unhealthy),
-            address: Some(view.address),
+            address: view.address,
             ..Self::nobody()
         }
     }
@@ -161,18 +162,15 @@ impl Standings {
                 continue;
             };
             for origin in &pool.origins {
-                let subject = || Subject::Origin {
-                    pool: pool.name.clone(),
-                    origin: origin.name.clone(),
-                };
-                let former = known.origins.get(&origin.name).copied();
+                let label = origin.label();
+                let subject = || of_origin(&pool.name, &label);
+                let former = known.origins.get(&*label).copied();
                 if let Some(now) = collected.see(former, subject, || Seen::origin(origin), next_event) {
-                    known.origins.insert(origin.name.clone(), now);
+                    known.origins.insert(label.into_owned(), now);
                 }
             }
             if known.origins.len() > pool.origins.len() {
-                let present: BTreeSet<&str> =
-                    pool.origins.iter().map(|origin| origin.name.as_str()).collect();
+                let present: BTreeSet<Cow<'_, str>> = pool.origins.iter().map(OriginView::label).collect();
                 known.origins.retain(|origin, former| {
                     let stays = present.contains(origin.as_str());
                     if !stays {
@@ -314,7 +312,8 @@ mod tests {
         OriginView {
             name: name.to_owned(),
             id: OriginId(1),
-            address: IpAddr::from([10, 0, 0, 1]),
+            address: Some(IpAddr::from([10, 0, 0, 1])),
+            host_name: None,
             port: None,
             forwarding: Forwarding::Nat,
             enabled: true,
