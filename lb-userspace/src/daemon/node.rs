@@ -1,5 +1,6 @@
 //! One running node: the event loop, and the execution of what the engine asks for.
 
+use super::analytics::Traffic;
 use super::drains::Drains;
 use super::events::Journal;
 use super::interfaces::Interfaces;
@@ -92,6 +93,7 @@ pub struct Node {
     unwritten: bool,
     pub(super) journal: Journal,
     pub(super) notifier: Notifier,
+    pub(super) traffic: Traffic,
     pub(super) started: Instant,
     /// Why the last configuration was refused, for the answer to a reload.
     pub(super) refusal: Option<String>,
@@ -261,6 +263,7 @@ impl Node {
             unwritten: false,
             journal,
             notifier: Notifier::new(Arc::clone(&probes)),
+            traffic: Traffic::default(),
             started,
             refusal: None,
             saver: store.map(Saver::start),
@@ -489,6 +492,7 @@ impl Node {
     /// Has flows that have timed out removed and the others counted.
     fn start_sweep(&mut self) {
         self.next_sweep = None;
+        self.read_counters();
         let (flows, clock, done) = (self.flows.clone(), self.datapath.clock, self.sweeps.clone());
         tokio::task::spawn_blocking(move || {
             let result = lock(&flows).sweep(&clock);
@@ -503,6 +507,7 @@ impl Node {
             Ok(mut counts) => {
                 let named = std::mem::take(&mut counts.named);
                 self.drains.swept(self.sweep_started, named);
+                self.measure(&mut counts);
                 self.counts = counts;
             }
             Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
