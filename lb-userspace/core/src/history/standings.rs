@@ -308,7 +308,7 @@ mod tests {
     use super::*;
     use crate::health::{GroupHealth, OriginHealth};
     use crate::model::{Forwarding, Weight};
-    use lb_common::abi::OriginId;
+    use lb_common::abi::{OriginId, PoolId};
 
     fn origin(name: &str, health: OriginHealth) -> OriginView {
         OriginView {
@@ -339,6 +339,7 @@ mod tests {
                 .iter()
                 .map(|(name, health, origins)| PoolView {
                     name: (*name).to_owned(),
+                    id: PoolId(1),
                     health: *health,
                     healthy_origins: 0,
                     minimum_origins: 1,
