@@ -60,6 +60,7 @@ fn cloudflares_python_client_runs_the_node() {
     client.step("move", &[]);
     served_by(&lab, "b");
     client.step("walk", &[first, second]);
+    client.step("analytics", &[]);
     served_by(&lab, "b");
     // What was made is there after a crash, and forwarded to without a pause to think.
     lb.kill();

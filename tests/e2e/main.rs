@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod agent;
+mod analytics;
 mod api;
 mod check_file;
 mod endings;

@@ -11,7 +11,9 @@
 //! everything to be done goes out as one.
 #![forbid(unsafe_code)]
 
+pub mod analytics;
 pub mod arena;
+pub mod calendar;
 pub mod engine;
 pub mod health;
 pub mod history;

@@ -8,6 +8,7 @@ use crate::wire::{
     Flushed, HandedOver, HealthHistory, HealthHistoryQuery, Reloaded, Status, StoredObjects, TraceNames,
     TraceQuery,
 };
+use lb_core::analytics::{Bucket, Slice};
 use lb_core::view::View;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,11 +83,44 @@ pub enum Request {
         query: EventQuery,
         reply: Reply<EventFeed>,
     },
+    /// Traffic of applications in the minutes (since 1970) from `since` to before `until`.
+    Minutes {
+        since: u64,
+        until: u64,
+        reply: CloudflareReply<Minutes>,
+    },
+    /// What applications do now, and where the node is.
+    Present {
+        reply: CloudflareReply<(Vec<Present>, String)>,
+    },
     /// For how long everybody was in which state.
     HealthHistory {
         query: HealthHistoryQuery,
         reply: Reply<HealthHistory>,
     },
+}
+
+/// Traffic by minutes.
+#[derive(Clone, Debug)]
+pub struct Minutes {
+    pub minutes: Vec<(u64, Slice, Bucket)>,
+    /// How long ago it was looked last.
+    pub lag: Duration,
+    /// Where the node is: its `pop`, else its name.
+    pub colo: String,
+}
+
+/// What an application does now.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Present {
+    /// Its id.
+    pub application: String,
+    /// Of the last minute.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Open flows, and their mean age.
+    pub open: u64,
+    pub age_ms: f64,
 }
 
 /// What has happened, and what happens from now on without a gap.

@@ -182,6 +182,8 @@ fn answer(daemon: Daemon, request: Request) {
         Request::Change { .. }
         | Request::Preview { .. }
         | Request::PreviewResult { .. }
+        | Request::Minutes { .. }
+        | Request::Present { .. }
         | Request::Objects { .. } => {}
         Request::HandOver { reply } => drop(reply.send(Ok(HandedOver { pid: 7 }))),
         Request::Events { query, reply } => drop(reply.send(Ok(events::feed(&query)))),

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::{error, info, warn};
 
 /// Events that are remembered in memory; the history on the disk has more.
@@ -270,14 +270,19 @@ impl Journal {
         }
     }
 
+    /// The history, and when all that was written until now is in it.
+    pub(super) fn flushed(&self) -> Option<(History, oneshot::Receiver<()>)> {
+        let (history, writer) = self.history.as_ref()?;
+        Some((history.clone(), writer.flush()))
+    }
+
     /// Answers for how long everybody was in which state.
     pub(super) fn health(&self, query: HealthHistoryQuery, reply: Reply<HealthHistory>) {
-        let Some((history, writer)) = &self.history else {
+        let Some((history, written)) = self.flushed() else {
             let problem = self.problem.clone().unwrap_or_default();
             let refusal = ErrorDetail::new(ErrorCode::Unavailable, format!("there is no history: {problem}"));
             return drop(reply.send(Err(refusal)));
         };
-        let (history, written) = (history.clone(), writer.flush());
         tokio::spawn(async move {
             // If it cannot be written, what is there must do.
             let _ = written.await;

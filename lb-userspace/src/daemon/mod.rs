@@ -1,5 +1,6 @@
 //! The composition root: everything that does I/O, around one engine that decides.
 
+mod analytics;
 mod drains;
 mod events;
 mod interfaces;

@@ -1,5 +1,6 @@
 //! One running node: the event loop, and the execution of what the engine asks for.
 
+use super::analytics::Traffic;
 use super::drains::Drains;
 use super::events::Journal;
 use super::interfaces::Interfaces;
@@ -87,6 +88,7 @@ pub struct Node {
     unwritten: bool,
     pub(super) journal: Journal,
     pub(super) notifier: Notifier,
+    pub(super) traffic: Traffic,
     pub(super) started: Instant,
     /// Why the last configuration was refused, for the answer to a reload.
     pub(super) refusal: Option<String>,
@@ -259,6 +261,7 @@ impl Node {
             unwritten: false,
             journal,
             notifier: Notifier::new(Arc::clone(&probes)),
+            traffic: Traffic::default(),
             started,
             refusal: None,
             saver: store.map(Saver::start),

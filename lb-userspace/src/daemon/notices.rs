@@ -98,6 +98,7 @@ impl Node {
         while let Some(news) = self.notifier.waiting_news() {
             self.settle_notice(news);
         }
+        self.write_traffic();
         self.journal.close().await;
     }
 

@@ -64,6 +64,8 @@ impl Node {
                 let _ = reply.send(Ok(Drops { drops, verdicts }));
             }
             Request::Events { query, reply } => self.journal.list(query, reply),
+            Request::Minutes { since, until, reply } => self.minutes(since, until, reply),
+            Request::Present { reply } => drop(reply.send(Ok(self.present()))),
             Request::HealthHistory { query, reply } => self.journal.health(query, reply),
         }
     }

@@ -20,6 +20,7 @@ impl Node {
     /// Has flows that have timed out removed and the others counted.
     pub(super) fn start_sweep(&mut self) {
         self.next_sweep = None;
+        self.read_counters();
         let (flows, clock, done) = (self.flows.clone(), self.datapath.clock, self.sweeps.clone());
         let moves = self.moves.clone();
         tokio::task::spawn_blocking(move || {
@@ -37,6 +38,7 @@ impl Node {
             Ok(mut counts) => {
                 let named = std::mem::take(&mut counts.named);
                 self.drains.swept(self.sweep_started, named);
+                self.measure(&mut counts);
                 self.counts = counts;
                 if self.engine.counts_flows() {
                     let origins = self.counts.origins.iter();

@@ -1,5 +1,6 @@
 //! Times as texts: RFC 3339, in UTC.
 
+use lb_core::calendar::{date, days};
 use std::time::{Duration, SystemTime};
 
 /// A time in UTC with milliseconds.
@@ -15,28 +16,12 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 pub(crate) fn rfc3339_micros(time: SystemTime) -> String {
     let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
+    let (year, month, day) = date(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!(
         "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z",
         since_epoch.subsec_micros()
     )
-}
-
-/// The date of a day counted from 1970-01-01, by eras of 400 years that begin in March, so that the leap day is last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    (400 * era + year_of_era + u64::from(month <= 2), month, day)
 }
 
 /// The time that a text means: RFC 3339, such as `2026-11-22T14:56:19Z` or `2026-11-22T14:56:19.788+01:00`; `None`: it is none, or
@@ -46,11 +31,11 @@ pub(crate) fn from_rfc3339(text: &str) -> Option<SystemTime> {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         digits.then(|| text.parse().ok()).flatten()
     };
-    let (date, time) = (text.get(..10)?, text.get(11..)?);
+    let (day, time) = (text.get(..10)?, text.get(11..)?);
     if !matches!(text.as_bytes().get(10), Some(b'T' | b't' | b' ')) {
         return None;
     }
-    let [year, month, day] = parts(date, '-')?.map(number);
+    let [year, month, day] = parts(day, '-')?.map(number);
     let (year, month, day) = (year?, month?, day?);
     let zone = time.rfind(['Z', 'z', '+', '-'])?;
     let (clock, zone) = time.split_at(zone);
@@ -89,15 +74,6 @@ fn parts(text: &str, separator: char) -> Option<[&str; 3]> {
     let mut parts = text.split(separator);
     let found = [parts.next()?, parts.next()?, parts.next()?];
     parts.next().is_none().then_some(found)
-}
-
-/// The number of a date's day, counted from 1970-01-01: the inverse of [`civil`].
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let year = year - u64::from(month <= 2);
-    let (era, year_of_era) = (year / 400, year % 400);
-    let shifted_month = (month + 9) % 12;
-    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
 /// Microseconds since 1970.

@@ -4,6 +4,7 @@ use super::row::{self, State, StoredNotice};
 use super::writer::HistoryChange;
 use crate::wire::{Event, EventFilter, from_micros, rfc3339};
 use anyhow::{Context, Result, anyhow, bail};
+use lb_core::analytics::{Bucket, Slice};
 use lb_core::model;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use std::fs;
@@ -19,6 +20,8 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 /// Notices that wait for their webhooks.
 const NOTICES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("notices");
+/// Traffic by minute.
+const TRAFFIC: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("traffic");
 const STATES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("states");
 
 /// Numbers that are set aside while a daemon runs: after a crash the next one begins behind them, so that no number means
@@ -125,6 +128,7 @@ impl History {
                 let mut events = transaction.open_table(EVENTS)?;
                 let mut states = transaction.open_table(STATES)?;
                 let mut notices = transaction.open_table(NOTICES)?;
+                let mut traffic = transaction.open_table(TRAFFIC)?;
                 for change in changes {
                     match change {
                         HistoryChange::Event(event) => {
@@ -144,6 +148,15 @@ impl History {
                         HistoryChange::NoticeGone(webhook, id) => {
                             notices.remove(row::notice_key(webhook, *id).as_str())?;
                         }
+                        HistoryChange::Traffic(minute, slice, part) => {
+                            let key = row::traffic_key(*minute, slice);
+                            let known = traffic
+                                .get(key.as_str())?
+                                .map(|known| row::traffic(known.value()));
+                            let mut bucket = known.transpose()?.unwrap_or_default();
+                            bucket.merge(part);
+                            traffic.insert(key.as_str(), row::traffic_bytes(&bucket)?.as_slice())?;
+                        }
                     }
                 }
                 let mut meta = transaction.open_table(META)?;
@@ -156,6 +169,7 @@ impl History {
                 }
                 meta.insert("alive", now)?;
                 prune(&mut events, now, limits)?;
+                prune_traffic(&mut traffic, now, limits)?;
             }
             transaction.commit()?;
             Ok(())
@@ -197,6 +211,29 @@ impl History {
         })
     }
 
+    /// Traffic of the minutes from `since` to before `until`, in order.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn traffic(&self, since: u64, until: u64) -> Result<Vec<(u64, Slice, Bucket)>> {
+        self.with(|redb| {
+            let transaction = redb.begin_read()?;
+            let table = transaction.open_table(TRAFFIC)?;
+            let (start, end) = (row::traffic_start(since), row::traffic_start(until));
+            let mut minutes = Vec::new();
+            if start >= end {
+                return Ok(minutes);
+            }
+            for found in table.range(start.as_str()..end.as_str())? {
+                let (key, value) = found?;
+                if let Some((minute, slice)) = row::traffic_slice(key.value()) {
+                    minutes.push((minute, slice, row::traffic(value.value())?));
+                }
+            }
+            Ok(minutes)
+        })
+    }
+
     /// What is known of everybody.
     ///
     /// # Errors
@@ -220,6 +257,27 @@ fn prune(events: &mut redb::Table<'_, u64, &'static [u8]>, now: u64, limits: mod
             break;
         }
         events.pop_first()?;
+    }
+    Ok(())
+}
+
+/// Forgets the oldest minutes.
+fn prune_traffic(
+    traffic: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    now: u64,
+    limits: model::History,
+) -> Result<()> {
+    let age = limits.traffic_retention.as_secs() / 60;
+    let oldest = row::traffic_start((now / 60_000_000).saturating_sub(age));
+    for _ in 0..MAX_PRUNED {
+        let too_many = traffic.len()? > u64::from(limits.max_minutes);
+        let too_old = traffic
+            .first()?
+            .is_some_and(|(key, _)| key.value() < oldest.as_str());
+        if !too_many && !too_old {
+            break;
+        }
+        traffic.pop_first()?;
     }
     Ok(())
 }
@@ -301,6 +359,7 @@ fn begin(redb: &redb::Database) -> Result<Result<Restored, u64>> {
         let events = transaction.open_table(EVENTS)?;
         transaction.open_table(STATES)?;
         transaction.open_table(NOTICES)?;
+        transaction.open_table(TRAFFIC)?;
         let last = events.last()?.map_or(0, |(number, _)| number.value());
         let reserved = meta.get("next")?.map_or(1, |next| next.value());
         let next = reserved.max(last + 1);

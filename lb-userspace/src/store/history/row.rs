@@ -2,6 +2,7 @@
 
 use crate::wire::Event;
 use anyhow::{Context, Result, anyhow};
+use lb_core::analytics::{Bucket, Bytes, Histogram, Slice};
 use lb_core::history::{Health, Known, Subject};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,61 @@ pub(super) fn notice(key: &str, bytes: &[u8]) -> Result<StoredNotice> {
         id: id.parse().with_context(|| format!("{key} names no notice"))?,
         created: row.created,
         body: row.body,
+    })
+}
+
+/// Sorts by minute.
+pub(super) fn traffic_key(minute: u64, slice: &Slice) -> String {
+    format!(
+        "{minute:010}/{}/{}",
+        slice.application,
+        if slice.v6 { 6 } else { 4 }
+    )
+}
+
+/// Before all keys of a minute.
+pub(super) fn traffic_start(minute: u64) -> String {
+    format!("{:010}/", minute.min(9_999_999_999))
+}
+
+pub(super) fn traffic_slice(key: &str) -> Option<(u64, Slice)> {
+    let (minute, rest) = key.split_once('/')?;
+    let (application, version) = rest.rsplit_once('/')?;
+    let slice = Slice {
+        application: application.to_owned(),
+        v6: version == "6",
+    };
+    Some((minute.parse().ok()?, slice))
+}
+
+/// Connects, disconnects, open; bytes in and out of ended flows and of others; durations: their sum, and rows with counts.
+type TrafficRow = ([u64; 3], [u64; 4], u64, Vec<(u16, u64)>);
+
+pub(super) fn traffic_bytes(bucket: &Bucket) -> Result<Vec<u8>> {
+    let (rows, sum) = bucket.durations.parts();
+    let Bucket { ended, going_on, .. } = bucket;
+    let row: TrafficRow = (
+        [bucket.connects, bucket.disconnects, bucket.open],
+        [ended.ingress, ended.egress, going_on.ingress, going_on.egress],
+        sum,
+        rows,
+    );
+    Ok(serde_json::to_vec(&row)?)
+}
+
+pub(super) fn traffic(bytes: &[u8]) -> Result<Bucket> {
+    let row: TrafficRow = serde_json::from_slice(bytes).context("read a minute of traffic")?;
+    let ([connects, disconnects, open], [ended_in, ended_out, ingress, egress], sum, rows) = row;
+    Ok(Bucket {
+        connects,
+        disconnects,
+        open,
+        ended: Bytes {
+            ingress: ended_in,
+            egress: ended_out,
+        },
+        going_on: Bytes { ingress, egress },
+        durations: Histogram::from_parts(&rows, sum),
     })
 }
 

@@ -3,6 +3,7 @@
 use super::database::History;
 use super::row::StoredNotice;
 use crate::wire::{Event, micros};
+use lb_core::analytics::{Bucket, Slice};
 use lb_core::history::{Known, Subject};
 use lb_core::model;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub enum HistoryChange {
     Notice(Arc<StoredNotice>),
     /// A notice has arrived, or is not to be sent any more: webhook and number.
     NoticeGone(String, u64),
+    /// A part of a minute (since 1970) of traffic, to be added to what is known of it.
+    Traffic(u64, Slice, Bucket),
 }
 
 /// What the writer tells.
@@ -234,6 +237,7 @@ mod tests {
         model::History {
             max_events,
             retention: Duration::from_secs(3600 * 24 * 365 * 200),
+            ..model::History::default()
         }
     }
 
@@ -324,9 +328,72 @@ mod tests {
         let young = model::History {
             max_events: 20,
             retention: Duration::from_secs(5),
+            ..limits(20)
         };
         history.write(&[], 31_000_000, young, false).unwrap();
         assert_eq!(numbers(&history, (0, 100), 100, false), [26, 27, 28, 29, 30]);
+    }
+
+    #[test]
+    fn minutes_of_traffic_add_up_and_are_bounded_by_number_and_age() {
+        let folder = tempfile::tempdir().unwrap();
+        let (history, ..) = History::open(folder.path()).unwrap();
+        let slice = |v6| Slice {
+            application: "0a".into(),
+            v6,
+        };
+        let bucket = |connects, durations: &[u64]| {
+            let mut bucket = Bucket {
+                connects,
+                open: connects,
+                ..Bucket::default()
+            };
+            durations
+                .iter()
+                .for_each(|duration| bucket.durations.add(*duration));
+            bucket
+        };
+        let now = 100 * 60_000_000;
+        let write = |changes: &[HistoryChange], limits: model::History| {
+            history.write(changes, now, limits, false).unwrap();
+        };
+        let part = |minute, v6, bucket| HistoryChange::Traffic(minute, slice(v6), bucket);
+        write(&[part(90, false, bucket(3, &[1, 500]))], limits(100));
+        write(
+            &[part(90, false, bucket(4, &[7])), part(90, true, bucket(1, &[]))],
+            limits(100),
+        );
+        write(&[part(95, false, bucket(2, &[]))], limits(100));
+        let mut sum = bucket(7, &[1, 7, 500]);
+        sum.open = 4;
+        assert_eq!(
+            history.traffic(90, 95).unwrap(),
+            [(90, slice(false), sum), (90, slice(true), bucket(1, &[]))]
+        );
+        assert_eq!(
+            history.traffic(91, 200).unwrap(),
+            [(95, slice(false), bucket(2, &[]))]
+        );
+        let few = model::History {
+            max_minutes: 2,
+            ..limits(100)
+        };
+        write(&[], few);
+        let minutes = |history: &History| -> Vec<u64> {
+            history
+                .traffic(0, 1_000)
+                .unwrap()
+                .into_iter()
+                .map(|(minute, ..)| minute)
+                .collect()
+        };
+        assert_eq!(minutes(&history), [90, 95]);
+        let young = model::History {
+            traffic_retention: Duration::from_secs(6 * 60),
+            ..limits(100)
+        };
+        write(&[], young);
+        assert_eq!(minutes(&history), [95]);
     }
 
     #[test]
