@@ -209,6 +209,11 @@ impl<K: Ord + Clone, T: Clone> Runs<K, T> {
         });
     }
 
+    /// Where the rows of `key` stand, if they do.
+    pub fn get(&self, key: &K) -> Option<&Run<T>> {
+        self.runs.get(key)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Run<T>> {
         self.runs.values()
     }

@@ -45,6 +45,7 @@ use self::layout::PoolDesign;
 use self::plan::{Numbers, Plan};
 use self::probes::Probes;
 use self::records::{Paths, Records};
+use self::sessions::KnownLeaving;
 use self::tables::Generations;
 use crate::health::OriginHealth;
 use crate::image::{Capacity, TableOp};
@@ -115,6 +116,8 @@ struct State {
     steers_by_latency: bool,
     /// What was said last.
     moves: Arc<SessionMoves>,
+    /// What they were put together from.
+    leaving: KnownLeaving,
     /// When tables were made last.
     rebuilt: Option<Timestamp>,
     /// By load balancer of the configuration, whether its fallback pool was reported to be in use.
@@ -188,6 +191,7 @@ impl Engine {
             stale_lists: false,
             steers_by_latency: false,
             moves: Arc::default(),
+            leaving: KnownLeaving::new(),
             rebuilt: None,
             fallbacks: BTreeMap::new(),
             inherited_applications: BTreeMap::new(),

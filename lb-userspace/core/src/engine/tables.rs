@@ -163,6 +163,12 @@ impl Generations {
         Ok(Some(ops))
     }
 
+    /// The rows of a layout, whether or not it stands anywhere.
+    pub fn rows(&self, layout: &Arc<Layout>) -> Arc<Vec<u32>> {
+        let placed = self.slots.get(layout);
+        placed.map_or_else(|| Arc::new(layout.build()), |run| Arc::clone(&run.rows))
+    }
+
     /// Everything of the live generation.
     pub fn image(&self, ops: &mut Vec<TableOp>) {
         let parity = Parity((self.live & 1) as u8);

@@ -81,3 +81,77 @@ fn a_pool_of_65_535_origins_gives_each_its_share_and_may_be_replaced_as_a_whole(
         "what is gone drains"
     );
 }
+
+/// So many UDP applications, each with a load balancer of its own: two pools of two origins, random, the second one also
+/// its fallback pool.
+fn applications(count: u32, shedding: LoadShedding) -> Config {
+    let mut all = config();
+    for number in 0..count {
+        let name = |what: &str| format!("{what}-{number}");
+        for (index, half) in ["a", "b"].into_iter().enumerate() {
+            let first = number * 4 + index as u32 * 2;
+            let [one, two] = [first, first + 1].map(|number| address(number).to_string());
+            let mut pool = unmonitored(&name(half), &[&one, &two]);
+            pool.load_shedding = shedding;
+            all.pools.push(pool);
+        }
+        let (a, b) = (name("a"), name("b"));
+        all.load_balancers.push(LoadBalancer {
+            steering_policy: SteeringPolicy::Random,
+            ..balancer(&name("web"), &[&a, &b], Some(&b))
+        });
+        all.applications.push(Application {
+            transport: Transport::Udp,
+            ..application(
+                &name("web"),
+                &address(0xc612_0000 - 0x0a00_0000 + number).to_string(),
+                &name("web"),
+            )
+        });
+    }
+    all
+}
+
+#[test]
+fn shedding_sessions_costs_each_application_its_own_pools() {
+    let shedding = LoadShedding {
+        session_percent: 10.0,
+        ..LoadShedding::default()
+    };
+    let mut costs = Vec::new();
+    for count in [25, 200] {
+        let mut config = applications(count, shedding);
+        let environment = Environment {
+            capacity: Engine::required_capacity(&config),
+            flags: SettingsFlags(0),
+            ..environment()
+        };
+        let mut engine = Engine::new(environment, Default::default());
+        let mut configure = |config: &Config| {
+            let started = std::time::Instant::now();
+            let event = crate::engine::Event::Configure(std::sync::Arc::new(config.clone()));
+            let mut moves = None;
+            for command in engine.handle(event, Default::default()) {
+                match command {
+                    crate::engine::Command::Shed(found) => moves = Some(found),
+                    crate::engine::Command::Report(Report::Refused(why)) => panic!("{why}"),
+                    _ => {}
+                }
+            }
+            (moves, started.elapsed())
+        };
+        let (moves, first) = configure(&config);
+        assert!(!moves.expect("sessions are shed").is_empty());
+        config.pools[0].enabled = false;
+        let (moves, second) = configure(&config);
+        assert!(
+            moves.is_some(),
+            "those of a pool that is disabled stay for its other pool"
+        );
+        println!("{count} applications: {first:?}, and {second:?} after a change");
+        costs.push(first.as_secs_f64() / f64::from(count));
+    }
+    // Proportional to their number, or nearly: where each application looks at the pools of all, it is 8 times as much for
+    // each, and minutes in all.
+    assert!(costs[1] < costs[0] * 4.0 || costs[1] < 0.01, "{costs:?}");
+}
