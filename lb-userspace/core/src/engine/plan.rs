@@ -103,7 +103,7 @@ pub struct PlannedApplication {
     pub access: AccessList,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Route {
     /// Index into the configuration's load balancers.
     Balancer(usize),

@@ -5,11 +5,11 @@
 //! each pool others, so that what one gives up is divided among the others like any other flows. Classes that every
 //! pool gives up go to the fallback pool; without one that can serve they stay, because nobody else is there.
 
-use crate::maglev::{self, Member, mix};
+use crate::maglev::{self, Grain, Member, mix};
 use lb_common::abi::PoolId;
 use lb_common::hash;
 
-/// Number of classes: as many as the smallest table of several members has slots, so that each slot is of one class.
+/// Number of classes: as many as the smallest fine table of several members has slots, so that each slot is of one class.
 pub const CLASSES: u32 = 2048;
 
 /// The class of a flow or of a client, by its hash.
@@ -170,7 +170,7 @@ impl Base {
     fn build(&self) -> Vec<u32> {
         let few = match self {
             Self::List(pools) => pools.first().map(|first| vec![*first]).unwrap_or_default(),
-            Self::Ring(members) => maglev::build(members),
+            Self::Ring(members) => maglev::build(members, Grain::Fine),
         };
         match few.as_slice() {
             // A single slot stands for any number of them.

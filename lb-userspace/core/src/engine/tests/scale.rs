@@ -1,11 +1,11 @@
 //! Numbers that large installations have.
 
 use super::world::*;
-use crate::engine::{Engine, Environment, Report};
+use crate::engine::{Engine, Environment, Report, SessionMoves};
 use crate::image::TableOp;
 use crate::model::*;
 use core::net::{IpAddr, Ipv4Addr};
-use lb_common::abi::{OriginState, SettingsFlags};
+use lb_common::abi::{OriginId, OriginState, SettingsFlags};
 use std::collections::BTreeSet;
 
 /// Origins of one pool: as many as Cloudflare's largest accounts have endpoints, and more than any number of 16 bits.
@@ -118,40 +118,48 @@ fn shedding_sessions_costs_each_application_its_own_pools() {
         session_percent: 10.0,
         ..LoadShedding::default()
     };
-    let mut costs = Vec::new();
-    for count in [25, 200] {
-        let mut config = applications(count, shedding);
-        let environment = Environment {
-            capacity: Engine::required_capacity(&config),
-            flags: SettingsFlags(0),
-            ..environment()
-        };
-        let mut engine = Engine::new(environment, Default::default());
-        let mut configure = |config: &Config| {
-            let started = std::time::Instant::now();
-            let event = crate::engine::Event::Configure(std::sync::Arc::new(config.clone()));
-            let mut moves = None;
-            for command in engine.handle(event, Default::default()) {
-                match command {
-                    crate::engine::Command::Shed(found) => moves = Some(found),
-                    crate::engine::Command::Report(Report::Refused(why)) => panic!("{why}"),
-                    _ => {}
-                }
+    // Where each one looked at the pools of all, it was the better part of an hour.
+    let count = 400;
+    let mut config = applications(count, shedding);
+    let environment = Environment {
+        capacity: Engine::required_capacity(&config),
+        flags: SettingsFlags(0),
+        ..environment()
+    };
+    let mut engine = Engine::new(environment, Default::default());
+    let mut configure = |config: &Config| {
+        let event = crate::engine::Event::Configure(std::sync::Arc::new(config.clone()));
+        let mut moves = None;
+        for command in engine.handle(event, Default::default()) {
+            match command {
+                crate::engine::Command::Shed(found) => moves = Some(found),
+                crate::engine::Command::Report(Report::Refused(why)) => panic!("{why}"),
+                _ => {}
             }
-            (moves, started.elapsed())
+        }
+        moves.expect("other sessions are shed than before")
+    };
+    // Of whose origins some clients leave, in the order of the numbers: applications and origins.
+    let leaving = |moves: &SessionMoves, application: u32| -> Vec<u32> {
+        let leaves = |origin: &u32| {
+            let mut clients = (1..500).map(address);
+            clients.any(|client| moves.leaves(application, OriginId(*origin), client))
         };
-        let (moves, first) = configure(&config);
-        assert!(!moves.expect("sessions are shed").is_empty());
-        config.pools[0].enabled = false;
-        let (moves, second) = configure(&config);
-        assert!(
-            moves.is_some(),
-            "those of a pool that is disabled stay for its other pool"
-        );
-        println!("{count} applications: {first:?}, and {second:?} after a change");
-        costs.push(first.as_secs_f64() / f64::from(count));
-    }
-    // Proportional to their number, or nearly: where each application looks at the pools of all, it is 8 times as much for
-    // each, and minutes in all.
-    assert!(costs[1] < costs[0] * 4.0 || costs[1] < 0.01, "{costs:?}");
+        (1..=4 * count).filter(leaves).collect()
+    };
+    let moves = configure(&config);
+    let four = leaving(&moves, 0);
+    assert_eq!(four.len(), 4, "two pools of two: {four:?}");
+    let others = leaving(&moves, count - 1);
+    assert_eq!(others.len(), 4);
+    assert!(others.iter().all(|origin| !four.contains(origin)));
+    // In one of the load balancers nobody is left who could take those of the other pool.
+    config.pools[0].enabled = false;
+    let moves = configure(&config);
+    assert_eq!(
+        leaving(&moves, 0),
+        four[..2],
+        "the other pool is alone, and its own fallback pool"
+    );
+    assert_eq!(leaving(&moves, count - 1), others);
 }
