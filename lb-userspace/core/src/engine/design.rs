@@ -92,11 +92,16 @@ impl State {
         let pool = &self.plan.pools[index];
         let by_flows = pool.origin_steering.counts_flows();
         let counts = &self.figures.of(index).origins;
-        let weight = |(number, origin): (usize, &PlannedOrigin)| match by_flows {
-            true => balanced(origin.weight, counts.get(number).copied().unwrap_or(0)),
-            false => u32::from(origin.weight.hundredths()),
+        let counted = |(number, origin): (usize, &PlannedOrigin)| {
+            (origin.weight, counts.get(number).copied().unwrap_or(0))
         };
-        pool.origins.iter().enumerate().map(weight).collect()
+        let origins = pool.origins.iter();
+        match by_flows {
+            true => balanced(&origins.enumerate().map(counted).collect::<Vec<_>>()),
+            false => origins
+                .map(|origin| u32::from(origin.weight.hundredths()))
+                .collect(),
+        }
     }
 
     /// The listeners, and the pools of countries that have some of their own.
@@ -107,9 +112,12 @@ impl State {
     ) -> (Vec<ListenerDesign>, Vec<RouteDesign>) {
         let (mut listeners, mut rerouted) = (Vec::new(), Vec::new());
         let (mut lists, mut sets, mut epochs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        // Of load balancers that many applications share.
+        let (mut routed, mut direct) = (BTreeMap::new(), BTreeMap::new());
         for (application, planned) in config.applications.iter().zip(&self.plan.applications) {
             let mut flags = 0;
-            if self.has_direct_origins(config, planned.route) {
+            let has_direct = || self.has_direct_origins(config, planned.route);
+            if *direct.entry(planned.route).or_insert_with(has_direct) {
                 flags |= ApplicationFlags::DIRECT;
             }
             if has_countries(application.access.as_deref()) {
@@ -125,7 +133,8 @@ impl State {
             let traffic = Traffic::of(application);
             let routes = match planned.route {
                 Route::Balancer(index) => {
-                    Some((index, balancer_routes(config, &config.load_balancers[index])))
+                    let found = || balancer_routes(config, &config.load_balancers[index]);
+                    Some((index, &*routed.entry(index).or_insert_with(found)))
                 }
                 Route::Direct(_) => None,
             };

@@ -80,10 +80,7 @@ impl State {
             let newest = self.figures.counts(pool);
             let weights = || pool.origins.iter().map(|origin| origin.weight);
             let weigh = |counts: &[u64]| -> Vec<u32> {
-                weights()
-                    .zip(counts)
-                    .map(|(weight, count)| balanced(weight, *count))
-                    .collect()
+                balanced(&weights().zip(counts.iter().copied()).collect::<Vec<_>>())
             };
             let in_force = &mut self.figures.in_force[index].origins;
             if difference(&weigh(in_force), &weigh(&newest)) > WRONG_SHARE {
@@ -116,10 +113,8 @@ impl State {
                     .collect();
                 let weigh = |count: &dyn Fn(usize) -> u64| -> Vec<u32> {
                     let weight = |pool: usize| route.weights.of(&self.plan.pools[pool].name);
-                    pools
-                        .iter()
-                        .map(|pool| balanced(weight(*pool), count(*pool)))
-                        .collect()
+                    let counted = pools.iter().map(|pool| (weight(*pool), count(*pool)));
+                    balanced(&counted.collect::<Vec<_>>())
                 };
                 let in_force = weigh(&|pool| self.figures.of(pool).open_flows);
                 if difference(&in_force, &weigh(&|pool| newest[pool])) > WRONG_SHARE {

@@ -23,6 +23,7 @@ mod records;
 mod routing;
 mod served;
 mod sessions;
+mod shares;
 mod snapshot;
 mod sources;
 mod tables;
@@ -46,6 +47,7 @@ use self::plan::{Numbers, Plan};
 use self::probes::Probes;
 use self::records::{Paths, Records};
 use self::sessions::KnownLeaving;
+use self::shares::Shares;
 use self::tables::Generations;
 use crate::health::OriginHealth;
 use crate::image::{Capacity, TableOp};
@@ -133,6 +135,8 @@ struct State {
     roles: BTreeMap<Ip, AddressRole>,
     interfaces: BTreeMap<u32, Interface>,
     watched: Vec<IpAddr>,
+    /// What the view was worked out from.
+    shares: Shares,
     view: Arc<View>,
     view_is_due: bool,
     records_are_due: bool,
@@ -201,6 +205,7 @@ impl Engine {
             roles: BTreeMap::new(),
             interfaces: BTreeMap::new(),
             watched: Vec::new(),
+            shares: Shares::default(),
             view: Arc::default(),
             view_is_due: false,
             records_are_due: false,
@@ -539,7 +544,10 @@ impl State {
     fn publish(&mut self, commands: &mut Vec<Command>) {
         let Some(config) = self.config.clone() else { return };
         self.view_is_due = false;
-        let view = self.snapshot(&config);
+        let mut shares = core::mem::take(&mut self.shares);
+        shares.renew();
+        let view = self.snapshot(&config, &mut shares);
+        self.shares = shares;
         if view != *self.view {
             self.view = Arc::new(view);
             commands.push(Command::Publish(Arc::clone(&self.view)));

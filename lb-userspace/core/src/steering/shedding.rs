@@ -8,6 +8,7 @@
 use crate::maglev::{self, Grain, Member, mix};
 use lb_common::abi::PoolId;
 use lb_common::hash;
+use std::collections::BTreeMap;
 
 /// Number of classes: as many as the smallest fine table of several members has slots, so that each slot is of one class.
 pub const CLASSES: u32 = 2048;
@@ -163,6 +164,18 @@ impl SheddingTable {
             })
         };
         (0..).zip(base).map(slot).collect()
+    }
+}
+
+impl SheddingTable {
+    /// How many slots each owner has.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<u32, usize> {
+        let mut counts = BTreeMap::new();
+        for owner in self.build() {
+            *counts.entry(owner).or_default() += 1;
+        }
+        counts
     }
 }
 
