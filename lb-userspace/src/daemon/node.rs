@@ -7,6 +7,7 @@ use super::interfaces::Interfaces;
 use super::objects::Objects;
 use super::preview::Previews;
 use super::setup::{self, Lock};
+use super::sweeps::Counting;
 use super::takeover::{self, Former};
 use super::tracer::Tracer;
 use super::watch::FileWatch;
@@ -81,6 +82,7 @@ pub struct Node {
     /// `None` while one is going on.
     pub(super) next_sweep: Option<tokio::time::Instant>,
     pub(super) sweep_started: Instant,
+    pub(super) counting: Counting,
     pub(super) moves: Arc<SessionMoves>,
     pub(super) drains: Drains,
     pub(super) tracer: Tracer,
@@ -237,6 +239,7 @@ impl Node {
         let (observations, observed) = mpsc::unbounded_channel();
         let resolver = Resolver::new(&config.dns, observations.clone());
         let (sweeps, swept) = mpsc::channel(1);
+        let counting = Counting::new(&datapath)?;
         let file = FileWatch::new(&config_path)
             .inspect_err(|error| warn!(error = %format!("{error:#}"), "changes of the file are not noticed"));
         let mut node = Self {
@@ -255,6 +258,7 @@ impl Node {
             swept,
             next_sweep: Some(tokio::time::Instant::now()),
             sweep_started: started,
+            counting,
             moves: Arc::default(),
             drains: Drains::default(),
             tracer,
@@ -370,6 +374,8 @@ impl Node {
                 () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
                 () = until(self.next_sweep) => self.start_sweep(),
                 Some(result) = self.swept.recv() => self.end_sweep(result),
+                () = until(self.counting.next) => self.start_count(),
+                Some(result) = self.counting.done.recv() => self.end_count(result),
                 _ = repair.tick() => self.repair(),
                 () = until(self.tracer.due) => self.refresh_trace(),
             }

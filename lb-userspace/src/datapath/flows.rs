@@ -68,6 +68,8 @@ pub struct Ages {
 pub struct FlowCounts {
     pub applications: BTreeMap<u32, u64>,
     pub origins: BTreeMap<u32, u64>,
+    /// Those of them that are not established yet, by origin.
+    pub tentative: BTreeMap<u32, u64>,
     pub total: u64,
     /// Origins that some entry names, be it of a flow that is closing.
     pub named: BTreeSet<OriginId>,
@@ -186,6 +188,9 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             if core.side == FlowSide::CLIENT && !core.tcp.closing() {
                 *counts.applications.entry(core.application).or_default() += 1;
                 *counts.origins.entry(core.origin.0).or_default() += 1;
+                if !established {
+                    *counts.tentative.entry(core.origin.0).or_default() += 1;
+                }
                 counts.total += 1;
                 let ages = counts.ages.entry((core.application, V::V6)).or_default();
                 ages.open += 1;

@@ -14,6 +14,8 @@ mod file;
 mod references;
 mod render;
 #[cfg(test)]
+mod sequences;
+#[cfg(test)]
 mod tests;
 
 pub use catalog::Catalog;

@@ -1,14 +1,15 @@
 //! How many map rows a configuration needs.
 
+use super::design::pool_grain;
 use super::layout::Full;
 use super::names::Names;
-use super::routing::{ORDERED_POOLS, balancer_routes};
+use super::routing::{ORDERED_POOLS, Traffic, balancer_routes, list_grain};
 use crate::image::Capacity;
-use crate::maglev::table_size;
-use crate::model::{Application, Config, Destination, Forwarding, Host, LoadShedding};
+use crate::maglev::{Grain, table_size};
+use crate::model::{Application, Config, Destination, Forwarding, Host, LoadBalancer, LoadShedding, Pool};
 use crate::steering::{CLASSES, Family, Route};
 use core::net::IpAddr;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Room for clients before anybody asks for it.
 const FEW_CLIENTS: u32 = 16_384;
@@ -74,17 +75,16 @@ pub fn required_capacity(config: &Config) -> Capacity {
         true => (config.datapath.max_flows / 4).max(FEW_CLIENTS),
         false => FEW_CLIENTS,
     };
-    let routed = |application: &Application| {
-        let name = match &application.destination {
-            Destination::LoadBalancer(name) => name,
-            Destination::Direct(_) => return 0,
-        };
-        let routes = config
-            .load_balancer(name)
-            .map(|balancer| balancer_routes(config, balancer));
-        routes.map_or(0, |routes| routes.by_country.len() * Family::ALL.len())
+    // Applications share the routes of their load balancer.
+    let served = lists_in_use(config);
+    let routed = |balancer: &LoadBalancer| {
+        let lists = served.get(balancer.name.as_str()).map_or(0, BTreeSet::len);
+        match lists {
+            0 => 0,
+            lists => balancer_routes(config, balancer).by_country.len() * lists,
+        }
     };
-    let routes = config.applications.iter().map(routed).sum();
+    let routes = config.load_balancers.iter().map(routed).sum();
     Capacity {
         applications: twice(listeners),
         // Origins that are gone and drain still answer.
@@ -117,7 +117,10 @@ fn slots(config: &Config, names: Option<&Names>) -> u64 {
         .iter()
         .flat_map(|balancer| balancer.fallback_pools())
         .collect();
+    let mut pools: BTreeMap<&str, &Pool> = BTreeMap::new();
     for pool in &config.pools {
+        pools.insert(&pool.name, pool);
+        let grain = pool_grain(pool.origin_steering, has_direct(pool));
         let roles = if fallbacks.contains(pool.name.as_str()) {
             2
         } else {
@@ -129,17 +132,21 @@ fn slots(config: &Config, names: Option<&Names>) -> u64 {
                 count(&origin.address, family, names)
             });
             let members: usize = members.sum();
-            slots += roles * u64::from(table_size(members));
+            slots += roles * u64::from(table_size(members, grain));
         }
     }
     for application in &config.applications {
         if let Destination::Direct(direct) = &application.destination {
             // The tables of each family, and a list of the one pool.
             let members = direct.iter().map(|origin| count(&origin.address, None, names));
-            slots += u64::from(table_size(members.sum())) * 2 + 1;
+            slots += u64::from(table_size(members.sum(), Grain::Coarse)) * 2 + 1;
         }
     }
+    let served = lists_in_use(config);
     for balancer in &config.load_balancers {
+        let Some(served) = served.get(balancer.name.as_str()) else {
+            continue;
+        };
         // Equal lists stand once.
         let routes = balancer_routes(config, balancer);
         let mut lists: Vec<&Route<'_>> = Vec::new();
@@ -151,11 +158,12 @@ fn slots(config: &Config, names: Option<&Names>) -> u64 {
                 lists.push(route);
             }
         }
-        // One for each family.
-        slots += 2 * lists
-            .into_iter()
-            .map(|route| list_slots(config, route))
-            .sum::<u64>();
+        for family in Family::ALL {
+            let traffic = |traffic| served.contains(&(family, traffic));
+            let served = [Traffic::Connections, Traffic::Sessions].map(traffic);
+            let lists = lists.iter();
+            slots += lists.map(|route| list_slots(&pools, route, served)).sum::<u64>();
+        }
     }
     slots
 }
@@ -170,24 +178,53 @@ fn count(host: &Host, family: Option<Family>, names: Option<&Names>) -> usize {
     }
 }
 
-/// Slots of a route's lists in one family.
-fn list_slots(config: &Config, route: &Route<'_>) -> u64 {
-    let sheds = |sheds: fn(&LoadShedding) -> bool| {
-        let mut pools = route.pools.iter().filter_map(|name| config.pool(name));
-        pools.any(|pool| sheds(&pool.load_shedding))
-    };
+/// By load balancer, for whom it needs lists.
+fn lists_in_use(config: &Config) -> BTreeMap<&str, BTreeSet<(Family, Traffic)>> {
+    let mut served: BTreeMap<&str, BTreeSet<(Family, Traffic)>> = BTreeMap::new();
+    for application in &config.applications {
+        if let Destination::LoadBalancer(name) = &application.destination {
+            let addresses = application.addresses.iter().copied();
+            let traffic = Traffic::of(application);
+            let lists = addresses.map(|address| (Family::of(address), traffic));
+            served.entry(name).or_default().extend(lists);
+        }
+    }
+    served
+}
+
+fn has_direct(pool: &Pool) -> bool {
+    pool.origins.iter().any(|origin| origin.forwarding.is_direct())
+}
+
+/// Slots of a route's lists in one family, when there are connections and sessions.
+fn list_slots(pools: &BTreeMap<&str, &Pool>, route: &Route<'_>, [connections, sessions]: [bool; 2]) -> u64 {
+    let listed = || route.pools.iter().filter_map(|name| pools.get(name.as_str()));
+    let sheds = |sheds: fn(&LoadShedding) -> bool| listed().any(|pool| sheds(&pool.load_shedding));
+    let grain = list_grain(route.policy, listed().any(|pool| has_direct(pool)));
     let size = match route.policy.is_weighted() {
-        true => u64::from(table_size(route.pools.len())),
+        true => u64::from(table_size(route.pools.len(), grain)),
         false => route.pools.len().min(ORDERED_POOLS) as u64,
     };
-    let shedding = size.max(u64::from(CLASSES));
-    let sessions = sheds(|shedding| shedding.session_percent > 0.0);
-    match sheds(|shedding| shedding.default_percent > 0.0) {
-        true if sessions => 2 * shedding,
-        true => shedding,
-        // Some applications have the one, some the other.
-        false if sessions => size + shedding,
-        false => size,
+    let fine = u64::from(table_size(route.pools.len(), Grain::Fine));
+    let shedding = match route.policy.is_weighted() {
+        true => fine.max(u64::from(CLASSES)),
+        false => u64::from(CLASSES),
+    };
+    let of = |applies: bool, sheds: bool| match (applies, sheds) {
+        (false, _) => 0,
+        (true, false) => size,
+        (true, true) => shedding,
+    };
+    let default_sheds = sheds(|shedding| shedding.default_percent > 0.0);
+    let sessions_shed = sheds(|shedding| shedding.session_percent > 0.0);
+    let lists = [
+        of(connections, default_sheds),
+        of(sessions, default_sheds || sessions_shed),
+    ];
+    match sessions_shed {
+        true => lists.iter().sum(),
+        // Both have the same.
+        false => lists.into_iter().max().unwrap_or(0),
     }
 }
 

@@ -25,6 +25,7 @@ mod records;
 mod routing;
 mod served;
 mod sessions;
+mod shares;
 mod snapshot;
 mod sources;
 mod tables;
@@ -49,6 +50,8 @@ use self::names::Names;
 use self::plan::{Numbers, Plan};
 use self::probes::Probes;
 use self::records::{Paths, Records};
+use self::sessions::KnownLeaving;
+use self::shares::Shares;
 use self::tables::Generations;
 use crate::health::OriginHealth;
 use crate::image::{Capacity, TableOp};
@@ -120,6 +123,8 @@ struct State {
     steers_by_latency: bool,
     /// What was said last.
     moves: Arc<SessionMoves>,
+    /// What they were put together from.
+    leaving: KnownLeaving,
     /// When tables were made last.
     rebuilt: Option<Timestamp>,
     /// By load balancer of the configuration, whether its fallback pool was reported to be in use.
@@ -136,6 +141,8 @@ struct State {
     interfaces: BTreeMap<u32, Interface>,
     watched: Vec<IpAddr>,
     watched_names: Vec<String>,
+    /// What the view was worked out from.
+    shares: Shares,
     view: Arc<View>,
     view_is_due: bool,
     records_are_due: bool,
@@ -195,6 +202,7 @@ impl Engine {
             stale_lists: false,
             steers_by_latency: false,
             moves: Arc::default(),
+            leaving: KnownLeaving::new(),
             rebuilt: None,
             fallbacks: BTreeMap::new(),
             inherited_applications: BTreeMap::new(),
@@ -205,6 +213,7 @@ impl Engine {
             interfaces: BTreeMap::new(),
             watched: Vec::new(),
             watched_names: Vec::new(),
+            shares: Shares::default(),
             view: Arc::default(),
             view_is_due: false,
             records_are_due: false,
@@ -481,7 +490,10 @@ impl State {
     fn publish(&mut self, commands: &mut Vec<Command>) {
         let Some(config) = self.config.clone() else { return };
         self.view_is_due = false;
-        let view = self.snapshot(&config);
+        let mut shares = core::mem::take(&mut self.shares);
+        shares.renew();
+        let view = self.snapshot(&config, &mut shares);
+        self.shares = shares;
         if view != *self.view {
             self.view = Arc::new(view);
             commands.push(Command::Publish(Arc::clone(&self.view)));

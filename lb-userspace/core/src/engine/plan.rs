@@ -9,7 +9,7 @@ use crate::model::{
     Application, Config, Destination, Forwarding, Host, LoadShedding, Monitor, MonitorGroup, OnUnhealthy,
     Origin, OriginSteering, Pool, Weight,
 };
-use crate::steering::balanced;
+use crate::steering::parts;
 use crate::vote::Role;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -125,15 +125,7 @@ impl PlannedOrigin {
 
     /// Its part of the weight, in units that are the same for all origins.
     pub fn weight(&self) -> u32 {
-        balanced(self.weight, 0) / self.sharing
-    }
-
-    /// The same, divided among its open flows and the next one.
-    pub fn balanced(&self, open_flows: u64) -> u32 {
-        match balanced(self.weight, open_flows) {
-            0 => 0,
-            weight => (weight / self.sharing).max(1),
-        }
+        parts(self.weight) / self.sharing
     }
 }
 
@@ -161,7 +153,7 @@ pub struct PlannedApplication {
     pub access: AccessList,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Route {
     /// Index into the configuration's load balancers.
     Balancer(usize),

@@ -3,6 +3,7 @@
 use super::State;
 use super::names::LookupFailure;
 use super::plan::{PlannedOrigin, PlannedPool, Route, Unresolved};
+use super::shares::Shares;
 use crate::health::{FailureReason, OriginHealth};
 use crate::model::{Config, Host};
 use crate::steering::{Family, OriginFacts};
@@ -11,16 +12,16 @@ use lb_common::abi::OriginId;
 
 impl State {
     /// Puts together the snapshot of a configured engine.
-    pub(super) fn snapshot(&self, config: &Config) -> View {
+    pub(super) fn snapshot(&self, config: &Config, known: &mut Shares) -> View {
         View {
             node: config.node.name.clone(),
             generation: self.generations.live(),
             monitoring: self.monitoring_view(),
-            applications: self.applications_view(config),
+            applications: self.applications_view(config, known),
             load_balancers: config
                 .load_balancers
                 .iter()
-                .map(|balancer| self.balancer_view(config, balancer))
+                .map(|balancer| self.balancer_view(config, balancer, known))
                 .collect(),
             pools: (0..self.plan.pools.len())
                 .map(|index| self.pool_view(index))
@@ -34,14 +35,14 @@ impl State {
         MonitoringView { targets, runs }
     }
 
-    fn applications_view(&self, config: &Config) -> Vec<ApplicationView> {
+    fn applications_view(&self, config: &Config, known: &mut Shares) -> Vec<ApplicationView> {
         let planned = self.plan.applications.iter();
         config
             .applications
             .iter()
             .zip(planned)
             .map(|(application, planned)| {
-                let (pool, on_fallback) = self.pool_in_use(config, application, planned.route);
+                let (pool, on_fallback) = self.pool_in_use(config, application, planned.route, known);
                 ApplicationView {
                     name: application.name.clone(),
                     id: planned.id,

@@ -370,7 +370,7 @@ fn a_configuration_that_does_not_fit_is_refused_and_the_old_one_stays() {
         (
             "slots",
             Capacity {
-                slots: 2000,
+                slots: 1000,
                 ..capacity()
             },
         ),
