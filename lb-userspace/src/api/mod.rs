@@ -5,6 +5,7 @@
 
 mod cloudflare;
 mod error;
+mod events;
 mod guard;
 mod listen;
 mod request;
@@ -16,6 +17,6 @@ mod token;
 
 pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
-pub use request::{CloudflareReply, Handle, Reply, Request, Standing, TraceItem, Tracing};
+pub use request::{CloudflareReply, EventFeed, Handle, Reply, Request, Standing, TraceItem, Tracing};
 pub use routes::router;
 pub use token::Token;

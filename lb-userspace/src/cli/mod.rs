@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod doctor;
 mod drops;
+mod events;
 mod explain;
 mod failure;
 mod flows;
@@ -65,6 +66,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Flows(flows::FlowsArgs),
     Drops(drops::DropsArgs),
+    Events(events::EventsArgs),
     Trace(trace::Trace),
     Capture(capture::Capture),
     Doctor(doctor::DoctorArgs),
@@ -123,6 +125,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Explain(verb) => verb.run(global),
         Command::Flows(verb) => verb.run(global),
         Command::Drops(verb) => verb.run(global),
+        Command::Events(verb) => verb.run(global),
         Command::Trace(verb) => verb.run(global),
         Command::Capture(verb) => verb.run(global),
         Command::Doctor(verb) => verb.run(global),

@@ -390,6 +390,16 @@ impl Node {
         let compiled = self.objects.file.compile(&applied.catalog, &left_out);
         let compiled = compiled
             .map_err(|(rendered, errors)| refusal(&applied.catalog, &rendered, &applied.entry, &errors))?;
+        let (entry, verb) = (
+            &applied.entry,
+            if applied.deleted { "deleted" } else { "changed" },
+        );
+        let cause = format!(
+            "the API has {verb} the {} `{}`",
+            entry.kind().noun(),
+            entry.title()
+        );
+        self.journal.cause = Some(cause);
         self.configure(compiled.config)
             .map_err(|why| Failure::new(400, 1002, why))?;
         Ok((applied.catalog, applied.entry))
@@ -401,6 +411,7 @@ impl Node {
             config.datapath.interfaces.clone_from(&self.overrides);
         }
         if config == *self.config {
+            self.journal.cause = None;
             return Ok(());
         }
         let config = Arc::new(config);
@@ -426,6 +437,7 @@ impl Node {
                 self.record_store(problem);
             }
         }
+        self.journal.cause = Some("changes could not be saved, and are undone".to_owned());
         let config = self.objects.undo().map_err(|errors| errors.to_string());
         if let Err(why) = config.and_then(|config| self.configure(config)) {
             error!("the objects that are on the disk cannot be put into force: {why}");
