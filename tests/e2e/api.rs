@@ -5,6 +5,7 @@ use lb_tests::check::{SOON, wait_until};
 use lb_tests::daemon::Daemon;
 use lb_tests::lab::{Lab, VIP4};
 use lb_tests::{gate, http, needs_root, servers};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -50,7 +51,10 @@ fn cloudflares_python_client_runs_the_node() {
     std::fs::write(&token, TOKEN).unwrap();
     let config = format!(
         "listen = [\"127.0.0.1:7600\"]\ntoken_file = {token:?}\nedge_ips = [\"{VIP4}\"]\n\n\
-         [pools.of-the-file.origins.only]\naddress = \"{first}\"\nport = 80\n"
+         [monitors.of-the-file]\ntype = \"http\"\ninterval = 0.5\ntimeout = 0.4\ndescription = \"of-the-file\"\n\
+         [pools.of-the-file.origins.only]\naddress = \"{first}\"\nport = 80\n\
+         [load_balancers.of-the-file]\ndefault_pools = [\"of-the-file\"]\nsteering_policy = \"hash\"\n\
+         [applications.of-the-file]\nprotocol = \"tcp/81\"\naddresses = [\"{VIP4}\"]\nload_balancer = \"of-the-file\"\n"
     );
     let mut lb = Daemon::start(&lab, &config);
     let client = Client { lab: &lab };
@@ -59,6 +63,14 @@ fn cloudflares_python_client_runs_the_node() {
     served_by(&lab, "a");
     client.step("move", &[]);
     served_by(&lab, "b");
+    // A connection outlives that everything on its way is called otherwise.
+    let mut connection = lab.client.enter(|| TcpStream::connect(http_at(VIP4))).unwrap();
+    for _ in 0..2 {
+        let answer = http::get_kept(&mut connection, "/").unwrap();
+        assert_eq!(answer.body.trim(), "b");
+        client.step("rename", &[]);
+    }
+    assert_eq!(http::get_kept(&mut connection, "/").unwrap().body.trim(), "b");
     client.step("walk", &[first, second]);
     client.step("analytics", &[]);
     served_by(&lab, "b");

@@ -31,6 +31,7 @@ mod probe_ways;
 mod refuse;
 mod reload;
 mod restart;
+mod secrets;
 mod spread;
 mod steering;
 mod store;

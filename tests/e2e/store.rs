@@ -6,7 +6,7 @@ use lb_tests::gate::number;
 use lb_tests::lab::Lab;
 use lb_tests::needs_root;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,65 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use std::{io, thread};
 
-const MONITORS: &str = "/client/v4/accounts/0123456789abcdef0123456789abcdef/load_balancers/monitors";
+const BASE: &str = "/client/v4/accounts/0123456789abcdef0123456789abcdef/load_balancers";
+const ZONE: &str = "/client/v4/zones/0123456789abcdef0123456789abcdef";
 const WRITERS: usize = 4;
+/// Objects of each kind that a writer has at a time.
+const MOST: usize = 4;
+
+/// What objects are, each with those that it refers to before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Kind {
+    Monitor,
+    Group,
+    Pool,
+    Balancer,
+    Application,
+}
+
+const KINDS: [Kind; 5] = [
+    Kind::Monitor,
+    Kind::Group,
+    Kind::Pool,
+    Kind::Balancer,
+    Kind::Application,
+];
+
+impl Kind {
+    fn path(self) -> String {
+        match self {
+            Self::Monitor => format!("{BASE}/monitors"),
+            Self::Group => format!("{BASE}/monitor_groups"),
+            Self::Pool => format!("{BASE}/pools"),
+            Self::Balancer => format!("{ZONE}/load_balancers"),
+            Self::Application => format!("{ZONE}/spectrum/apps"),
+        }
+    }
+
+    /// The kinds of which an object of this one needs one.
+    fn needs(self) -> &'static [Kind] {
+        match self {
+            Self::Monitor => &[],
+            Self::Group => &[Self::Monitor],
+            Self::Pool => &[Self::Monitor, Self::Group],
+            Self::Balancer => &[Self::Pool],
+            Self::Application => &[Self::Balancer],
+        }
+    }
+}
+
+/// Writer, kind and number: what an object is told by, whatever its id is.
+type Key = (usize, Kind, usize);
+
+fn name((writer, kind, number): Key) -> String {
+    format!("{kind:?}-{writer}-{number}").to_lowercase()
+}
 
 /// A connection to the API that stays open.
-struct Api(BufReader<UnixStream>);
+pub struct Api(BufReader<UnixStream>);
 
 impl Api {
-    fn connect(socket: &Path) -> io::Result<Self> {
+    pub fn connect(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         Ok(Self(BufReader::new(stream)))
@@ -29,6 +80,12 @@ impl Api {
 
     /// Status and result.
     fn ask(&mut self, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
+        let (status, mut answer) = self.exchange(method, path, body)?;
+        Ok((status, answer["result"].take()))
+    }
+
+    /// Status and the whole answer.
+    pub fn exchange(&mut self, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
         let body = body.to_string();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
@@ -51,11 +108,11 @@ impl Api {
         }
         let mut body = vec![0; length];
         self.0.read_exact(&mut body)?;
-        Ok((status, serde_json::from_slice::<Value>(&body)?["result"].clone()))
+        Ok((status, serde_json::from_slice(&body)?))
     }
 }
 
-/// What a writer knows of one of its monitors, which it tells by the description.
+/// What a writer knows of one of its objects.
 #[derive(Debug)]
 struct Known {
     id: Option<String>,
@@ -63,13 +120,17 @@ struct Known {
     acknowledged: Option<usize>,
     /// A version that was asked for without an answer.
     in_flight: Option<Option<usize>>,
+    /// The object that it refers to.
+    target: Option<(Kind, usize)>,
 }
 
 /// One of the clients.
 struct Writer {
     number: usize,
     state: u64,
-    monitors: BTreeMap<usize, Known>,
+    objects: BTreeMap<(Kind, usize), Known>,
+    /// Writes by method.
+    done: BTreeMap<(Kind, &'static str), usize>,
 }
 
 impl Writer {
@@ -78,102 +139,208 @@ impl Writer {
         (self.state >> 33) as usize % below
     }
 
-    fn description(&self, monitor: usize, version: usize) -> String {
-        format!("{}/{monitor}/{version}", self.number)
+    /// The numbers of the objects of a kind that are there.
+    fn there(&self, kind: Kind) -> Vec<usize> {
+        let there = self
+            .objects
+            .iter()
+            .filter(|((other, _), known)| *other == kind && known.acknowledged.is_some());
+        there.map(|((_, number), _)| *number).collect()
     }
 
-    /// Changes something; whether it was acknowledged.
-    fn write(&mut self, api: &mut Api) -> io::Result<()> {
-        let there: Vec<usize> = self
-            .monitors
-            .iter()
-            .filter(|(_, known)| known.acknowledged.is_some())
-            .map(|(monitor, _)| *monitor)
-            .collect();
-        let chosen = match there.len() {
-            0 => None,
-            count => there.get(self.random(count * 2)).copied(),
-        };
-        let (monitor, wanted) = match chosen {
-            // Now and then one goes.
-            Some(monitor) if self.random(3) == 0 => (monitor, None),
-            Some(monitor) => {
-                let version = self.monitors[&monitor]
-                    .acknowledged
-                    .map_or(1, |version| version + 1);
-                (monitor, Some(version))
+    /// The fields by which a version is told.
+    fn version(&self, (kind, number): (Kind, usize), version: usize) -> Value {
+        match kind {
+            Kind::Application => json!({"limits": {"new_flows_per_second": version}}),
+            _ => json!({"description": format!("{}/{number}/{version}", self.number)}),
+        }
+    }
+
+    /// A whole object.
+    fn body(&self, (kind, number): (Kind, usize), version: usize, target: Option<(Kind, usize)>) -> Value {
+        let id = target.and_then(|target| self.objects.get(&target)?.id.clone());
+        let own = name((self.number, kind, number));
+        let mut body = match kind {
+            Kind::Monitor => json!({"type": "tcp"}),
+            Kind::Group => json!({"members": [{"monitor_id": id}]}),
+            Kind::Pool => {
+                let origins = json!([{"name": "a", "address": "10.0.2.11", "port": 80}]);
+                match target {
+                    Some((Kind::Group, _)) => json!({"name": own, "origins": origins, "monitor_group": id}),
+                    _ => json!({"name": own, "origins": origins, "monitor": id}),
+                }
             }
-            None => (self.monitors.len(), Some(1)),
+            Kind::Balancer => json!({"name": own, "default_pools": [id], "fallback_pool": id}),
+            Kind::Application => {
+                let balancer = target.map(|(kind, number)| name((self.number, kind, number)));
+                json!({
+                    "protocol": format!("tcp/{}", 10_000 + self.number * 10_000 + number),
+                    "dns": {"name": own, "type": "ADDRESS"},
+                    "edge_ips": {"type": "static", "ips": ["203.0.113.10"]},
+                    "origin_dns": {"name": balancer},
+                })
+            }
         };
-        let known = self.monitors.entry(monitor).or_insert(Known {
-            id: None,
-            acknowledged: None,
-            in_flight: None,
-        });
+        let fields = body.as_object_mut().expect("it is one");
+        fields.extend(
+            self.version((kind, number), version)
+                .as_object()
+                .cloned()
+                .unwrap_or_default(),
+        );
+        body
+    }
+
+    /// Something that is there, or else what it must refer to and is not.
+    fn create(&mut self, mut kind: Kind) -> ((Kind, usize), Option<(Kind, usize)>) {
+        loop {
+            let needs = kind.needs();
+            let number = self.objects.keys().filter(|(other, _)| *other == kind).count();
+            if needs.is_empty() {
+                return ((kind, number), None);
+            }
+            let needed = needs[self.random(needs.len())];
+            let there = self.there(needed);
+            match there.len() {
+                0 => kind = needed,
+                count => {
+                    let target = there[self.random(count)];
+                    return ((kind, number), Some((needed, target)));
+                }
+            }
+        }
+    }
+
+    /// Changes something; whether it was acknowledged or refused.
+    fn write(&mut self, api: &mut Api) -> io::Result<bool> {
+        let kind = KINDS[self.random(KINDS.len())];
+        let there = self.there(kind);
+        let is_new = there.is_empty() || (there.len() < MOST && self.random(2) == 0);
+        let (object, method, wanted) = match is_new {
+            true => {
+                let (object, target) = self.create(kind);
+                let unknown = Known {
+                    id: None,
+                    acknowledged: None,
+                    in_flight: None,
+                    target,
+                };
+                self.objects.insert(object, unknown);
+                (object, "POST", Some(1))
+            }
+            false => {
+                let object = (kind, there[self.random(there.len())]);
+                let next = self.objects[&object].acknowledged.map(|version| version + 1);
+                match self.random(4) {
+                    0 | 1 => (object, "DELETE", None),
+                    2 => (object, "PUT", next),
+                    _ => (object, "PATCH", next),
+                }
+            }
+        };
+        let body = match (wanted, method) {
+            (None, _) => json!({}),
+            (Some(version), "PATCH") => self.version(object, version),
+            (Some(version), _) => self.body(object, version, self.objects[&object].target),
+        };
+        let known = self.objects.get_mut(&object).expect("it was put there");
         known.in_flight = Some(wanted);
-        let id = known.id.clone();
-        let body =
-            wanted.map(|version| json!({"type": "tcp", "description": self.description(monitor, version)}));
-        let (status, result) = match (&id, body) {
-            (None, Some(body)) => api.ask("POST", MONITORS, &body)?,
-            (Some(id), Some(body)) => api.ask("PATCH", &format!("{MONITORS}/{id}"), &body)?,
-            (Some(id), None) => api.ask("DELETE", &format!("{MONITORS}/{id}"), &json!({}))?,
-            (None, None) => unreachable!("only what is there goes"),
+        let path = match &known.id {
+            Some(id) => format!("{}/{id}", object.0.path()),
+            None => object.0.path(),
         };
-        // A daemon that is killed may still get the answer "stopping" out.
-        if status != 200 {
-            return Err(io::Error::other(format!("{status}")));
+        let (status, result) = api.ask(method, &path, &body)?;
+        let known = self.objects.get_mut(&object).expect("it was put there");
+        match (status, method) {
+            (200, _) => {
+                known.id = wanted.and(result["id"].as_str().map(str::to_owned));
+                (known.acknowledged, known.in_flight) = (wanted, None);
+                *self.done.entry((object.0, method)).or_default() += 1;
+                Ok(true)
+            }
+            // Others refer to it.
+            (412, "DELETE") => {
+                known.in_flight = None;
+                Ok(false)
+            }
+            // A daemon that is killed may still get the answer "stopping" out.
+            (503, _) => Err(io::Error::other("it stops")),
+            (status, _) => panic!("{method} {path} {body}: {status}"),
         }
-        let known = self.monitors.get_mut(&monitor).expect("it was put there");
-        known.id = result["id"].as_str().map(str::to_owned);
-        (known.acknowledged, known.in_flight) = (wanted, None);
-        if wanted.is_none() {
-            known.id = None;
-        }
-        Ok(())
     }
 
     /// Compares what is there with what must be, and takes note of what became of what was in flight.
-    fn verify(&mut self, there: &BTreeMap<(usize, usize), (usize, String)>) {
-        for (monitor, known) in &mut self.monitors {
-            let found = there.get(&(self.number, *monitor));
+    fn verify(&mut self, there: &BTreeMap<Key, (usize, String)>) {
+        for ((kind, number), known) in &mut self.objects {
+            let found = there.get(&(self.number, *kind, *number));
             let version = found.map(|(version, _)| *version);
             assert!(
                 version == known.acknowledged || known.in_flight == Some(version),
-                "monitor {}/{monitor} has version {version:?} after a crash: {known:?}",
-                self.number
+                "{} has version {version:?} after a crash: {known:?}",
+                name((self.number, *kind, *number))
             );
             (known.acknowledged, known.in_flight) = (version, None);
             known.id = found.map(|(_, id)| id.clone());
         }
-        let mine = there.keys().filter(|(writer, _)| *writer == self.number);
-        for (_, monitor) in mine {
-            assert!(
-                self.monitors.contains_key(monitor),
-                "nobody has asked for {monitor}"
-            );
+        let mine = there.keys().filter(|(writer, _, _)| *writer == self.number);
+        for (_, kind, number) in mine {
+            let known = self.objects.contains_key(&(*kind, *number));
+            assert!(known, "nobody has asked for {kind:?} {number}");
         }
     }
 }
 
-/// All monitors: writer and number, and then version and id.
-fn listed(socket: &Path) -> BTreeMap<(usize, usize), (usize, String)> {
-    let (status, list) = Api::connect(socket)
-        .unwrap()
-        .ask("GET", MONITORS, &json!({}))
-        .unwrap();
-    assert_eq!(status, 200);
+/// All objects, with version and id. Whatever one refers to is there.
+fn listed(socket: &Path) -> BTreeMap<Key, (usize, String)> {
+    let mut api = Api::connect(socket).unwrap();
     let mut there = BTreeMap::new();
-    for monitor in list.as_array().unwrap() {
-        let parts: Vec<usize> = monitor["description"]
-            .as_str()
-            .unwrap()
-            .split('/')
-            .map(|part| part.parse().unwrap())
-            .collect();
-        let id = monitor["id"].as_str().unwrap().to_owned();
-        let before = there.insert((parts[0], parts[1]), (parts[2], id));
-        assert!(before.is_none(), "{parts:?} is there twice");
+    let mut ids = BTreeSet::new();
+    for kind in KINDS {
+        let path = format!("{}?per_page=100", kind.path());
+        let (status, list) = api.ask("GET", &path, &json!({})).unwrap();
+        assert_eq!(status, 200);
+        for object in list.as_array().unwrap() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (key, version) = match kind {
+                Kind::Application => {
+                    let name = text(&object["dns"]["name"]);
+                    let parts: Vec<&str> = name.split('-').collect();
+                    let version = object["limits"]["new_flows_per_second"].as_u64().unwrap();
+                    let number = |part: &str| part.parse().unwrap();
+                    ((number(parts[1]), kind, number(parts[2])), version as usize)
+                }
+                _ => {
+                    let description = text(&object["description"]);
+                    let parts: Vec<usize> = description
+                        .split('/')
+                        .filter_map(|part| part.parse().ok())
+                        .collect();
+                    // The file's pool has none.
+                    let [writer, number, version] = parts[..] else {
+                        continue;
+                    };
+                    ((writer, kind, number), version)
+                }
+            };
+            let refers: Vec<String> = match kind {
+                Kind::Monitor => Vec::new(),
+                Kind::Group => vec![text(&object["members"][0]["monitor_id"])],
+                Kind::Pool => vec![text(&object["monitor"]), text(&object["monitor_group"])],
+                Kind::Balancer => vec![text(&object["default_pools"][0]), text(&object["fallback_pool"])],
+                Kind::Application => vec![text(&object["origin_dns"]["name"])],
+            };
+            for other in refers.iter().filter(|other| !other.is_empty()) {
+                assert!(
+                    ids.contains(other),
+                    "{object} refers to {other}, which is not there"
+                );
+            }
+            let id = text(&object["id"]);
+            ids.insert(id.clone());
+            ids.insert(text(&object["name"]));
+            let before = there.insert(key, (version, id));
+            assert!(before.is_none(), "{key:?} is there twice");
+        }
     }
     there
 }
@@ -194,7 +361,8 @@ fn every_acknowledged_write_and_no_other_outlives_kill_9() {
         .map(|number| Writer {
             number,
             state: seed.wrapping_add(number as u64 * 0x9e37_79b9),
-            monitors: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            done: BTreeMap::new(),
         })
         .collect();
     let done = AtomicUsize::new(0);
@@ -210,12 +378,17 @@ fn every_acknowledged_write_and_no_other_outlives_kill_9() {
                 let (socket, over, done) = (&socket, &over, &done);
                 scope.spawn(move || {
                     let mut api = Api::connect(socket).unwrap();
-                    while !over.load(Ordering::Relaxed) && writer.write(&mut api).is_ok() {
-                        done.fetch_add(1, Ordering::Relaxed);
+                    while !over.load(Ordering::Relaxed) {
+                        match writer.write(&mut api) {
+                            Ok(acknowledged) => {
+                                done.fetch_add(usize::from(acknowledged), Ordering::Relaxed);
+                            }
+                            Err(_) => break,
+                        }
                     }
                 });
             }
-            wait_until(SOON.saturating_mul(6), "writes are made", || {
+            wait_until(SOON.saturating_mul(20), "writes are made", || {
                 (done.load(Ordering::Relaxed) >= until.min(wanted)).then_some(())
             });
             lb.kill();
@@ -234,9 +407,17 @@ fn every_acknowledged_write_and_no_other_outlives_kill_9() {
             status.json()["node"]
         );
     }
+    let mut made: BTreeMap<(Kind, &str), usize> = BTreeMap::new();
+    for (way, count) in writers.iter().flat_map(|writer| &writer.done) {
+        *made.entry(*way).or_default() += count;
+    }
     println!(
-        "{} writes, {kills} crashes, {} monitors at the end",
-        done.load(Ordering::Relaxed),
-        listed(&lb.socket()).len()
+        "{} writes, {kills} crashes: {made:?}",
+        done.load(Ordering::Relaxed)
     );
+    for kind in KINDS.into_iter().filter(|_| wanted >= 500) {
+        for method in ["POST", "PUT", "PATCH", "DELETE"] {
+            assert!(made.contains_key(&(kind, method)), "no {method} of a {kind:?}");
+        }
+    }
 }

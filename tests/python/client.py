@@ -93,6 +93,24 @@ def move(client):
     assert changed.modified_on > pool.modified_on, changed
 
 
+def rename(client):
+    """The pool and its origins under other names: nothing else becomes of them."""
+    pools = client.load_balancers.pools
+    pool = by_name(pools.list(account_id=ACCOUNT), "api-eu")
+    # Whatever is taken for another one loses its flows at once.
+    pools.edit(pool_id=pool.id, account_id=ACCOUNT, extra_body={"drain_timeout": 0})
+    named = lambda suffix: [
+        {"name": f"{origin.name}{suffix}", "address": origin.address, "port": origin.port, "enabled": origin.enabled}
+        for origin in pool.origins
+    ]
+    renamed = pools.edit(pool_id=pool.id, account_id=ACCOUNT, name="api-west", origins=named("-new"))
+    assert [origin.name for origin in renamed.origins] == ["z-new", "a-new"], renamed
+    # Not even for a moment.
+    health = pools.health.get(pool_id=pool.id, account_id=ACCOUNT).to_dict()["pop_health"]
+    assert health and all(node["healthy"] for node in health.values()), health
+    pools.edit(pool_id=pool.id, account_id=ACCOUNT, name="api-eu", origins=named(""))
+
+
 def monitors(client):
     monitors = client.load_balancers.monitors
     made = monitors.create(
@@ -140,6 +158,11 @@ def monitors(client):
 def pools(client, first, second):
     balancers = client.load_balancers
     pools = balancers.pools
+    # What Cloudflare's types cannot hold stands beside what they can.
+    ours = [one for one in balancers.monitors.list(account_id=ACCOUNT) if one.description == "of-the-file"]
+    assert [(one.interval, one.timeout, one.exact) for one in ours] == [(1, 1, {"interval": 0.5, "timeout": 0.4})], ours
+    hashed = by_name(balancers.list(zone_id=ZONE), "of-the-file")
+    assert hashed.steering_policy == "random" and hashed.exact == {"steering_policy": "hash"}, hashed
     known = by_name(pools.list(account_id=ACCOUNT), "api-eu")
     monitor = known.monitor
     origins = [{"name": "one", "address": first, "port": 80, "weight": 0.5}]
@@ -338,9 +361,9 @@ def applications(client, first):
     assert apps.get(app_id=made.id, zone_id=ZONE).to_dict() == made.to_dict()
     # Page by page, until an empty one.
     names = [app.dns.name for app in apps.list(zone_id=ZONE, per_page=1)]
-    assert names == ["range.example.com", "short.example.com", "web.example.com"], names
+    assert names == ["of-the-file", "range.example.com", "short.example.com", "web.example.com"], names
     names = [app.dns.name for app in apps.list(zone_id=ZONE, order="created_on", direction="desc")]
-    assert names == ["short.example.com", "range.example.com", "web.example.com"], names
+    assert names == ["short.example.com", "range.example.com", "web.example.com", "of-the-file"], names
     replaced = apps.update(
         app_id=made.id,
         zone_id=ZONE,
@@ -435,15 +458,18 @@ def by_dns_name(apps, name):
 def clean(client):
     """Everything goes, those that refer to others first."""
     for app in list(client.spectrum.apps.list(zone_id=ZONE)):
-        client.spectrum.apps.delete(app_id=app.id, zone_id=ZONE)
+        if app.dns.name != "of-the-file":
+            client.spectrum.apps.delete(app_id=app.id, zone_id=ZONE)
     balancers = client.load_balancers
     for balancer in balancers.list(zone_id=ZONE):
-        balancers.delete(load_balancer_id=balancer.id, zone_id=ZONE)
+        if balancer.name != "of-the-file":
+            balancers.delete(load_balancer_id=balancer.id, zone_id=ZONE)
     for pool in balancers.pools.list(account_id=ACCOUNT):
         if pool.name != "of-the-file":
             balancers.pools.delete(pool_id=pool.id, account_id=ACCOUNT)
     for monitor in balancers.monitors.list(account_id=ACCOUNT):
-        balancers.monitors.delete(monitor_id=monitor.id, account_id=ACCOUNT)
+        if monitor.description != "of-the-file":
+            balancers.monitors.delete(monitor_id=monitor.id, account_id=ACCOUNT)
     assert [pool.name for pool in balancers.pools.list(account_id=ACCOUNT)] == ["of-the-file"]
 
 
@@ -469,6 +495,7 @@ def strangers(client):
 STEPS = {
     "deploy": deploy,
     "move": move,
+    "rename": rename,
     "walk": walk,
     "analytics": analytics,
     "strangers": strangers,

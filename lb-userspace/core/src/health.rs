@@ -44,6 +44,9 @@ pub enum FailureReason {
     DnsFailure(String),
     /// The monitor cannot be run as it is configured; says why.
     MonitorConfig(String),
+    /// The node had no file descriptor or no memory for the attempt, which says nothing of the origin; carries the system's
+    /// words.
+    NoResources(String),
     /// The probe could not be made on this node (no privilege, no socket); carries the system's words.
     Other(String),
 }

@@ -1,4 +1,5 @@
-//! Who may ask: on TCP a bearer token, or on a loopback address without one, no web page.
+//! Who may ask: on TCP a bearer token. On a loopback address without one every local user may look at what is no secret, and
+//! no web page.
 
 use super::Token;
 use super::cloudflare;
@@ -16,18 +17,26 @@ use std::sync::Arc;
 pub(super) enum Guard {
     /// The socket's file mode has already decided.
     Trusted,
-    /// A loopback address without a token: every local user, but no web page in a local browser.
+    /// A loopback address without a token: every local user, but no web page in a local browser. They look, and change
+    /// nothing.
     Local,
     Bearer(Arc<Token>),
 }
 
+/// Marks a request of somebody who may not see secrets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Onlooker;
+
 /// Lets a request through or answers it.
-pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+pub(super) async fn check(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     // A liveness probe tells nothing, and kubelets have no token.
     let probe = request.method() == Method::GET && matches!(request.uri().path(), "/healthz" | "/readyz");
     let verdict = match &guard {
         Guard::Trusted => Ok(()),
-        Guard::Local => no_web_page(request.method(), request.headers()),
+        Guard::Local => {
+            request.extensions_mut().insert(Onlooker);
+            no_web_page(request.headers()).and_then(|()| no_change(request.method()))
+        }
         Guard::Bearer(_) if probe => Ok(()),
         Guard::Bearer(token) => bearer(token, request.headers()),
     };
@@ -63,10 +72,21 @@ fn bearer(token: &Token, headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
+/// Who may change something may send everybody's traffic anywhere: that is not for every user of this machine.
+fn no_change(method: &Method) -> Result<(), ApiError> {
+    match *method {
+        Method::GET | Method::HEAD => Ok(()),
+        _ => Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "without a token nothing is changed over TCP: configure `api.token_file` and show the token, or use the \
+             unix socket (`api.socket`)",
+        )),
+    }
+}
+
 /// A page can make a browser send requests here, under a name that it has resolve to a loopback address: such requests
-/// carry that name as their host, and those that change something carry an origin.
-fn no_web_page(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
-    let forbidden = |message| Err(ApiError::new(ErrorCode::Forbidden, message));
+/// carry that name as their host.
+fn no_web_page(headers: &HeaderMap) -> Result<(), ApiError> {
     if let Some(host) = headers.get(header::HOST) {
         let authority = host
             .to_str()
@@ -77,13 +97,11 @@ fn no_web_page(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
             host == "localhost" || host.parse::<IpAddr>().is_ok()
         });
         if !known {
-            return forbidden(
+            return Err(ApiError::new(
+                ErrorCode::Forbidden,
                 "the request names an unknown host: use the address, or configure `api.token_file`",
-            );
+            ));
         }
-    }
-    if method != Method::GET && headers.contains_key(header::ORIGIN) {
-        return forbidden("web pages may not change anything here: configure `api.token_file`");
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ mod token;
 
 pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
-pub use request::{CloudflareReply, EventFeed, Handle, Minutes, Present, Reply, Request, TraceItem, Tracing};
+pub use request::{
+    CloudflareReply, EventFeed, Handle, Minutes, Present, Reply, Request, Standing, TraceItem, Tracing,
+};
 pub use routes::router;
 pub use token::Token;

@@ -26,6 +26,10 @@ pub type CloudflareReply<T> = oneshot::Sender<Result<T, Failure>>;
 /// Everything the daemon can be asked.
 #[derive(Debug)]
 pub enum Request {
+    /// Whether it does its work. Anybody may ask this as often as he likes, so it is cheap to answer.
+    Ready {
+        reply: Reply<Standing>,
+    },
     Status {
         reply: Reply<Status>,
     },
@@ -129,6 +133,16 @@ pub struct EventFeed {
     pub events: Events,
     /// All events that come; it ends when the daemon stops.
     pub live: broadcast::Receiver<Arc<Event>>,
+}
+
+/// Whether the daemon does its work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    Ready,
+    /// No interface has the program.
+    Detached,
+    /// No configuration is live.
+    NotConfigured,
 }
 
 /// What is told of packets.

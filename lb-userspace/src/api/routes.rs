@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use super::guard::{self, Guard};
-use super::{Handle, Request, cloudflare, events, stream};
+use super::{Handle, Request, Standing, cloudflare, events, stream};
 use crate::wire::{
     Drops, ErrorCode, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded, Status,
     StoredObjects,
@@ -69,11 +69,11 @@ pub(super) fn guarded(handle: Handle, guard: Guard) -> Router {
 }
 
 async fn ready(State(handle): State<Handle>) -> Result<impl IntoResponse, ApiError> {
-    let status = handle.ask(|reply| Request::Status { reply }).await?;
-    Ok(match (status.interfaces.is_empty(), status.node.generation) {
-        (false, 1..) => (StatusCode::OK, "ready\n"),
-        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "not attached to any interface\n"),
-        (false, 0) => (StatusCode::SERVICE_UNAVAILABLE, "no configuration is live\n"),
+    let standing = handle.ask(|reply| Request::Ready { reply }).await?;
+    Ok(match standing {
+        Standing::Ready => (StatusCode::OK, "ready\n"),
+        Standing::Detached => (StatusCode::SERVICE_UNAVAILABLE, "not attached to any interface\n"),
+        Standing::NotConfigured => (StatusCode::SERVICE_UNAVAILABLE, "no configuration is live\n"),
     })
 }
 

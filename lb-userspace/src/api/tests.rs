@@ -2,11 +2,13 @@
 
 mod cloudflare;
 mod events;
+mod onlooker;
 mod trace;
 
 use super::*;
 use crate::cli::{Exit, Failure};
 use crate::client::{Client, Query, Target};
+use crate::objects::Catalog;
 use crate::wire::{
     Drops, ErrorCode, ErrorDetail, Event, Events, Explain, FlowFilter, Flows, Flushed, HandedOver,
     HealthHistory, InterfaceStatus, Ordered, Problem, Reloaded, Status,
@@ -75,6 +77,10 @@ fn api(directory: &Path, listen: &[&str], token: Option<&str>) -> Api {
 }
 
 fn serve(daemon: Daemon, listen: &[&str], token: Option<&str>) -> Served {
+    serve_objects(daemon, listen, token, Arc::default())
+}
+
+fn serve_objects(daemon: Daemon, listen: &[&str], token: Option<&str>, catalog: Arc<Catalog>) -> Served {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::bind(&api(directory.path(), listen, token)).unwrap();
     let (_, view) = watch::channel(Arc::new(View::default()));
@@ -83,7 +89,7 @@ fn serve(daemon: Daemon, listen: &[&str], token: Option<&str>) -> Served {
     let stop = CancellationToken::new();
     let tcp = server.tcp_addresses();
     let closed = CancellationToken::new();
-    let (_, catalog) = watch::channel(Arc::default());
+    let (_, catalog) = watch::channel(catalog);
     let handle = Handle {
         view,
         catalog,
@@ -135,6 +141,10 @@ fn answer(daemon: Daemon, request: Request) {
             );
             drop(reply.send(Ok(status)));
         }
+        Request::Ready { reply } => drop(reply.send(Ok(match daemon {
+            Daemon::Ready => Standing::Ready,
+            Daemon::Detached | Daemon::Broken => Standing::Detached,
+        }))),
         Request::Trace { query, reply } => drop(reply.send(Ok(trace::traced(&query)))),
         Request::Reload { reply } => drop(reply.send(match daemon {
             Daemon::Ready => Ok(Reloaded {

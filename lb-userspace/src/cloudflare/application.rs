@@ -3,7 +3,7 @@
 use super::Object;
 use crate::config::Kind;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 /// A listener: protocol and ports on addresses, tied to a load balancer or to origins.
@@ -14,7 +14,7 @@ pub struct Application {
     pub argo_smart_routing: bool,
     pub dns: Dns,
     pub edge_ips: EdgeIps,
-    /// Whether `access` holds.
+    /// Whether access rules apply: those in `access`, and the node's, which always do. Without any everybody is let in.
     pub ip_firewall: bool,
     /// Such as `tcp://192.0.2.1:8080`, or `tcp://192.0.2.1:3000-4000` for a range.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,6 +185,15 @@ impl Application {
                 ..
             }) => format!("{transport}/{port}"),
             Some(_) | None => self.protocol.clone(),
+        }
+    }
+}
+
+impl Application {
+    /// Before `changes` come in: with an access list, `ip_firewall` follows it unless somebody says otherwise.
+    pub fn prepare(body: &mut Map<String, Value>, changes: &Map<String, Value>) {
+        if changes.get("access").is_some_and(|access| !access.is_null()) {
+            body.remove("ip_firewall");
         }
     }
 }

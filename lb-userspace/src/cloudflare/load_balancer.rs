@@ -40,8 +40,11 @@ pub struct LoadBalancer {
     pub session_affinity: String,
     pub session_affinity_attributes: SessionAffinityAttributes,
     pub session_affinity_ttl: Option<Number>,
-    /// Also `hash`, which is lb's own: the client's address picks the pool.
+    /// Also `hash`, which is lb's own: the client's address picks the pool. It is answered as `random`, and in `exact`.
     pub steering_policy: String,
+    /// A policy that Cloudflare's clients do not know. Read back as long as `steering_policy` goes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<ExactPolicy>,
     /// No effect: lb answers no DNS queries.
     pub ttl: Number,
 }
@@ -68,6 +71,7 @@ impl Default for LoadBalancer {
             session_affinity_attributes: SessionAffinityAttributes::default(),
             session_affinity_ttl: None,
             steering_policy: String::new(),
+            exact: None,
             ttl: Number(30.0),
         }
     }
@@ -192,6 +196,41 @@ pub struct Overrides {
     pub pools: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steering_policy: Option<String>,
+    /// As the load balancer's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<ExactPolicy>,
+}
+
+/// What is not in the words of Cloudflare's clients.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ExactPolicy {
+    /// `hash`.
+    pub steering_policy: String,
+}
+
+impl ExactPolicy {
+    /// The policy as Cloudflare's clients know it, and what it is.
+    fn split(policy: &str) -> (String, Option<Self>) {
+        match policy {
+            "hash" => (
+                "random".to_owned(),
+                Some(Self {
+                    steering_policy: policy.to_owned(),
+                }),
+            ),
+            known => (known.to_owned(), None),
+        }
+    }
+
+    /// What is meant by `policy` with this beside it.
+    fn join(exact: Option<Self>, policy: &mut String) {
+        if let Some(exact) = exact
+            && Self::split(&exact.steering_policy).0 == *policy
+        {
+            *policy = exact.steering_policy;
+        }
+    }
 }
 
 impl Object for LoadBalancer {
@@ -204,5 +243,32 @@ impl Object for LoadBalancer {
         if self.session_affinity.is_empty() {
             "none".clone_into(&mut self.session_affinity);
         }
+        ExactPolicy::join(self.exact.take(), &mut self.steering_policy);
+        for overrides in self.pool_sets.iter_mut().filter_map(|set| set.overrides.as_mut()) {
+            if let Some(policy) = &mut overrides.steering_policy {
+                ExactPolicy::join(overrides.exact.take(), policy);
+            }
+            overrides.exact = None;
+        }
+    }
+}
+
+impl LoadBalancer {
+    /// In words that Cloudflare's clients know, with the exact ones beside them.
+    #[must_use]
+    pub fn for_clients(&self) -> Self {
+        let mut shown = self.clone();
+        (shown.steering_policy, shown.exact) = ExactPolicy::split(&self.steering_policy);
+        for overrides in shown
+            .pool_sets
+            .iter_mut()
+            .filter_map(|set| set.overrides.as_mut())
+        {
+            if let Some(policy) = &overrides.steering_policy {
+                let (known, exact) = ExactPolicy::split(policy);
+                (overrides.steering_policy, overrides.exact) = (Some(known), exact);
+            }
+        }
+        shown
     }
 }

@@ -25,10 +25,10 @@ pub use envelope::{Envelope, Message, ResultInfo, Source};
 pub use failure::{Failure, Reason};
 pub use health::{OriginHealth, PoolHealth, PopHealth, Preview, PreviewStarted, PreviewedPool};
 pub use load_balancer::{
-    AdaptiveRouting, LoadBalancer, LocationStrategy, Match, Overrides, PoolSet, RandomSteering,
+    AdaptiveRouting, ExactPolicy, LoadBalancer, LocationStrategy, Match, Overrides, PoolSet, RandomSteering,
     SessionAffinityAttributes, Topology,
 };
-pub use monitor::Monitor;
+pub use monitor::{ExactTimes, Monitor};
 pub use monitor_group::{Member, MonitorGroup};
 pub use number::Number;
 pub use pool::{FilterOptions, LoadShedding, NotificationFilter, Origin, OriginHeader, OriginSteering, Pool};

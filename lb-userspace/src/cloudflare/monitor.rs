@@ -3,7 +3,7 @@
 use super::{Number, Object};
 use crate::config::Kind;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -20,7 +20,7 @@ pub struct Monitor {
     pub expected_codes: String,
     pub follow_redirects: bool,
     pub header: BTreeMap<String, Vec<String>>,
-    /// Seconds; fractions are lb's own.
+    /// Seconds; fractions are lb's own, and answered in `exact`.
     pub interval: Number,
     pub method: String,
     pub path: String,
@@ -28,7 +28,7 @@ pub struct Monitor {
     pub port: i64,
     pub probe_zone: String,
     pub retries: i64,
-    /// Seconds; fractions are lb's own.
+    /// Seconds; fractions are lb's own, and answered in `exact`.
     pub timeout: Number,
     /// `http`, `https`, `tcp`, `udp_icmp`, `icmp_ping` or `smtp`.
     pub r#type: String,
@@ -41,10 +41,24 @@ pub struct Monitor {
     /// Of `udp_icmp`: what is sent, as text or as `0x` and hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<String>,
+    /// What `interval` and `timeout` are when they are no whole numbers, which Cloudflare's clients take alone: those are
+    /// rounded up. Read back as long as it goes with them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<ExactTimes>,
     /// The source address of probes, or one of each family.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub source: Option<Value>,
+}
+
+/// Times with fractions, in seconds.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ExactTimes {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Number>,
 }
 
 impl Default for Monitor {
@@ -67,6 +81,7 @@ impl Default for Monitor {
             timeout: Number(5.0),
             r#type: "http".to_owned(),
             expected_reply: None,
+            exact: None,
             interface: None,
             payload: None,
             source: None,
@@ -78,19 +93,69 @@ impl Object for Monitor {
     const KIND: Kind = Kind::Monitor;
 
     fn complete(&mut self) {
-        let fill = |field: &mut String, default: &str| {
+        let exact = self.exact.take().unwrap_or_default();
+        for (shown, exact) in [
+            (&mut self.interval, exact.interval),
+            (&mut self.timeout, exact.timeout),
+        ] {
+            if let Some(exact) = exact.filter(|exact| exact.0.ceil() == shown.0.ceil()) {
+                *shown = exact;
+            }
+        }
+        for (key, default) in filled(&self.r#type) {
+            let field = match *key {
+                "method" => &mut self.method,
+                "path" => &mut self.path,
+                _ => &mut self.expected_codes,
+            };
             if field.is_empty() {
-                default.clone_into(field);
+                (*default).clone_into(field);
             }
+        }
+    }
+}
+
+/// What a monitor of this type has where nobody says otherwise.
+fn filled(kind: &str) -> &'static [(&'static str, &'static str)] {
+    match kind {
+        "http" | "https" => &[("method", "GET"), ("path", "/"), ("expected_codes", "200")],
+        "tcp" => &[("method", "connection_established")],
+        _ => &[],
+    }
+}
+
+impl Monitor {
+    /// In whole seconds, with the exact ones beside them.
+    #[must_use]
+    pub fn for_clients(&self) -> Self {
+        let fraction = |number: Number| Some(number).filter(|number| number.0.fract() != 0.0);
+        let exact = ExactTimes {
+            interval: fraction(self.interval),
+            timeout: fraction(self.timeout),
         };
-        match self.r#type.as_str() {
-            "http" | "https" => {
-                fill(&mut self.method, "GET");
-                fill(&mut self.path, "/");
-                fill(&mut self.expected_codes, "200");
+        Self {
+            interval: Number(self.interval.0.ceil()),
+            timeout: Number(self.timeout.0.ceil()),
+            exact: Some(exact).filter(|exact| *exact != ExactTimes::default()),
+            ..self.clone()
+        }
+    }
+
+    /// Before `changes` come in: with another type, what was filled in for the former one goes. Nobody has asked for it.
+    pub fn prepare(body: &mut Map<String, Value>, changes: &Map<String, Value>) {
+        let former = body
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        let Some(kind) = changes.get("type") else { return };
+        if kind.as_str().unwrap_or("http") == former {
+            return;
+        }
+        for (key, default) in filled(&former) {
+            if body.get(*key).and_then(Value::as_str) == Some(default) {
+                body.remove(*key);
             }
-            "tcp" => fill(&mut self.method, "connection_established"),
-            _ => {}
         }
     }
 }

@@ -180,6 +180,18 @@ pub struct OriginHeader {
     pub host: Vec<String>,
 }
 
+impl Pool {
+    /// Whether `health_sources` names them all, which is what it means not to name any.
+    #[must_use]
+    pub fn asks_all_sources(&self) -> bool {
+        let sources = self.health_sources.as_deref().unwrap_or_default();
+        ["local", "global"]
+            .iter()
+            .all(|source| sources.iter().any(|asked| asked == source))
+            && sources.len() == 2
+    }
+}
+
 impl Object for Pool {
     const KIND: Kind = Kind::Pool;
     const REQUIRED: &'static [&'static str] = &["name", "origins"];

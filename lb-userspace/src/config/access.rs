@@ -1,5 +1,6 @@
 //! `access` of applications and of the node: prefixes and countries, some of them in files of their own.
 
+use super::diagnostic::Document;
 use super::reader::{Located, Place, Sink, Table, Value};
 use super::{address, lines};
 use lb_common::abi::Country;
@@ -118,11 +119,16 @@ impl<'i> Lists<'i> {
     }
 
     fn read_files(&self, table: &Table<'_>, key: &'static str, prefixes: &mut Vec<Prefix>) {
-        for item in table
-            .get(key)
-            .iter()
-            .flat_map(|value| value.list("[\"/etc/lb/deny.txt\"]"))
-        {
+        let Some(value) = table.get(key) else { return };
+        // Who may make objects need not be one who may read files as root.
+        if value.place.document == Document::Objects {
+            let help = "list the prefixes here, or in the `access` of the configuration file";
+            return value.error(
+                "files can be named in the configuration file only",
+                help.to_owned(),
+            );
+        }
+        for item in value.list("[\"/etc/lb/deny.txt\"]") {
             let Some(path) = item.string() else { continue };
             prefixes.extend(
                 self.file(&item, path)

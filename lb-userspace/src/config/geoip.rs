@@ -1,14 +1,14 @@
 //! `[geoip]`: the countries of addresses, from a MaxMind database or a plain file.
 
 use super::access::{Lists, code};
-use super::lines;
 use super::reader::{Table, Value};
+use super::{files, lines};
 use lb_common::abi::Country;
 use lb_core::model::{CountryTable, Prefix};
 use maxminddb::{PathElement, Reader};
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Larger databases are refused; the largest that are sold have a third of it.
@@ -109,13 +109,7 @@ fn database_table(value: &Value<'_>, path: &str) -> Option<Arc<CountryTable>> {
 }
 
 fn open(path: &str) -> Result<Reader<Vec<u8>>, String> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_DATABASE_SIZE + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("cannot read the file: {error}"))?;
-    if bytes.len() as u64 > MAX_DATABASE_SIZE {
-        return Err(format!("the file is larger than {} MiB", MAX_DATABASE_SIZE >> 20));
-    }
+    let bytes = files::bytes(Path::new(path), files::Kind::Regular, MAX_DATABASE_SIZE)?;
     Reader::from_source(bytes).map_err(|error| format!("not a MaxMind database: {error}"))
 }
 

@@ -1,9 +1,12 @@
 //! Files beside the configuration that hold something a line: every mistake is reported, at its line.
 
 use super::diagnostic::Source;
-use super::read as read_text;
+use super::files;
 use super::reader::Value;
 use std::path::Path;
+
+/// Larger files are refused: a million prefixes need about 20 MiB.
+const MAX_SIZE: u64 = 64 << 20;
 
 /// Mistakes of one file that are told one by one.
 const MAX_TOLD: usize = 20;
@@ -21,7 +24,7 @@ pub(super) fn read<T>(
         );
         return None;
     }
-    let text = match read_text(Path::new(path)) {
+    let text = match files::text(Path::new(path), files::Kind::Regular, MAX_SIZE) {
         Ok(text) => text,
         Err(message) => {
             value.error(message, None);

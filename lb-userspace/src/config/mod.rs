@@ -16,6 +16,7 @@ mod declared;
 mod diagnostic;
 mod direct;
 mod dns;
+mod files;
 mod geoip;
 mod history;
 mod lines;
@@ -43,7 +44,6 @@ use lb_core::model::Config;
 use reader::{Located, Place, Sink, Table, Value};
 pub(crate) use reader::{join as field_of, suggestion};
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -98,9 +98,27 @@ impl HostDefaults {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+    load_of(path, files::Kind::Any)
+}
+
+/// As [`load`], for a daemon that runs: it takes a regular file only, since for everything else it might have to wait.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn reload(path: &Path) -> Result<Loaded, ConfigErrors> {
+    load_of(path, files::Kind::Regular)
+}
+
+/// The bytes of a file that [`reload`] could read.
+#[must_use]
+pub fn content(path: &Path) -> Option<Vec<u8>> {
+    files::bytes(path, files::Kind::Regular, MAX_FILE_SIZE).ok()
+}
+
+fn load_of(path: &Path, kind: files::Kind) -> Result<Loaded, ConfigErrors> {
     let name = path.display().to_string();
     let modified = std::fs::metadata(path).and_then(|file| file.modified());
-    let text = read(path).map_err(|message| ConfigErrors {
+    let text = files::text(path, kind, MAX_FILE_SIZE).map_err(|message| ConfigErrors {
         errors: vec![Diagnostic::unreadable(
             &name,
             message,
@@ -112,22 +130,6 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
     Ok(Loaded {
         modified: modified.unwrap_or(loaded.modified),
         ..loaded
-    })
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("cannot read the file: {error}"))?;
-    if bytes.len() as u64 > MAX_FILE_SIZE {
-        return Err(format!("the file is larger than {} MiB", MAX_FILE_SIZE >> 20));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        format!(
-            "the file is not UTF-8: byte {} is not",
-            error.utf8_error().valid_up_to()
-        )
     })
 }
 
@@ -203,7 +205,7 @@ pub fn compile(
 /// The `api.socket` of a file, whatever else is in it, for commands that only want to find the daemon.
 #[must_use]
 pub fn socket_in(path: &Path) -> Option<PathBuf> {
-    let text = read(path).ok()?;
+    let text = files::text(path, files::Kind::Any, MAX_FILE_SIZE).ok()?;
     let (document, _) = DeTable::parse_recoverable(&text);
     let socket = document
         .get_ref()

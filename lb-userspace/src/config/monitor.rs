@@ -271,6 +271,13 @@ fn method(value: &Value<'_>) -> Option<String> {
         );
         return None;
     }
+    if text == "connection_established" {
+        value.error(
+            "\"connection_established\" is what tcp monitors have, not an HTTP method",
+            "such as \"GET\" or \"HEAD\"".to_owned(),
+        );
+        return None;
+    }
     if text == "CONNECT" {
         value.error(
             "CONNECT cannot be used to probe",

@@ -1,5 +1,6 @@
 //! `[pools.NAME]` and `[pools.NAME.origins.NAME]`.
 
+use super::diagnostic::Document;
 use super::reader::{Located, Place, Sink, Table, Value};
 use super::{address, check_name, enabled, node, seconds, webhook};
 use lb_core::model::{
@@ -54,6 +55,7 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
     let minimum = table.get("minimum_origins");
     let pool = Pool {
         name: name.value.clone(),
+        identity: identity(&table),
         enabled: enabled(&table),
         monitor: monitor.as_ref().map(|monitor| monitor.value.clone()),
         monitor_group: monitor_group.as_ref().map(|group| group.value.clone()),
@@ -112,6 +114,14 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
         monitor_group,
         origins: places,
     }
+}
+
+/// What an object of the API is known by, whatever it is called; those of the file are known by their names.
+fn identity(table: &Table<'_>) -> Option<String> {
+    if table.place.document == Document::File {
+        return None;
+    }
+    Some(table.get("identity")?.string()?.to_owned())
 }
 
 fn steering(table: &Table<'_>) -> OriginSteering {
@@ -262,6 +272,7 @@ fn origin(name: &Located<String>, table: Table<'_>, pool: &ReadForwarding) -> (O
     let port = table.get("port");
     let origin = Origin {
         name: name.value.clone(),
+        identity: identity(&table),
         address: address
             .clone()
             .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into()),

@@ -30,6 +30,7 @@ use crate::store::{Saver, Store};
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
 use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, SessionMoves};
+use lb_core::health::FailureReason;
 use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
@@ -310,7 +311,7 @@ impl Node {
             node.find_paths().await;
         }
         node.resume_notices();
-        if let Some(problem) = node.objects.problem.clone() {
+        if let Some(problem) = node.objects.problem() {
             node.record_store(problem);
         }
         info!(node = node.config.node.name, "running");
@@ -481,14 +482,14 @@ impl Node {
         tokio::spawn(async move {
             let (target, attempt) = (request.target, request.attempt);
             let event = match probes.permit().await {
-                Some(_permit) => {
-                    let (observation, _) = probe::attempt_by(&request, way.as_ref(), &probes).await;
-                    Event::Observed {
+                Some(_permit) => match probe::attempt_by(&request, way.as_ref(), &probes).await.0 {
+                    Err(FailureReason::NoResources(_)) => Event::Missed { target, attempt },
+                    observation => Event::Observed {
                         target,
                         attempt,
                         observation,
-                    }
-                }
+                    },
+                },
                 None => Event::Missed { target, attempt },
             };
             // The daemon is stopping when nobody listens.

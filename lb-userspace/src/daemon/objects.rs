@@ -8,7 +8,7 @@ use crate::api::CloudflareReply;
 use crate::cloudflare::Failure;
 use crate::config::{self, Compiled, ConfigErrors, HostDefaults, Imports, Loaded, Source};
 use crate::objects::{Catalog, Change, Entry, FileObjects, Id, Moment, Rendered, refusal, render, rows};
-use crate::store::{self, Committed, Committer, Row};
+use crate::store::{self, Committed, Committer, Dead, Row};
 use anyhow::Result;
 use lb_core::engine::Event;
 use lb_core::model::Config;
@@ -41,8 +41,21 @@ pub struct Objects {
     tell: mpsc::UnboundedSender<Committed>,
     epoch: u64,
     number: u64,
-    /// What the operator must know of the store.
-    pub(super) problem: Option<String>,
+    /// What the operator must know of what was found at start.
+    found: Option<String>,
+    /// Why the last change is not on the disk.
+    unsaved: Option<String>,
+}
+
+/// What news from the disk means.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Settled {
+    /// As expected.
+    Saved,
+    /// The first change since others could not be saved.
+    SavedAgain,
+    /// Everything since must be undone.
+    Undone(String),
 }
 
 /// The file's part of the configuration.
@@ -101,8 +114,20 @@ impl Objects {
             tell,
             epoch: 1,
             number: 0,
-            problem: None,
+            found: None,
+            unsaved: None,
         }
+    }
+
+    /// What the operator must know of the store.
+    pub fn problem(&self) -> Option<String> {
+        let told: Vec<&str> = self
+            .found
+            .iter()
+            .chain(&self.unsaved)
+            .map(String::as_str)
+            .collect();
+        (!told.is_empty()).then(|| told.join("; "))
     }
 
     /// Where the API looks.
@@ -121,9 +146,9 @@ impl Objects {
             rows,
             problem,
         } = store::open(state_dir);
-        self.problem = problem;
+        self.found = problem;
         self.take(&rows);
-        if let Some(problem) = &self.problem {
+        if let Some(problem) = &self.found {
             error!("{problem}");
         }
         let tell = self.tell.clone();
@@ -150,7 +175,10 @@ impl Objects {
     }
 
     fn add_problem(&mut self, problem: &str) {
-        let problems = self.problem.get_or_insert_default();
+        let problems = self.found.get_or_insert_default();
+        if problems.contains(problem) {
+            return;
+        }
         if !problems.is_empty() {
             problems.push_str("; ");
         }
@@ -254,10 +282,48 @@ impl Objects {
         }
     }
 
-    /// Answers those who waited for this. Returns whether everything since must be undone.
-    fn settle(&mut self, committed: &Committed) -> bool {
+    /// A change is in force: has it written.
+    fn save(&mut self, catalog: Catalog, entry: Arc<Entry>, reply: ChangeReply) {
+        let former = self.catalog.send_replace(Arc::new(catalog));
+        let catalog = self.catalog();
+        self.left_out.remove(&entry.id);
+        self.number += 1;
+        self.waiting.push_back(Waiting {
+            number: self.number,
+            objects: catalog.of_api().to_vec(),
+            entry,
+            reply,
+        });
+        let rows = rows(&former, &catalog);
+        let committer = self.committer.as_ref().ok_or(Dead);
+        if committer
+            .and_then(|committer| committer.commit(self.epoch, self.number, rows))
+            .is_err()
+        {
+            // Nobody will tell: it is undone like what the disk refuses.
+            self.committer = None;
+            let why = "what writes them has failed for good: restart lb".to_owned();
+            let _ = self.tell.send(Committed {
+                epoch: self.epoch,
+                number: self.number,
+                result: Err(why),
+            });
+        }
+    }
+
+    /// Goes back to the objects that are on the disk. Those that do not fit to the file are left out again.
+    fn undo(&mut self) -> Result<Config, ConfigErrors> {
+        let defaults = HostDefaults::of_this_machine();
+        let file = config::compile(&self.file.source, None, &self.file.imports, &defaults)?;
+        let catalog = Catalog::new(Arc::clone(&self.file.objects), self.durable.clone());
+        self.catalog.send_replace(Arc::new(catalog));
+        Ok(self.configuration(&file.config))
+    }
+
+    /// Answers those who waited for this.
+    fn settle(&mut self, committed: &Committed) -> Settled {
         if committed.epoch != self.epoch {
-            return false;
+            return Settled::Saved;
         }
         match &committed.result {
             Ok(()) => {
@@ -269,7 +335,10 @@ impl Objects {
                     // A client that has gone does not want it any more.
                     let _ = waiting.reply.send(Ok(waiting.entry));
                 }
-                false
+                match self.unsaved.take() {
+                    Some(_) => Settled::SavedAgain,
+                    None => Settled::Saved,
+                }
             }
             Err(why) => {
                 for waiting in self.waiting.drain(..) {
@@ -277,8 +346,9 @@ impl Objects {
                     let _ = waiting.reply.send(Err(Failure::internal(message)));
                 }
                 self.epoch += 1;
-                self.add_problem(&format!("a change could not be saved: {why}"));
-                true
+                let problem = format!("a change could not be saved: {why}");
+                self.unsaved = Some(problem.clone());
+                Settled::Undone(problem)
             }
         }
     }
@@ -295,22 +365,7 @@ impl Node {
     /// Brings a change into force and has it written; `reply` is answered then.
     pub(super) fn change(&mut self, change: Change, reply: ChangeReply) {
         match self.try_change(change) {
-            Ok((catalog, entry)) => {
-                let objects = &mut self.objects;
-                let former = objects.catalog.send_replace(Arc::new(catalog));
-                let catalog = objects.catalog();
-                objects.left_out.remove(&entry.id);
-                objects.number += 1;
-                objects.waiting.push_back(Waiting {
-                    number: objects.number,
-                    objects: catalog.of_api().to_vec(),
-                    entry,
-                    reply,
-                });
-                if let Some(committer) = &objects.committer {
-                    committer.commit(objects.epoch, objects.number, rows(&former, &catalog));
-                }
-            }
+            Ok((catalog, entry)) => self.objects.save(catalog, entry, reply),
             Err(failure) => {
                 // A client that has gone does not want it any more.
                 let _ = reply.send(Err(failure));
@@ -320,7 +375,7 @@ impl Node {
 
     fn try_change(&mut self, change: Change) -> Result<(Catalog, Arc<Entry>), Failure> {
         if self.objects.committer.is_none() {
-            let problem = self.objects.problem.clone().unwrap_or_default();
+            let problem = self.objects.problem().unwrap_or_default();
             return Err(Failure::internal(format!(
                 "objects cannot be changed now: {problem}"
             )));
@@ -374,21 +429,18 @@ impl Node {
 
     /// The disk has news.
     pub(super) fn settle(&mut self, committed: &Committed) {
-        if !self.objects.settle(committed) {
-            return;
+        match self.objects.settle(committed) {
+            Settled::Saved => return,
+            Settled::SavedAgain => return self.record_store("changes of objects are saved again".to_owned()),
+            Settled::Undone(problem) => {
+                error!("{problem}: going back to the objects that are on the disk");
+                self.record_store(problem);
+            }
         }
-        error!("a change of objects could not be saved: going back to those that are on the disk");
-        let objects = &self.objects;
-        let catalog = Catalog::new(Arc::clone(&objects.file.objects), objects.durable.clone());
-        let compiled = objects.file.compile(&catalog, &objects.left_out);
         self.journal.cause = Some("changes could not be saved, and are undone".to_owned());
-        let configured = match compiled {
-            Ok(compiled) => self.configure(compiled.config),
-            Err((_, errors)) => Err(errors.to_string()),
-        };
-        match configured {
-            Ok(()) => drop(self.objects.catalog.send_replace(Arc::new(catalog))),
-            Err(why) => error!("the objects that are on the disk cannot be put into force: {why}"),
+        let config = self.objects.undo().map_err(|errors| errors.to_string());
+        if let Err(why) = config.and_then(|config| self.configure(config)) {
+            error!("the objects that are on the disk cannot be put into force: {why}");
         }
     }
 }
@@ -398,3 +450,6 @@ fn micros(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,8 +166,8 @@ async fn of_pool(
 async fn run(request: &ProbeRequest, probes: &Probes) -> Observation {
     let mut left = request.monitor.retries;
     loop {
-        // Who asks for a preview is patient.
-        let permit = probes.permit().await;
+        // Who asks for a preview is patient; health is not.
+        let permit = probes.preview_permit().await;
         let (observation, _) = probe::attempt_by(request, None, probes).await;
         drop(permit);
         match &observation {

@@ -22,7 +22,7 @@ impl Node {
         if let Some(file) = &mut self.file {
             file.settle();
         }
-        let mut loaded = config::load(&self.config_path).map_err(ReloadError::Invalid)?;
+        let mut loaded = config::reload(&self.config_path).map_err(ReloadError::Invalid)?;
         let (whole, file) = self.objects.with_file(&loaded).map_err(ReloadError::Invalid)?;
         loaded.config = whole;
         let config = &mut loaded.config;

@@ -2,7 +2,7 @@
 
 use super::node::{Node, lock};
 use super::reload::ReloadError;
-use crate::api::{Reply, Request};
+use crate::api::{Reply, Request, Standing};
 use crate::datapath::flows::Flow;
 use crate::datapath::question::Question;
 use crate::wire::{
@@ -27,6 +27,17 @@ impl Node {
                 let _ = reply.send(result);
             }
             Request::Change { change, reply } => self.change(change, reply),
+            Request::Ready { reply } => {
+                let standing = match (
+                    self.datapath.attachments.is_empty(),
+                    self.view.borrow().generation,
+                ) {
+                    (true, _) => Standing::Detached,
+                    (false, 0) => Standing::NotConfigured,
+                    (false, 1..) => Standing::Ready,
+                };
+                let _ = reply.send(Ok(standing));
+            }
             Request::Preview {
                 monitor,
                 pools,
@@ -91,11 +102,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             uptime_seconds: self.started.elapsed().as_secs(),
-            store_problem: self
-                .objects
-                .problem
-                .clone()
-                .or_else(|| self.journal.problem.clone()),
+            store_problem: self.objects.problem().or_else(|| self.journal.problem.clone()),
             listen: Some(self.listen.clone()),
             ..NodeStatus::default()
         };

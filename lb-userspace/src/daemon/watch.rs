@@ -1,5 +1,6 @@
 //! Watches the configuration file: a change of its content asks for a reload.
 
+use crate::config;
 use anyhow::{Context, Result};
 use notify::{RecursiveMode, Watcher};
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ impl FileWatch {
             .watch(folder, RecursiveMode::NonRecursive)
             .with_context(|| format!("watch {}", folder.display()))?;
         Ok(Self {
-            content: std::fs::read(&path).ok(),
+            content: config::content(&path),
             path,
             events,
             quiet_at: None,
@@ -66,7 +67,7 @@ impl FileWatch {
                 Ok(_) => self.quiet_at = Some(Instant::now() + QUIET),
                 Err(_) => {
                     self.quiet_at = None;
-                    let content = std::fs::read(&self.path).ok();
+                    let content = config::content(&self.path);
                     // A file that is away for a moment is about to be replaced.
                     if content.is_some() && content != self.content {
                         self.content = content;
@@ -79,6 +80,6 @@ impl FileWatch {
 
     /// Takes the present content as known: somebody else has had it read.
     pub fn settle(&mut self) {
-        self.content = std::fs::read(&self.path).ok();
+        self.content = config::content(&self.path);
     }
 }

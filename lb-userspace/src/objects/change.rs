@@ -2,12 +2,13 @@
 
 use super::catalog::Catalog;
 use super::entry::{Body, Entry, Id, time};
-use super::references::references;
+use super::names::first_names;
+use super::references::{references, refuse_strangers};
 use super::render::Rendered;
-use crate::cloudflare::{self, Failure, Pool, Reason};
+use crate::cloudflare::{self, Application, Failure, Monitor, OriginPort, Pool, Reason};
 use crate::config::{ConfigErrors, Diagnostic, Document, Kind};
 use serde_json::{Map, Value};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// A change of one object.
@@ -70,6 +71,11 @@ impl Change {
                     .as_ref()
                     .map(|entry| entry.body.to_json())
                     .unwrap_or_default();
+                match kind {
+                    Kind::Monitor => Monitor::prepare(&mut body, &changes),
+                    Kind::Application => Application::prepare(&mut body, &changes),
+                    Kind::MonitorGroup | Kind::Pool | Kind::LoadBalancer => {}
+                }
                 cloudflare::merge(&mut body, changes);
                 Some(body)
             }
@@ -100,8 +106,10 @@ impl Change {
             Some(place) => *place = Arc::clone(&entry),
             None => objects.push(Arc::clone(&entry)),
         }
+        let catalog = Catalog::new(Arc::clone(catalog.file()), objects);
+        refuse_strangers(&catalog, &entry)?;
         Ok(Applied {
-            catalog: Catalog::new(Arc::clone(catalog.file()), objects),
+            catalog,
             entry,
             deleted: false,
         })
@@ -136,6 +144,7 @@ fn read(
         }
         Kind::LoadBalancer => Body::LoadBalancer(cloudflare::read(body)?),
         Kind::Application => {
+            firewall(&body)?;
             let application = cloudflare::read(body)?;
             destination(&application)?;
             Body::Application(application)
@@ -183,12 +192,35 @@ fn note_disabled(pool: &mut Pool, former: Option<&Pool>, now: &str) {
     }
 }
 
+/// `access` holds: that it does not cannot be asked for.
+fn firewall(body: &Map<String, Value>) -> Result<(), Failure> {
+    let is_given = body.get("access").is_some_and(|access| !access.is_null());
+    if !is_given || body.get("ip_firewall") != Some(&Value::Bool(false)) {
+        return Ok(());
+    }
+    let message = "ip_firewall: false, but `access` is given: set `access` to null, too";
+    let reason = Reason::field(Kind::Application, "/ip_firewall", message);
+    Err(Failure::invalid(vec![reason]))
+}
+
 /// What the configuration file says otherwise.
 fn destination(application: &cloudflare::Application) -> Result<(), Failure> {
     let wrong = |code, pointer: &str, message: String| {
         let reason = Reason::field(Kind::Application, pointer, message);
         Err(Failure::invalid(vec![Reason { code, ..reason }]))
     };
+    if let Some(OriginPort::Number(port)) = &application.origin_port
+        && !(1..=65535).contains(port)
+    {
+        let message = format!("origin_port: {port} is outside 1 to 65535");
+        return wrong(11001, "/origin_port", message);
+    }
+    if let Some(dns) = &application.origin_dns
+        && let Some(ttl) = dns.ttl.filter(|ttl| *ttl < 0)
+    {
+        let message = format!("origin_dns.ttl: {ttl} is no number of seconds");
+        return wrong(11001, "/origin_dns/ttl", message);
+    }
     let direct = application
         .origin_direct
         .as_ref()
@@ -272,6 +304,10 @@ fn entry(catalog: &Catalog, body: Body, former: Option<&Entry>, moment: Moment) 
         let reason = Reason::field(kind, "/name", message);
         return Err(Failure::invalid(vec![Reason { code: 1003, ..reason }]));
     }
+    let first_names = match (&body, former) {
+        (Body::Pool(pool), Some(former)) => first_names(former, pool),
+        _ => BTreeMap::new(),
+    };
     // No two have the same, so that the order of creation is the order of time.
     let latest = catalog.of_api().last().map_or(0, |entry| entry.created);
     Ok(Entry {
@@ -280,6 +316,7 @@ fn entry(catalog: &Catalog, body: Body, former: Option<&Entry>, moment: Moment) 
         name,
         created: former.map_or(moment.now.max(latest + 1), |former| former.created),
         modified: moment.now.max(former.map_or(latest + 1, |former| former.created)),
+        first_names,
         body,
     })
 }
@@ -370,7 +407,7 @@ fn reason(catalog: &Catalog, rendered: &Rendered, changed: &Entry, error: &Diagn
 }
 
 /// `/origins/0/name` as `origins[0].name`.
-fn field(pointer: &str) -> String {
+pub(super) fn field(pointer: &str) -> String {
     let mut field = String::new();
     for segment in pointer.split('/').skip(1) {
         if segment.bytes().all(|byte| byte.is_ascii_digit()) && !segment.is_empty() {

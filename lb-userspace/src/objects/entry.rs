@@ -1,11 +1,12 @@
 //! One object with what the API tells about it.
 
-use crate::cloudflare::{Application, LoadBalancer, Monitor, MonitorGroup, Pool};
+use crate::cloudflare::{Application, LoadBalancer, Monitor, MonitorGroup, Object, Pool};
 use crate::config::{Document, Kind};
 use crate::store::Row;
 use crate::wire::rfc3339_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -72,6 +73,8 @@ pub struct Entry {
     /// Microseconds since 1970.
     pub created: u64,
     pub modified: u64,
+    /// Of a pool, by name: what its origins are known by that have been renamed.
+    pub first_names: BTreeMap<String, String>,
     pub body: Body,
 }
 
@@ -81,6 +84,8 @@ struct Stored {
     name: String,
     created: u64,
     modified: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    first_names: BTreeMap<String, String>,
     body: Value,
 }
 
@@ -110,6 +115,19 @@ impl Body {
         })
     }
 
+    /// With the defaults that depend on other fields.
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        match &mut self {
+            Self::Monitor(body) => body.complete(),
+            Self::MonitorGroup(body) => body.complete(),
+            Self::Pool(body) => body.complete(),
+            Self::LoadBalancer(body) => body.complete(),
+            Self::Application(body) => body.complete(),
+        }
+        self
+    }
+
     /// All fields with their values.
     #[must_use]
     pub fn to_json(&self) -> Map<String, Value> {
@@ -124,6 +142,16 @@ impl Body {
             Ok(Value::Object(fields)) => fields,
             // Structs with text keys always are.
             Ok(_) | Err(_) => Map::new(),
+        }
+    }
+
+    /// In the types of Cloudflare's clients: what does not fit into them stands beside it.
+    #[must_use]
+    fn for_clients(&self) -> Self {
+        match self {
+            Self::Monitor(body) => Self::Monitor(body.for_clients()),
+            Self::LoadBalancer(body) => Self::LoadBalancer(body.for_clients()),
+            Self::MonitorGroup(_) | Self::Pool(_) | Self::Application(_) => self.clone(),
         }
     }
 
@@ -160,7 +188,7 @@ impl Entry {
     /// The object as clients read it.
     #[must_use]
     pub fn shown(&self) -> Value {
-        let mut fields = self.body.to_json();
+        let mut fields = self.body.for_clients().to_json();
         fields.insert("id".to_owned(), json!(self.id));
         fields.insert("created_on".to_owned(), json!(time(self.created)));
         fields.insert("modified_on".to_owned(), json!(time(self.modified)));
@@ -191,6 +219,7 @@ impl Entry {
             name: self.name.clone(),
             created: self.created,
             modified: self.modified,
+            first_names: self.first_names.clone(),
             body: Value::Object(self.body.to_json()),
         };
         // Maps with text keys can always be written.
@@ -214,6 +243,7 @@ impl Entry {
                 name: stored.name,
                 created: stored.created,
                 modified: stored.modified,
+                first_names: stored.first_names,
                 body: Body::from_json(kind, stored.body)?,
             })
         };

@@ -3,6 +3,7 @@
 use super::entry::{Body, Entry, Id};
 use crate::config::{Declaration, Document, Kind, Source, declarations};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What the file declares.
@@ -40,7 +41,8 @@ impl FileObjects {
                     name: object.name.clone(),
                     created: self.modified,
                     modified: self.modified,
-                    body: Body::from_json(object.kind, body).ok()?,
+                    first_names: BTreeMap::new(),
+                    body: Body::from_json(object.kind, body).ok()?.completed(),
                 }))
             })
             .collect()

@@ -11,6 +11,7 @@ mod catalog;
 mod change;
 mod entry;
 mod file;
+mod names;
 mod references;
 mod render;
 #[cfg(test)]

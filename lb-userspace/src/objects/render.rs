@@ -101,7 +101,7 @@ impl<'c> Writer<'c> {
                 self.members(&table, body);
             }
             Body::Pool(pool) => {
-                let special = [
+                let mut special = vec![
                     "name",
                     "origins",
                     "monitor",
@@ -109,7 +109,11 @@ impl<'c> Writer<'c> {
                     "disabled_at",
                     "networks",
                 ];
+                if pool.asks_all_sources() {
+                    special.push("health_sources");
+                }
                 self.changed_but(&table, &entry.body, pool, &special);
+                self.field(&table, "identity", "name", &Value::String(entry.id.to_string()));
                 for (key, kind, id) in [
                     ("monitor", Kind::Monitor, &pool.monitor),
                     ("monitor_group", Kind::MonitorGroup, &pool.monitor_group),
@@ -209,6 +213,9 @@ impl<'c> Writer<'c> {
             if !["name", "disabled_at"].contains(&key.as_str()) {
                 self.field(&table, &key, &key, &value);
             }
+        }
+        if let Some(first) = pool.entry.first_names.get(&origin.name) {
+            self.field(&table, "identity", "name", &Value::String(first.clone()));
         }
     }
 
@@ -318,11 +325,11 @@ impl<'c> Writer<'c> {
             "origin_direct",
             "origin_dns",
             "origin_port",
+            // That access rules apply: they always do. Without any everybody is let in.
+            "ip_firewall",
         ];
         for (key, value) in differences::<Application>(fields) {
-            // With an access list of its own it is more than a word.
-            let said = key == "ip_firewall" && application.access.is_some();
-            if !said && !special.contains(&key.as_str()) {
+            if !special.contains(&key.as_str()) {
                 self.field(table, &key, &key, &value);
             }
         }

@@ -1,6 +1,9 @@
 //! Changes, what becomes of them in the configuration, and what is said when nothing does.
 
+mod fields;
+mod ids;
 mod names;
+mod renames;
 
 use super::*;
 use crate::cloudflare::Failure;

@@ -27,11 +27,14 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
 /// File descriptors that are left to the rest of the daemon: maps, links, API clients, logs.
 const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// Attempts of previews at the same time; a quarter of the descriptors that are left over.
+const PREVIEWS: usize = 64;
 
 /// How long an attempt may wait for a permit: less than it takes the engine to think that it was lost.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,6 +46,7 @@ pub struct Probes {
     permits: Arc<Semaphore>,
     /// How many there are.
     most: usize,
+    previews: Semaphore,
     ports: LocalPorts,
 }
 
@@ -71,6 +75,7 @@ impl Probes {
             random: rustls::crypto::ring::default_provider().secure_random,
             permits: Arc::new(Semaphore::new(most)),
             most,
+            previews: Semaphore::new(PREVIEWS),
             ports: LocalPorts::default(),
         })
     }
@@ -81,6 +86,12 @@ impl Probes {
         let permit = self.permits.clone().acquire_owned();
         // The semaphore is never closed.
         timeout(PATIENCE, permit).await.ok()?.ok()
+    }
+
+    /// Waits for its turn among previews, however long it takes: they take none from the attempts that decide about health.
+    pub async fn preview_permit(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.previews.acquire().await.ok()
     }
 
     /// A TLS session for others than probes: certificates are verified as for `https` monitors.
@@ -208,6 +219,9 @@ fn socket_failure(error: &io::Error) -> FailureReason {
         // EACCES: a router (ICMPv6 code 1) or a route of this node prohibits it. A local firewall says EPERM.
         Some(libc::EHOSTUNREACH | libc::EACCES) => FailureReason::NoRouteToHost,
         Some(libc::ENETUNREACH) => FailureReason::NetworkUnreachable,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+            FailureReason::NoResources(error.to_string())
+        }
         _ => FailureReason::Other(error.to_string()),
     }
 }
@@ -344,7 +358,11 @@ mod tests {
         ] {
             assert_eq!(socket_failure(&io::Error::from_raw_os_error(error)), reason);
         }
-        let other = socket_failure(&io::Error::from_raw_os_error(libc::EMFILE));
-        assert!(matches!(other, FailureReason::Other(text) if text.contains("open files")));
+        let other = socket_failure(&io::Error::from_raw_os_error(libc::EPERM));
+        assert!(matches!(other, FailureReason::Other(text) if text.contains("not permitted")));
+        for error in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+            let reason = socket_failure(&io::Error::from_raw_os_error(error));
+            assert!(matches!(&reason, FailureReason::NoResources(_)), "{reason:?}");
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! `objects.json`: a copy of the objects that needs no database to be read.
 
-use super::Row;
+use super::{Row, private};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -26,7 +26,8 @@ struct Contents {
     objects: Vec<(String, String)>,
 }
 
-fn path(state_dir: &Path) -> PathBuf {
+/// Where it is.
+pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("objects.json")
 }
 
@@ -76,7 +77,7 @@ pub fn write<'r>(state_dir: &Path, rows: impl IntoIterator<Item = (&'r String, &
     let new = path.with_extension("json.new");
     let text = serde_json::to_vec(&contents)?;
     let write = || -> io::Result<()> {
-        let mut file = File::create(&new)?;
+        let mut file = private::create(&new)?;
         file.write_all(&text)?;
         file.sync_data()?;
         fs::rename(&new, &path)

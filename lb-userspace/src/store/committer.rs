@@ -5,6 +5,7 @@ use super::backup;
 use super::{Database, Opened, Row, RowChange};
 use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -31,6 +32,10 @@ pub struct Committed {
     /// Why they are not on the disk; those that follow in the epoch are not either, since they build on them.
     pub result: Result<(), String>,
 }
+
+/// The thread has died.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dead;
 
 /// The thread.
 pub struct Committer {
@@ -66,11 +71,12 @@ impl Committer {
     }
 
     /// Has a change written after those before it. Numbers grow within an epoch; a new epoch begins after a failure.
-    pub fn commit(&self, epoch: u64, number: u64, rows: Vec<RowChange>) {
-        if let Some(jobs) = &self.jobs {
-            // The thread ends only when this sender does.
-            let _ = jobs.send(Job { epoch, number, rows });
-        }
+    ///
+    /// # Errors
+    /// When nothing can be written any more: the thread has died.
+    pub fn commit(&self, epoch: u64, number: u64, rows: Vec<RowChange>) -> Result<(), Dead> {
+        let jobs = self.jobs.as_ref().ok_or(Dead)?;
+        jobs.send(Job { epoch, number, rows }).map_err(|_| Dead)
     }
 }
 
@@ -125,7 +131,10 @@ impl Writer {
                     Some((_, why)) => Err(why.clone()),
                     None => {
                         let rows = group.iter().map(|job| job.rows.as_slice());
-                        self.commit(rows).map_err(|error| format!("{error:#}"))
+                        // What the library did not expect is a failure like others: the file is opened anew after it.
+                        let committed = catch_unwind(AssertUnwindSafe(|| self.commit(rows)));
+                        let committed = committed.unwrap_or_else(|_| Err(anyhow!("writing it fails")));
+                        committed.map_err(|error| format!("{error:#}"))
                     }
                 };
                 match &result {
@@ -259,7 +268,7 @@ mod tests {
             tell,
         );
         for number in 1..=500 {
-            committer.commit(1, number as u64, put(number));
+            committer.commit(1, number as u64, put(number)).unwrap();
         }
         drop(committer);
         let answers: Vec<Committed> = answers.iter().collect();
@@ -269,5 +278,20 @@ mod tests {
         assert_eq!(super::super::open(folder.path()).rows.len(), 500);
         let copy = backup::read(folder.path()).unwrap().unwrap();
         assert_eq!(copy.rows.len(), 500);
+    }
+
+    #[test]
+    fn who_cannot_write_any_more_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = super::super::open(folder.path());
+        let committer = Committer::start(opened.database.unwrap(), &[], folder.path().to_owned(), |_| {
+            panic!("the thread dies")
+        });
+        assert_eq!(committer.commit(1, 1, put(1)), Ok(()));
+        let died = (2..10_000).any(|number| {
+            std::thread::sleep(Duration::from_millis(1));
+            committer.commit(1, number, put(2)) == Err(Dead)
+        });
+        assert!(died);
     }
 }

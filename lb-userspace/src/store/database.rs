@@ -1,9 +1,10 @@
 //! The database: rows by key, changed in transactions that are whole or not there.
 
-use super::backup;
+use super::{backup, private};
 use anyhow::{Context, Result, anyhow, bail};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,14 @@ pub struct Opened {
     pub problem: Option<String>,
 }
 
+/// What was read from a file.
+struct Read {
+    database: Database,
+    rows: Vec<Row>,
+    /// It was damaged, and what could be mended is there.
+    is_mended: bool,
+}
+
 /// Why a database cannot be used.
 enum Unusable {
     /// It is not what this program has written.
@@ -58,11 +67,24 @@ enum Unusable {
 #[must_use]
 pub fn open(state_dir: &Path) -> Opened {
     let path = state_dir.join("lb.redb");
+    if let Some(loss) = lost(state_dir, &path) {
+        return replace(state_dir, &path, &loss);
+    }
     match Database::open(&path) {
-        Ok((database, rows)) => Opened {
+        Ok(Read {
+            database,
+            rows,
+            is_mended,
+        }) => Opened {
             database: Some(database),
             rows,
-            problem: None,
+            problem: is_mended.then(|| {
+                format!(
+                    "{} was damaged and has been mended: the last changes may be lost; compare with {}",
+                    path.display(),
+                    backup::path(state_dir).display()
+                )
+            }),
         },
         Err(Unusable::Closed(error)) => {
             let (rows, copy) = copied(state_dir);
@@ -79,16 +101,25 @@ pub fn open(state_dir: &Path) -> Opened {
     }
 }
 
+/// Why there cannot be what the copy says was there: a full disk or an interrupted restore leaves an empty file, or none.
+fn lost(state_dir: &Path, path: &Path) -> Option<anyhow::Error> {
+    let flaw = match fs::metadata(path) {
+        Ok(file) if file.len() == 0 => "it is empty",
+        Err(error) if error.kind() == ErrorKind::NotFound => "it is missing",
+        Ok(_) | Err(_) => return None,
+    };
+    // A copy that cannot be read is told when there is something to be told.
+    let copy = backup::read(state_dir).transpose()?;
+    let has_objects = copy.map_or(true, |copy| !copy.rows.is_empty());
+    has_objects.then(|| anyhow!(flaw))
+}
+
 /// Puts a new database in the place of a damaged one.
 fn replace(state_dir: &Path, path: &Path, damage: &anyhow::Error) -> Opened {
     let (rows, copy) = copied(state_dir);
-    let start_anew = || -> Result<(Database, PathBuf)> {
-        let aside = (1..)
-            .map(|number| state_dir.join(format!("lb.redb.damaged-{number}")))
-            .find(|aside| !aside.exists())
-            .ok_or_else(|| anyhow!("no name is free"))?;
-        fs::rename(path, &aside).with_context(|| format!("keep it as {}", aside.display()))?;
-        let (mut database, _) = Database::open(path).map_err(|unusable| match unusable {
+    let start_anew = || -> Result<(Database, Option<PathBuf>)> {
+        let aside = set_aside(state_dir, path)?;
+        let Read { mut database, .. } = Database::open(path).map_err(|unusable| match unusable {
             Unusable::Damaged(error) | Unusable::Closed(error) => error,
         })?;
         let changes: Vec<RowChange> = rows
@@ -105,11 +136,14 @@ fn replace(state_dir: &Path, path: &Path, damage: &anyhow::Error) -> Opened {
         Ok((database, aside)) => Opened {
             database: Some(database),
             rows,
-            problem: Some(format!(
-                "{} was damaged ({damage:#}) and is kept as {}; {copy}",
-                path.display(),
-                aside.display()
-            )),
+            problem: Some(match aside {
+                Some(aside) => format!(
+                    "{} was damaged ({damage:#}) and is kept as {}; {copy}",
+                    path.display(),
+                    aside.display()
+                ),
+                None => format!("{} was made anew: {damage:#}; {copy}", path.display()),
+            }),
         },
         Err(error) => Opened {
             database: None,
@@ -121,6 +155,19 @@ fn replace(state_dir: &Path, path: &Path, damage: &anyhow::Error) -> Opened {
             )),
         },
     }
+}
+
+/// Keeps a damaged file for whoever wants to look into it; `None`: there is nothing to keep.
+fn set_aside(state_dir: &Path, path: &Path) -> Result<Option<PathBuf>> {
+    if fs::metadata(path).map_or(true, |file| file.len() == 0) {
+        return Ok(None);
+    }
+    let aside = (1..)
+        .map(|number| state_dir.join(format!("lb.redb.damaged-{number}")))
+        .find(|aside| !aside.exists())
+        .ok_or_else(|| anyhow!("no name is free"))?;
+    fs::rename(path, &aside).with_context(|| format!("keep it as {}", aside.display()))?;
+    Ok(Some(aside))
 }
 
 /// The copy of the objects, and words about it.
@@ -149,30 +196,28 @@ fn copied(state_dir: &Path) -> (Vec<Row>, String) {
 }
 
 impl Database {
-    fn open(path: &Path) -> Result<(Self, Vec<Row>), Unusable> {
+    fn open(path: &Path) -> Result<Read, Unusable> {
         let opened = catch_unwind(AssertUnwindSafe(|| Self::open_checked(path)));
         // What the library's code did not expect in a file is damage, too.
         opened.unwrap_or_else(|_| Err(Unusable::Damaged(anyhow!("reading it fails"))))
     }
 
-    fn open_checked(path: &Path) -> Result<(Self, Vec<Row>), Unusable> {
+    fn open_checked(path: &Path) -> Result<Read, Unusable> {
         use redb::{DatabaseError, StorageError};
-        let is_new = !path.exists();
+        let is_new = fs::metadata(path).map_or(true, |file| file.len() == 0);
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("make the state folder {}", folder.display()))
-                .map_err(Unusable::Closed)?;
+            private::folder(folder).map_err(Unusable::Closed)?;
         }
+        private::reserve(path)
+            .context("make it")
+            .map_err(Unusable::Closed)?;
         let mut redb = redb::Database::create(path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => Unusable::Closed(anyhow!("another process has it open")),
             DatabaseError::UpgradeRequired(version) => Unusable::Closed(anyhow!(
                 "it has the file format {version} of another version of lb"
             )),
             DatabaseError::Storage(StorageError::Io(error))
-                if !matches!(
-                    error.kind(),
-                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
-                ) =>
+                if !matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
             {
                 Unusable::Closed(anyhow::Error::new(error).context("open it"))
             }
@@ -186,12 +231,17 @@ impl Database {
                 .context("write the state folder")
                 .map_err(Unusable::Closed)?;
         }
-        redb.check_integrity()
+        let is_whole = redb
+            .check_integrity()
             .map_err(|error| Unusable::Damaged(error.into()))?;
         let database = Self { redb };
         database.migrate()?;
         let rows = database.rows().map_err(Unusable::Damaged)?;
-        Ok((database, rows))
+        Ok(Read {
+            database,
+            rows,
+            is_mended: !is_whole,
+        })
     }
 
     /// Brings the tables to the present layout.
@@ -300,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_damaged_database_is_kept_aside_and_its_copy_is_used() {
-        for damage in ["garbage", "truncated", "middle"] {
+        for damage in ["garbage", "truncated", "middle", "empty", "missing"] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("lb.redb");
             let mut opened = open(folder.path());
@@ -318,6 +368,7 @@ mod tests {
             match damage {
                 "garbage" => bytes = b"not a database".repeat(1000),
                 "truncated" => bytes.truncate(5000),
+                "empty" | "missing" => bytes.clear(),
                 _ => {
                     let at = bytes
                         .windows(9)
@@ -326,15 +377,20 @@ mod tests {
                     bytes[at] = b'x';
                 }
             }
+            let is_there = !bytes.is_empty();
             fs::write(&path, bytes).unwrap();
+            if damage == "missing" {
+                fs::remove_file(&path).unwrap();
+            }
             let opened = open(folder.path());
             assert_eq!(opened.rows, std::slice::from_ref(&kept), "{damage}");
             let problem = opened.problem.unwrap();
+            let flaw = if is_there { "damaged-1" } else { damage };
             assert!(
-                problem.contains("damaged-1") && problem.contains("1 objects come from the copy"),
+                problem.contains(flaw) && problem.contains("1 objects come from the copy"),
                 "{problem}"
             );
-            assert!(folder.path().join("lb.redb.damaged-1").exists());
+            assert_eq!(folder.path().join("lb.redb.damaged-1").exists(), is_there);
             drop(opened.database);
             // The new one has them.
             let opened = open(folder.path());

@@ -1,10 +1,11 @@
 //! What outlives the daemon on disk: the health that a next start may restore, and the drains it goes on with.
 
+use super::private;
 use anyhow::{Context, Result};
 use lb_core::engine::{DrainRecord, HealthRecord, Kept, NameRecord};
 use lb_core::health::FailureReason;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -70,8 +71,7 @@ impl Store {
     /// # Errors
     /// When the folder cannot be made.
     pub fn open(state_dir: &Path) -> Result<Self> {
-        fs::create_dir_all(state_dir)
-            .with_context(|| format!("make the state folder {}", state_dir.display()))?;
+        private::folder(state_dir)?;
         Ok(Self {
             path: state_dir.join("health.json"),
         })
@@ -127,7 +127,7 @@ impl Store {
         let text = serde_json::to_vec(&file)?;
         let new = self.path.with_extension("json.new");
         let write = || -> io::Result<()> {
-            let mut file = File::create(&new)?;
+            let mut file = private::create(&new)?;
             file.write_all(&text)?;
             file.sync_data()?;
             fs::rename(&new, &self.path)

@@ -1,4 +1,4 @@
-//! What outlives the daemon on disk, in `state_dir`.
+//! What outlives the daemon on disk, in `state_dir`: for its own user alone.
 //!
 //! * `health.json`: the health that a next start may restore, and the drains it goes on with.
 //! * `lb.redb`: the objects that were made through the API. Each change is on the disk before it is answered.
@@ -10,8 +10,9 @@ mod committer;
 mod database;
 mod health;
 mod history;
+mod private;
 
-pub use committer::{Committed, Committer};
+pub use committer::{Committed, Committer, Dead};
 pub use database::{Database, Opened, Row, RowChange, open};
 pub use health::{Saver, Store};
 pub use history::{History, HistoryChange, HistoryNews, HistoryWriter, Restored, State, StoredNotice};

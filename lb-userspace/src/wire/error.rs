@@ -98,7 +98,9 @@ pub(crate) fn failure_reason(reason: &FailureReason) -> String {
         FailureReason::DnsUnknownHost => "DNS Unknown Host",
         FailureReason::DnsFailure(words) => return format!("DNS Internal: {words}"),
         FailureReason::MonitorConfig(words) => return format!("Monitor Config Error: {words}"),
-        FailureReason::Other(words) => return format!("Other Failure: {words}"),
+        FailureReason::NoResources(words) | FailureReason::Other(words) => {
+            return format!("Other Failure: {words}");
+        }
     };
     words.to_owned()
 }

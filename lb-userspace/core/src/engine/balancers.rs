@@ -1,7 +1,6 @@
 //! The view of load balancers: where new flows go, and why.
 
 use super::State;
-use super::ids::pool_identity;
 use super::plan::Route as Destination;
 use super::routing::{Traffic, balancer_routes};
 use super::shares::Shares;
@@ -35,7 +34,11 @@ impl State {
         let last_resort = self.last_resort(route, family);
         match candidates.is_empty() {
             true => last_resort.map(|pool| (pool, 1.0)).into_iter().collect(),
-            false => candidates.shares(pool_identity, last_resort, |table| known.counts(table)),
+            false => candidates.shares(
+                |name| self.plan.pool_identity(name),
+                last_resort,
+                |table| known.counts(table),
+            ),
         }
     }
 

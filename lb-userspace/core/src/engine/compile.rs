@@ -79,7 +79,7 @@ impl State {
         self.watch_names(commands);
         for index in 0..self.plan.pools.len() {
             // A pool that is new has changed nothing.
-            if let Some(former) = former.get(&self.plan.pools[index].name) {
+            if let Some(former) = former.get(&self.plan.pools[index].key) {
                 self.report_pool(index, *former, commands);
             }
         }
@@ -430,7 +430,7 @@ impl State {
     fn usability(&self) -> BTreeMap<String, bool> {
         let pools = self.plan.pools.iter().zip(&self.standings);
         pools
-            .map(|(pool, standing)| (pool.name.clone(), standing.is_usable_somewhere()))
+            .map(|(pool, standing)| (pool.key.clone(), standing.is_usable_somewhere()))
             .collect()
     }
 

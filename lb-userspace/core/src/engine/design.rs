@@ -272,7 +272,9 @@ impl State {
         };
         let pools = |names: BTreeSet<&str>| -> Vec<(String, bool)> {
             let names = names.into_iter();
-            names.map(|name| (name.to_owned(), is_barred(name))).collect()
+            names
+                .map(|name| (self.plan.pool_key(name).to_owned(), is_barred(name)))
+                .collect()
         };
         match route {
             Route::Direct(pool) => {

@@ -7,8 +7,8 @@ use core::net::IpAddr;
 use lb_common::abi::{Country, Ip};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What an origin is, independent of its place in the configuration: FNV-1a (64 bit) over the pool's name, a zero
-/// byte, the origin's name, a zero byte, the address as 16 bytes (IPv4 v4-mapped) and the port as 2 bytes in network
+/// What an origin is, independent of its place in the configuration: FNV-1a (64 bit) over the pool's key, a zero
+/// byte, the origin's key (names that stay), a zero byte, the address as 16 bytes (IPv4 v4-mapped) and the port as 2 bytes in network
 /// order (0: none), and of other forwarding than `nat` its number and its UDP port (0: none), then [`mix`], because FNV's
 /// high bits are weak. Never 0, which stands for an empty record. It is written into the maps, so that the next daemon
 /// recognises the record: changing it costs every node its counters.
@@ -62,7 +62,7 @@ pub fn affinity_epoch(application: &str, pools_epoch: u64) -> u32 {
     (fingerprint(application.chain(pools_epoch.to_be_bytes())) >> 32) as u32
 }
 
-/// The identity of a pool as a competitor of other pools: its name.
+/// The identity of a pool as a competitor of other pools, from what it is known by.
 pub fn pool_identity(pool: &str) -> u64 {
     fingerprint(pool.bytes())
 }

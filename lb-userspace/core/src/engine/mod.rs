@@ -507,8 +507,8 @@ impl State {
             let pool = self.plan.pools.get(probed.pool)?;
             let origin = pool.origins.get(probed.origin)?;
             Some(HealthRecord {
-                pool: pool.name.clone(),
-                origin: origin.name.clone(),
+                pool: pool.key.clone(),
+                origin: origin.key.clone(),
                 address: origin.address,
                 monitor: probed.target.monitor().name.clone(),
                 healthy,

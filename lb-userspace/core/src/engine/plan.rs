@@ -1,7 +1,7 @@
 //! The configuration with every reference resolved and every number assigned.
 
 use super::TargetId;
-use super::ids::{Ids, identity};
+use super::ids::{Ids, identity, pool_identity};
 use super::layout::Full;
 use super::names::Names;
 use super::served::{Asked, Served};
@@ -38,6 +38,8 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 pub struct PlannedPool {
     pub name: String,
+    /// What it is known by whatever its name is.
+    pub key: String,
     pub id: PoolId,
     pub enabled: bool,
     /// Those that probe. Of a pool with one monitor: that.
@@ -99,6 +101,8 @@ pub struct PlannedProbe {
 #[derive(Clone, Debug)]
 pub struct PlannedOrigin {
     pub name: String,
+    /// What it is known by in its pool whatever its name is.
+    pub key: String,
     pub identity: u64,
     pub id: OriginId,
     pub address: IpAddr,
@@ -242,6 +246,17 @@ impl Plan {
         self.index.get(name).copied()
     }
 
+    /// What a pool is known by whatever its name is.
+    pub fn pool_key<'a>(&'a self, name: &'a str) -> &'a str {
+        let pool = self.pool(name).and_then(|index| self.pools.get(index));
+        pool.map_or(name, |pool| &pool.key)
+    }
+
+    /// The identity of a pool as a competitor of other pools.
+    pub fn pool_identity(&self, name: &str) -> u64 {
+        pool_identity(self.pool_key(name))
+    }
+
     /// All origins with their pools.
     pub fn origins(&self) -> impl Iterator<Item = (&PlannedPool, &PlannedOrigin)> {
         self.pools
@@ -285,7 +300,14 @@ impl Plan {
                 };
                 PlannedOrigin {
                     name: origin.name.clone(),
-                    identity: identity(&pool.name, &origin.name, address, origin.port, origin.forwarding),
+                    key: origin.identity().to_owned(),
+                    identity: identity(
+                        pool.identity(),
+                        origin.identity(),
+                        address,
+                        origin.port,
+                        origin.forwarding,
+                    ),
                     id: OriginId::NONE,
                     address,
                     host_name: origin.address.name().map(str::to_owned),
@@ -317,6 +339,7 @@ impl Plan {
             }
             let planned = PlannedPool {
                 name: pool.name.clone(),
+                key: pool.identity().to_owned(),
                 id: PoolId::NONE,
                 enabled: pool.enabled,
                 origins,
@@ -374,6 +397,7 @@ impl Plan {
                 let identity = identity(&name, &socket, address, Some(origin.port), Forwarding::Nat);
                 origins.push(PlannedOrigin {
                     identity,
+                    key: shown.clone(),
                     name: shown.clone(),
                     id: OriginId::NONE,
                     address,
@@ -391,6 +415,7 @@ impl Plan {
         let index = self.pools.len();
         self.index.insert(name.clone(), index);
         self.pools.push(PlannedPool {
+            key: name.clone(),
             name,
             id: PoolId::NONE,
             enabled: true,
@@ -436,10 +461,11 @@ impl Plan {
             .retain(|identity, _| identities.contains(identity));
 
         // The rows of a pool that is gone are not read any more when its number's next rows are written.
-        numbers.pools.retain(|name, _| self.index.contains_key(name));
+        let keys: BTreeSet<&str> = self.pools.iter().map(|pool| pool.key.as_str()).collect();
+        numbers.pools.retain(|key, _| keys.contains(key.as_str()));
         let pools = self.pools.len();
         for pool in &mut self.pools {
-            let assigned = numbers.pools.assign(&pool.name);
+            let assigned = numbers.pools.assign(&pool.key);
             let (id, _) = assigned.ok_or_else(|| full("pools", pools, numbers.pools.count()))?;
             pool.id = PoolId(id);
         }

@@ -275,8 +275,8 @@ impl Probes {
         now: Timestamp,
     ) -> (Start, Option<Duration>) {
         let age = now.since(self.started);
-        let (name, watcher) = (origin.name.clone(), monitor.name.clone());
-        let key = (pool.name.clone(), name, origin.address, watcher);
+        let (name, watcher) = (origin.key.clone(), monitor.name.clone());
+        let key = (pool.key.clone(), name, origin.address, watcher);
         if let Some(record) = self.records.remove(&key)
             && record.age.saturating_add(age) < monitor.interval.saturating_mul(RECORD_HOLDS)
         {

@@ -1,7 +1,6 @@
 //! Load balancers as the next generation shall hold them: lists and tables of pools.
 
 use super::State;
-use super::ids::pool_identity;
 use super::layout::Layout;
 use crate::maglev::{Grain, Member};
 use crate::model::{Application, Config, LoadBalancer, SheddingPolicy, SteeringPolicy, Transport};
@@ -139,7 +138,7 @@ impl State {
             return (None, Steering::ORDERED);
         }
         let rest = Rest::of(self.last_resort(route, Some(family)).is_some());
-        if let Some(table) = candidates.shedding_table(pool_identity, owner, rest) {
+        if let Some(table) = candidates.shedding_table(|name| self.plan.pool_identity(name), owner, rest) {
             return (Some(Arc::new(Layout::Shedding(table))), steering);
         }
         match candidates.order {
@@ -150,7 +149,7 @@ impl State {
             Order::Weighted(pools) => {
                 let member = |pool: crate::steering::WeightedPool<'_>| {
                     Some(Member {
-                        identity: pool_identity(pool.name),
+                        identity: self.plan.pool_identity(pool.name),
                         owner: owner(pool.name)?,
                         weight: pool.weight,
                         present: pool.usable,

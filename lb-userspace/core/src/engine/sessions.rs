@@ -134,7 +134,7 @@ impl State {
             let classes = Classes::of_percent(pool.load_shedding.session_percent);
             (classes > 0).then(|| SheddingPool {
                 id: pool.id,
-                identity: pool_identity(name),
+                identity: pool_identity(&pool.key),
                 classes,
                 origins: pool.origins.iter().map(|origin| origin.id).collect(),
             })

@@ -8,6 +8,8 @@ use core::time::Duration;
 #[derive(Clone, PartialEq, Debug)]
 pub struct Pool {
     pub name: String,
+    /// What its origins' flows and health are known by, whatever it is called now; `None`: its name.
+    pub identity: Option<String>,
     /// Default true. A disabled pool gets no traffic and is not probed.
     pub enabled: bool,
     /// Name of the monitor; without one, or a group, enabled origins count as up.
@@ -32,6 +34,12 @@ pub struct Pool {
 impl Pool {
     /// `drain_timeout` of pools that do not say.
     pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+
+    /// What its origins' flows and health are known by.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        self.identity.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// `on_unhealthy`: what becomes of the TCP flows of an origin that its monitor finds unhealthy.
@@ -102,6 +110,8 @@ pub enum SheddingPolicy {
 pub struct Origin {
     /// Unique in the pool.
     pub name: String,
+    /// What its flows and health are known by, whatever it is called now; `None`: its name.
+    pub identity: Option<String>,
     /// Of a name each address is an origin, and they share its weight.
     pub address: Host,
     /// `None` (0 in the file): the application's `origin_port`, else its own port.
@@ -113,6 +123,14 @@ pub struct Origin {
     pub forwarding: Forwarding,
     /// `header.Host`: what HTTP monitors ask for, whatever they name themselves.
     pub host: Option<String>,
+}
+
+impl Origin {
+    /// What its flows and health are known by.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        self.identity.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// `forwarding`: how packets reach an origin.
@@ -216,7 +234,8 @@ impl TryFrom<f64> for Weight {
             return Err(WeightError::OutOfRange(value));
         }
         let hundredths = (value * 100.0).round();
-        if (value * 100.0 - hundredths).abs() > 1e-6 {
+        let is_lost = hundredths == 0.0 && value > 0.0;
+        if is_lost || (value * 100.0 - hundredths).abs() > 1e-6 {
             return Err(WeightError::NotAStep(value));
         }
         // In range by the check above: 0 to 100.
@@ -234,6 +253,7 @@ mod tests {
         assert_eq!(Weight::try_from(0.29).unwrap().hundredths(), 29);
         assert_eq!(Weight::try_from(1.01), Err(WeightError::OutOfRange(1.01)));
         assert_eq!(Weight::try_from(0.005), Err(WeightError::NotAStep(0.005)));
+        assert_eq!(Weight::try_from(1e-9), Err(WeightError::NotAStep(1e-9)));
         assert!(Weight::try_from(f64::NAN).is_err());
     }
 }

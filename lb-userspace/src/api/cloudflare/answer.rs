@@ -1,12 +1,13 @@
 //! Bodies in, envelopes out.
 
+use super::super::guard::Onlooker;
 use crate::cloudflare::{Envelope, Failure};
 use crate::objects::Id;
 use axum::Json;
 use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequestParts, Path, Query, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -61,16 +62,25 @@ pub(super) fn success<T: Serialize>(result: T) -> Answer<T> {
 
 /// Ends what takes too long, whatever it waits for.
 pub(super) async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(TIMEOUT, next.run(request)).await {
+    let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let mut response = match tokio::time::timeout(TIMEOUT, next.run(request)).await {
         Ok(response) => response,
         Err(_) => failed(&Failure::new(503, 10002, "the answer took too long")),
+    };
+    if is_write && response.status().is_server_error() {
+        // What may have been made must not be made again: Cloudflare's clients would by themselves.
+        let headers = response.headers_mut();
+        headers.insert("x-should-retry", HeaderValue::from_static("false"));
     }
+    response
 }
 
 /// The parts of the path and the query that handlers ask for.
 pub(super) struct Asked {
     path: HashMap<String, String>,
     query: Vec<(String, String)>,
+    /// Whether secrets are not for who asks.
+    is_onlooker: bool,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Asked {
@@ -88,7 +98,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
         let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
         let Query(query) =
             query.map_err(|_| Refused(Failure::new(400, 6003, "the query string is malformed")))?;
-        Ok(Self { path, query })
+        Ok(Self {
+            path,
+            query,
+            is_onlooker: parts.extensions.get::<Onlooker>().is_some(),
+        })
     }
 }
 
@@ -96,6 +110,11 @@ impl Asked {
     /// `{id}` of the path.
     pub fn id(&self) -> &str {
         self.part("id")
+    }
+
+    /// Whether secrets are not for who asks.
+    pub fn is_onlooker(&self) -> bool {
+        self.is_onlooker
     }
 
     /// A part of the path.

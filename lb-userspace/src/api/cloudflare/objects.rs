@@ -2,7 +2,7 @@
 
 use super::super::Handle;
 use super::answer::{Answer, Asked, Refused, object, success};
-use crate::cloudflare::{Envelope, Reference};
+use crate::cloudflare::{Envelope, Failure, Reason, Reference};
 use crate::config::Kind;
 use crate::objects::{Action, Body, Catalog, Change, Entry, references};
 use axum::extract::{Request, State};
@@ -86,7 +86,10 @@ fn list(kind: Kind, handle: &Handle, asked: &Asked) -> Answer<Vec<Value>> {
     if kind == Kind::Application {
         sort_applications(&mut entries, asked)?;
     }
-    let shown = entries.into_iter().map(|entry| shown(entry, &view)).collect();
+    let mut shown: Vec<Value> = entries.into_iter().map(|entry| shown(entry, &view)).collect();
+    if asked.is_onlooker() {
+        shown.iter_mut().for_each(blank);
+    }
     Ok(Json(match (page, per_page, kind) {
         (None, None, Kind::Monitor | Kind::MonitorGroup | Kind::Pool | Kind::LoadBalancer) => {
             Envelope::all(shown)
@@ -118,7 +121,21 @@ fn sort_applications(entries: &mut [&Arc<Entry>], asked: &Asked) -> Result<(), R
 fn show(kind: Kind, handle: &Handle, asked: &Asked) -> Answer<Value> {
     let catalog = catalog(handle);
     let entry = catalog.find(kind, asked.id())?;
-    success(shown(entry, &handle.view.borrow()))
+    let mut value = shown(entry, &handle.view.borrow());
+    if asked.is_onlooker() {
+        blank(&mut value);
+    }
+    success(value)
+}
+
+/// Takes the values out of the headers of a monitor: they may be somebody's credentials.
+fn blank(object: &mut Value) {
+    let headers = object.get_mut("header").and_then(Value::as_object_mut);
+    for values in headers.into_iter().flat_map(serde_json::Map::values_mut) {
+        for value in values.as_array_mut().into_iter().flatten() {
+            *value = json!("");
+        }
+    }
 }
 
 async fn change(kind: Kind, handle: &Handle, action: Action) -> Answer<Value> {
@@ -135,9 +152,23 @@ async fn remove(kind: Kind, handle: &Handle, asked: &Asked) -> Answer<Value> {
     })
 }
 
-/// `PATCH pools`: the same fields for all pools, of which Cloudflare allows `notification_email` alone.
+/// `PATCH pools`: the same for all pools, of which Cloudflare allows `notification_email` alone. Whoever loses the id from a
+/// path must not change them all.
 async fn change_pools(handle: State<Handle>, _: Asked, request: Request) -> Answer<Vec<Value>> {
+    const ALLOWED: &str = "notification_email";
     let changes = object(request).await?;
+    let others = changes.keys().filter(|key| *key != ALLOWED);
+    let reasons: Vec<Reason> = others
+        .map(|key| {
+            let message = format!(
+                "{key}: of all pools at once `{ALLOWED}` alone can be changed: name a pool in the path"
+            );
+            Reason::field(Kind::Pool, &format!("/{key}"), message)
+        })
+        .collect();
+    if !reasons.is_empty() {
+        return Err(Refused(Failure::invalid(reasons)));
+    }
     let catalog = catalog(&handle);
     let ours = catalog.of_api().iter().filter(|entry| entry.kind() == Kind::Pool);
     let mut changed = Vec::new();

@@ -3,7 +3,7 @@
 use super::*;
 
 /// One request by hand: status and body.
-async fn by_hand(
+pub(super) async fn by_hand(
     address: std::net::SocketAddr,
     method: &str,
     path: &str,
@@ -87,4 +87,30 @@ async fn clients_of_cloudflares_api_get_its_envelope_whatever_happens() {
     let (status, body) = by_hand(address, "PATCH", "/client/v4/user/load_balancers/search", own).await;
     assert!(status == 404 || status == 405, "{status} {body}");
     assert_eq!(body["success"], false);
+}
+
+#[tokio::test]
+async fn of_all_pools_at_once_hardly_anything_is_changed() {
+    let served = serve(Daemon::Ready, &["127.0.0.1:0"], Some("secret"));
+    let pools = "/client/v4/accounts/0123456789abcdef0123456789abcdef/load_balancers/pools";
+    let patch = async |body: &str| {
+        let request = format!(
+            "PATCH {pools} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer \
+             secret\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        raw(served.tcp[0], &request).await
+    };
+    let answer = patch(r#"{"enabled": false, "notification_email": ""}"#).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 400")
+            && answer.contains("enabled: of all pools at once `notification_email` alone can be changed")
+            && answer.contains("\"pointer\":\"/enabled\""),
+        "{answer}"
+    );
+    assert!(
+        patch(r#"{"notification_email": ""}"#)
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
 }

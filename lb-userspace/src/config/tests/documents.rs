@@ -95,3 +95,54 @@ fn files_that_are_named_are_read_once_for_all_compilations() {
     assert_eq!(first, second);
     assert!(compile(&file, None, &Imports::default(), &defaults).is_err());
 }
+
+#[test]
+fn only_the_file_names_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "root:hash:19000\n").unwrap();
+    for key in ["allow_files", "deny_files"] {
+        let objects = format!(
+            "[applications.a]\nprotocol = \"tcp/80\"\naddresses = [\"203.0.113.10\"]\norigin_direct = \
+             [\"tcp://10.0.0.1:80\"]\naccess = {{ {key} = [{secret:?}] }}\n"
+        );
+        let refused = compile_both("", &objects).unwrap_err();
+        let told: Vec<String> = refused.errors.iter().map(ToString::to_string).collect();
+        let expected = format!(
+            "applications.a.access.{key}: files can be named in the configuration file only (list the prefixes here, \
+             or in the `access` of the configuration file)"
+        );
+        assert!(told.len() == 1 && told[0].ends_with(&expected), "{told:?}");
+        assert!(!refused.render(false).contains("hash"), "{refused}");
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_file_that_is_none() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    let refused = |text: &str| compile_both(text, "").unwrap_err().to_string();
+    let access = |path: &std::path::Path| format!("[datapath]\naccess = {{ deny_files = [{path:?}] }}\n");
+    let told = refused(&access(&pipe));
+    assert!(
+        told.contains("cannot read the file: it is a pipe, not a regular file"),
+        "{told}"
+    );
+    let told = refused(&access("/dev/zero".as_ref()));
+    assert!(told.contains("it is a device"), "{told}");
+    let balancers = "[pools.p.origins.a]\naddress = \"10.0.0.1\"\n[load_balancers.l]\ndefault_pools = [\"p\"]\n\
+                     country_pools = { DE = [\"p\"] }\nsteering_policy = \"geo\"\n";
+    for key in ["prefixes", "database"] {
+        let told = refused(&format!("{balancers}[geoip]\n{key} = {pipe:?}\n"));
+        assert!(told.contains("it is a pipe"), "{key}: {told}");
+    }
+    // A daemon does not wait for its own file either.
+    assert!(reload(&pipe).unwrap_err().to_string().contains("it is a pipe"));
+    let large = folder.path().join("large");
+    let file = std::fs::File::create(&large).unwrap();
+    file.set_len(65 << 20).unwrap();
+    let told = refused(&access(&large));
+    assert!(told.contains("larger than 64 MiB"), "{told}");
+}

@@ -1,5 +1,6 @@
 //! The tables, and reading them.
 
+use super::super::private;
 use super::row::{self, State, StoredNotice};
 use super::writer::HistoryChange;
 use crate::wire::{Event, EventFilter, from_micros, rfc3339};
@@ -313,10 +314,11 @@ fn open(path: &Path) -> Result<(redb::Database, Restored), Unusable> {
 fn open_checked(path: &Path) -> Result<(redb::Database, Restored), Unusable> {
     use redb::{DatabaseError, StorageError};
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)
-            .with_context(|| format!("make the state folder {}", folder.display()))
-            .map_err(Unusable::Closed)?;
+        private::folder(folder).map_err(Unusable::Closed)?;
     }
+    private::reserve(path)
+        .context("make it")
+        .map_err(Unusable::Closed)?;
     let redb = redb::Database::create(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => Unusable::Closed(anyhow!("another process has it open")),
         DatabaseError::UpgradeRequired(version) => Unusable::Closed(anyhow!(

@@ -12,6 +12,7 @@ mod listeners;
 mod maps;
 mod names;
 mod places;
+mod renames;
 mod restart;
 mod scale;
 mod scenarios;

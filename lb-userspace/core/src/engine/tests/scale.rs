@@ -26,6 +26,7 @@ fn many(first: u32) -> Config {
             enabled: true,
             forwarding: Forwarding::Nat,
             host: None,
+            identity: None,
         })
         .collect();
     web(vec![pool], None)

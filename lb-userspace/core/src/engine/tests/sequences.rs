@@ -114,6 +114,7 @@ prop_compose! {
             enabled: *enabled,
             forwarding: *mode,
             host: None,
+            identity: None,
         });
         let mut origins: Vec<Origin> = origins.collect();
         if let Some((name, place)) = named

@@ -118,6 +118,7 @@ pub fn monitor(name: &str) -> Monitor {
 pub fn pool(name: &str, origins: &[&str]) -> Pool {
     Pool {
         name: name.into(),
+        identity: None,
         enabled: true,
         monitor: Some("check".into()),
         monitor_group: None,
@@ -132,6 +133,7 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
             .iter()
             .map(|address| Origin {
                 name: (*address).into(),
+                identity: None,
                 address: ip(address).into(),
                 port: Some(8080),
                 weight: Weight::ONE,
