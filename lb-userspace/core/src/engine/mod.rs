@@ -486,20 +486,6 @@ impl State {
         }
     }
 
-    /// Sends the view if it says anything new.
-    fn publish(&mut self, commands: &mut Vec<Command>) {
-        let Some(config) = self.config.clone() else { return };
-        self.view_is_due = false;
-        let mut shares = core::mem::take(&mut self.shares);
-        shares.renew();
-        let view = self.snapshot(&config, &mut shares);
-        self.shares = shares;
-        if view != *self.view {
-            self.view = Arc::new(view);
-            commands.push(Command::Publish(Arc::clone(&self.view)));
-        }
-    }
-
     fn persist(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
         self.records_are_due = false;
         let records = self.probes.iter().filter_map(|probed| {

@@ -1,18 +1,33 @@
 //! The view: what the engine knows, put into the operator's words.
 
-use super::State;
 use super::names::LookupFailure;
 use super::plan::{PlannedOrigin, PlannedPool, Route, Unresolved};
 use super::shares::Shares;
+use super::{Command, State};
 use crate::health::{FailureReason, OriginHealth};
 use crate::model::{Config, Host};
 use crate::steering::{Family, OriginFacts};
 use crate::view::{ApplicationView, MonitoringView, OriginView, PoolView, View};
 use lb_common::abi::OriginId;
+use std::sync::Arc;
 
 impl State {
+    /// Sends the view if it says anything new.
+    pub(super) fn publish(&mut self, commands: &mut Vec<Command>) {
+        let Some(config) = self.config.clone() else { return };
+        self.view_is_due = false;
+        let mut shares = core::mem::take(&mut self.shares);
+        shares.renew();
+        let view = self.snapshot(&config, &mut shares);
+        self.shares = shares;
+        if view != *self.view {
+            self.view = Arc::new(view);
+            commands.push(Command::Publish(Arc::clone(&self.view)));
+        }
+    }
+
     /// Puts together the snapshot of a configured engine.
-    pub(super) fn snapshot(&self, config: &Config, known: &mut Shares) -> View {
+    fn snapshot(&self, config: &Config, known: &mut Shares) -> View {
         View {
             node: config.node.name.clone(),
             generation: self.generations.live(),
