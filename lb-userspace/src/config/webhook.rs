@@ -102,7 +102,7 @@ fn url(value: &Value<'_>) -> Option<WebhookUrl> {
     };
     let is_host = match authority.starts_with('[') {
         true => host.parse::<Ipv6Addr>().is_ok(),
-        false => host.parse::<IpAddr>().is_ok() || address::is_host_name(host),
+        false => host.parse::<IpAddr>().is_ok() || is_host_name(host),
     };
     if !is_host {
         value.error(format!("\"{host}\" is no host name and no address"), help());
@@ -206,6 +206,11 @@ pub(super) fn notification_filter(pool: &Table<'_>) -> NotificationFilter {
     }
     table.report_unknown();
     filter
+}
+
+/// `localhost` may be told: the daemon asks, not the packet path.
+fn is_host_name(host: &str) -> bool {
+    address::is_host_name(host) && host.split('.').all(|label| !label.is_empty())
 }
 
 #[cfg(test)]

@@ -381,8 +381,15 @@ impl World {
             pool.unwrap_or_else(|| panic!("{name} is not in the status"))
         };
         for application in &config.applications {
-            let Destination::LoadBalancer(name) = &application.destination else {
-                panic!("{application:?}");
+            let name = match &application.destination {
+                Destination::LoadBalancer(name) => name,
+                // A name that no load balancer has is a host's, and this world has nobody to ask for its addresses.
+                Destination::Direct(hosts) => {
+                    let is_host = |name: &str| config.load_balancer(name).is_none();
+                    let known = hosts.iter().all(|host| host.address.name().is_some_and(is_host));
+                    assert!(known, "{application:?}");
+                    continue;
+                }
             };
             let balancer = config.load_balancer(name).expect("a load balancer");
             for country in [DE, FR, Country::UNKNOWN] {

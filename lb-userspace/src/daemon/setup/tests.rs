@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const APPLICATIONS: u32 = 1000;
+/// Objects that a new one may refer to.
+const NEWEST: usize = 8;
 
 /// A node as the API sees it.
 struct World {
@@ -30,7 +32,8 @@ impl World {
         }
     }
 
-    /// Makes an object, and returns its id. The others are looked at when all are put together.
+    /// Makes an object, and returns its id. It may refer to the newest; the others are looked at when all are put
+    /// together.
     fn create(&mut self, kind: Kind, body: &Value) -> String {
         self.now += 1;
         let moment = Moment {
@@ -38,8 +41,9 @@ impl World {
             random: u128::from(self.now),
         };
         let action = Action::Create(body.as_object().cloned().unwrap());
-        let nothing = Catalog::new(Arc::new(FileObjects::new(&self.source, self.now)), Vec::new());
-        let applied = Change { kind, action }.apply(&nothing, moment).unwrap();
+        let newest = self.entries[self.entries.len().saturating_sub(NEWEST)..].to_vec();
+        let newest = Catalog::new(Arc::new(FileObjects::new(&self.source, self.now)), newest);
+        let applied = Change { kind, action }.apply(&newest, moment).unwrap();
         self.entries.push(Arc::clone(&applied.entry));
         applied.entry.id.to_string()
     }
