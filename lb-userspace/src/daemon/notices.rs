@@ -98,6 +98,8 @@ impl Node {
         while let Some(news) = self.notifier.waiting_news() {
             self.settle_notice(news);
         }
+        // What still waits is the next one's to send.
+        drop(self.notifier.configure(&[]));
         self.write_traffic();
         self.journal.close().await;
     }
