@@ -320,6 +320,42 @@ impl Event {
     }
 }
 
+fn lookup(name: &str, failure: Option<&LookupFailure>, addresses: usize) -> String {
+    match (failure, addresses) {
+        (None, _) => format!("host name `{name}` is looked up again"),
+        (Some(failure), 0) => {
+            format!("host name `{name}` could not be looked up, and nothing is known of it: {failure}")
+        }
+        (Some(failure), addresses) => {
+            format!("host name `{name}` could not be looked up, its {addresses} addresses stay: {failure}")
+        }
+    }
+}
+
+/// How the addresses of a host name have changed.
+fn addresses(added: &[IpAddr], removed: &[IpAddr], refused: &[(IpAddr, String)], left_out: usize) -> String {
+    let list = |list: &[IpAddr]| {
+        let addresses: Vec<String> = list.iter().map(ToString::to_string).collect();
+        addresses.join(", ")
+    };
+    let mut parts = Vec::new();
+    if !added.is_empty() {
+        parts.push(format!("has {}", list(added)));
+    }
+    if !removed.is_empty() {
+        parts.push(format!("has no longer {}", list(removed)));
+    }
+    for (address, why) in refused {
+        parts.push(format!("{address} is {why} and is left out"));
+    }
+    if left_out > 0 {
+        parts.push(format!(
+            "{left_out} addresses more than a name may have are left out"
+        ));
+    }
+    parts.join("; ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,40 +408,4 @@ mod tests {
         assert!(time("1970-01-01T00:00:00.000Z", "1970-01-01T00:00:00.001Z").matches(&event));
         assert!(!time("1970-01-01T00:00:00.001Z", "1971-01-01T00:00:00.000Z").matches(&event));
     }
-}
-
-fn lookup(name: &str, failure: Option<&LookupFailure>, addresses: usize) -> String {
-    match (failure, addresses) {
-        (None, _) => format!("host name `{name}` is looked up again"),
-        (Some(failure), 0) => {
-            format!("host name `{name}` could not be looked up, and nothing is known of it: {failure}")
-        }
-        (Some(failure), addresses) => {
-            format!("host name `{name}` could not be looked up, its {addresses} addresses stay: {failure}")
-        }
-    }
-}
-
-/// How the addresses of a host name have changed.
-fn addresses(added: &[IpAddr], removed: &[IpAddr], refused: &[(IpAddr, String)], left_out: usize) -> String {
-    let list = |list: &[IpAddr]| {
-        let addresses: Vec<String> = list.iter().map(ToString::to_string).collect();
-        addresses.join(", ")
-    };
-    let mut parts = Vec::new();
-    if !added.is_empty() {
-        parts.push(format!("has {}", list(added)));
-    }
-    if !removed.is_empty() {
-        parts.push(format!("has no longer {}", list(removed)));
-    }
-    for (address, why) in refused {
-        parts.push(format!("{address} is {why} and is left out"));
-    }
-    if left_out > 0 {
-        parts.push(format!(
-            "{left_out} addresses more than a name may have are left out"
-        ));
-    }
-    parts.join("; ")
 }
