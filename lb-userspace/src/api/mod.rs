@@ -7,6 +7,7 @@ mod cloudflare;
 mod error;
 mod guard;
 mod listen;
+mod objects;
 mod request;
 mod routes;
 mod stream;
@@ -16,6 +17,7 @@ mod token;
 
 pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
+pub(crate) use objects::by_hand;
 pub use request::{CloudflareReply, Handle, Reply, Request, TraceItem, Tracing};
 pub use routes::router;
 pub use token::Token;

@@ -1,6 +1,7 @@
 //! What the API asks, answered from the engine's snapshot and the maps.
 
 use super::node::{Node, lock};
+use super::objects::mark_overridden;
 use super::reload::ReloadError;
 use crate::api::{Reply, Request};
 use crate::datapath::flows::Flow;
@@ -103,6 +104,7 @@ impl Node {
         };
         let mut status = Status::new(&view, &counters, node, self.interface_status());
         status.unattached = self.unattached();
+        mark_overridden(&mut status, &self.objects.catalog());
         (status.monitoring.attempts, status.monitoring.max_attempts) = self.probes.load();
         status
     }

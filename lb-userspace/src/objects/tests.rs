@@ -1,5 +1,8 @@
 //! Changes, what becomes of them in the configuration, and what is said when nothing does.
 
+mod operations;
+mod texts;
+
 use super::*;
 use crate::cloudflare::Failure;
 use crate::config::{Compiled, HostDefaults, Imports, Kind, Source, compile};
@@ -76,8 +79,10 @@ impl World {
             &Imports::default(),
             &defaults,
         );
-        self.compiled =
+        let mut compiled =
             compiled.map_err(|errors| refusal(&applied.catalog, &rendered, &applied.entry, &errors))?;
+        applied.catalog.overrides().apply(&mut compiled.config);
+        self.compiled = compiled;
         self.catalog = applied.catalog;
         Ok(applied.entry.shown())
     }

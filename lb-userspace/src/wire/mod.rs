@@ -8,6 +8,7 @@ mod error;
 mod event;
 mod explain;
 mod flows;
+mod object;
 mod ordered;
 mod pcapng;
 mod status;
@@ -21,6 +22,7 @@ pub use event::{Event, Events};
 pub(crate) use event::{rfc3339, rfc3339_micros};
 pub use explain::{Explain, ExplainQuery, ExplainStep};
 pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
+pub use object::{Declared, Object, ObjectText, Objects, Operand, Overridden};
 pub use ordered::Ordered;
 #[cfg(test)]
 pub(crate) use pcapng::tests::blocks as pcapng_blocks;

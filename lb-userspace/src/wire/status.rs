@@ -1,6 +1,6 @@
 //! `GET /api/v1/status`: the engine's snapshot joined with the traffic counters.
 
-use super::{API_VERSION, Ordered};
+use super::{API_VERSION, Ordered, Overridden};
 use lb_common::abi::Traffic;
 use lb_core::health::{GroupHealth, OriginHealth};
 use lb_core::time::Timestamp;
@@ -113,6 +113,9 @@ pub struct ApplicationStatus {
     pub packets_total: u64,
     /// Both directions.
     pub bytes_total: u64,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -124,6 +127,9 @@ pub struct LoadBalancerStatus {
     /// Share of new flows by pool, 0 to 1.
     pub pool_shares: Ordered<f64>,
     pub on_fallback: bool,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -134,6 +140,9 @@ pub struct PoolStatus {
     pub healthy_origins: u32,
     pub minimum_origins: u32,
     pub origins: Vec<OriginStatus>,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -171,6 +180,9 @@ pub struct OriginStatus {
     pub drain_seconds_left: Option<u64>,
     /// Why packets cannot reach it although it may be healthy.
     pub path_problem: Option<String>,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
 }
 
 /// One member of a monitor group.
@@ -243,6 +255,7 @@ fn application(view: &ApplicationView, counters: &Counters) -> ApplicationStatus
         new_flows_total: traffic.new_flows,
         packets_total: traffic.packets_in.saturating_add(traffic.packets_out),
         bytes_total: traffic.bytes_in.saturating_add(traffic.bytes_out),
+        overridden: None,
     }
 }
 
@@ -253,6 +266,7 @@ fn load_balancer(view: &LoadBalancerView) -> LoadBalancerStatus {
         steering_policy: view.steering_policy.to_owned(),
         pool_shares: Ordered(view.pool_shares.clone()),
         on_fallback: view.on_fallback,
+        overridden: None,
     }
 }
 
@@ -267,6 +281,7 @@ fn pool(view: &PoolView, counters: &Counters, now: Timestamp) -> PoolStatus {
             .iter()
             .map(|view| origin(view, counters, now))
             .collect(),
+        overridden: None,
     }
 }
 
@@ -293,6 +308,7 @@ fn origin(view: &OriginView, counters: &Counters, now: Timestamp) -> OriginStatu
             left.as_secs() + u64::from(left.subsec_nanos() > 0)
         }),
         path_problem: view.path_problem.clone(),
+        overridden: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A status as text.
 
 use crate::cli::table::{Align, Table};
-use crate::wire::{ApplicationStatus, OriginStatus, Status};
+use crate::wire::{ApplicationStatus, OriginStatus, Overridden, Status};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -193,7 +193,10 @@ fn load_balancers(status: &Status) -> Option<Table> {
         } else {
             list(shares)
         };
-        let mark = if balancer.on_fallback { " FALLBACK" } else { "" };
+        let mut mark = if balancer.on_fallback { " FALLBACK" } else { "" }.to_owned();
+        if let Some(by_hand) = &balancer.overridden {
+            mark.push_str(&format!(" ({})", by_hand.words()));
+        }
         table.row([
             balancer.name.clone(),
             balancer.health.clone(),
@@ -224,12 +227,15 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
         ("REASON", Align::Left),
     ]);
     for pool in &status.pools {
-        let healthy = format!(
+        let mut healthy = format!(
             "{} of {} healthy, needs {}",
             pool.healthy_origins,
             pool.origins.len(),
             pool.minimum_origins
         );
+        if let Some(by_hand) = &pool.overridden {
+            healthy.push_str(&format!("; {}", by_hand.words()));
+        }
         let mut row = vec![
             pool.name.clone(),
             String::new(),
@@ -280,8 +286,10 @@ fn reason(origin: &OriginStatus) -> String {
         Some(seconds) => format!("draining, {seconds} s left"),
         None => "draining".to_owned(),
     });
+    let by_hand = origin.overridden.iter().map(Overridden::words);
     let reasons: Vec<String> = draining
         .into_iter()
+        .chain(by_hand)
         .chain(origin.failure_reason.clone())
         .chain(members(origin))
         .chain(origin.path_problem.clone())

@@ -26,6 +26,7 @@ fn many(first: u32) -> Config {
             enabled: true,
             forwarding: Forwarding::Nat,
             host: None,
+            drain_timeout: None,
         })
         .collect();
     web(vec![pool], None)

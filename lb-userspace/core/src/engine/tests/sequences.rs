@@ -97,6 +97,7 @@ prop_compose! {
             enabled: *enabled,
             forwarding: *mode,
             host: None,
+            drain_timeout: None,
         });
         Pool {
             enabled: enabled[6],
