@@ -3,15 +3,17 @@
 //! What is changed here is changed by the same code as through Cloudflare's API; only the words come from the file.
 
 use super::error::ApiError;
-use super::{Handle, cloudflare};
+use super::{Handle, Request, cloudflare};
 use crate::cloudflare::{Failure, Number};
 use crate::config::{Document, Kind};
 use crate::objects::{
     Action, Catalog, Change, Declare, Entry, Mistake, Operation, Override, Subject, for_people, parse_text,
     places, references, time,
 };
+use crate::probe::run_trials;
 use crate::wire::{
-    Declared, ErrorCode, ErrorDetail, Object, ObjectText, Objects, Operand, Overridden, Problem,
+    Declared, ErrorCode, ErrorDetail, MonitorTest, MonitorTestQuery, Object, ObjectText, Objects, Operand,
+    Overridden, Problem,
 };
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -68,6 +70,14 @@ pub(super) fn router() -> Router<Handle> {
                        Path((pool, origin, verb)): Path<(String, String, String)>,
                        body: Bytes| {
                     operate(Kind::Pool, &handle, pool, Some(origin), &verb, &body).await
+                },
+            ),
+        )
+        .route(
+            "/api/v1/monitors/{name}/test",
+            post(
+                async |handle: State<Handle>, Path(name): Path<String>, body: Bytes| {
+                    test(&handle, &name, &body).await
                 },
             ),
         )
@@ -208,6 +218,36 @@ async fn operate(
     Ok(Json(whole(handle, &catalog(handle), &entry)))
 }
 
+/// The run goes on as long as the client waits for it.
+async fn test(handle: &Handle, name: &str, body: &[u8]) -> Answer<MonitorTest> {
+    let mut query: MonitorTestQuery = if body.is_empty() {
+        MonitorTestQuery::default()
+    } else {
+        read(body)?
+    };
+    let catalog = catalog(handle);
+    let entry = catalog
+        .called(Kind::Monitor, name)
+        .map_err(|failure| refused(&failure))?;
+    if let Some(pool) = &mut query.pool {
+        let found = catalog
+            .called(Kind::Pool, pool)
+            .map_err(|failure| refused(&failure))?;
+        pool.clone_from(&found.name);
+    }
+    let monitor = entry.name.clone();
+    let (set, probes) = handle
+        .ask(|reply| Request::MonitorTest {
+            monitor,
+            query,
+            reply,
+        })
+        .await?;
+    let mut found = run_trials(set, &probes).await;
+    catalog.label(entry).clone_into(&mut found.monitor);
+    Ok(Json(found))
+}
+
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         let message = format!("the body is not what is expected here: {error}");
@@ -248,5 +288,13 @@ fn refused(failure: &Failure) -> ApiError {
         503 => ErrorCode::Unavailable,
         _ => ErrorCode::Internal,
     };
-    ApiError::new(code, messages.join("\n"))
+    let error = ApiError::new(code, messages.join("\n"));
+    let pointer = failure
+        .reasons
+        .first()
+        .and_then(|reason| reason.pointer.as_deref());
+    match pointer.and_then(|pointer| pointer.strip_prefix('/')) {
+        Some(field) => ApiError(error.0.of_field(field)),
+        None => error,
+    }
 }

@@ -3,9 +3,10 @@
 use crate::cloudflare::{Failure, Preview, PreviewStarted};
 use crate::datapath::trace::Traced;
 use crate::objects::{Catalog, Change, Entry, Id};
+use crate::probe::{Probes, TrialSet};
 use crate::wire::{
     Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver,
-    Reloaded, Status, StoredObjects, TraceNames, TraceQuery,
+    MonitorTestQuery, Reloaded, Status, StoredObjects, TraceNames, TraceQuery,
 };
 use lb_core::view::View;
 use std::sync::Arc;
@@ -46,6 +47,12 @@ pub enum Request {
     PreviewResult {
         id: String,
         reply: CloudflareReply<Option<Preview>>,
+    },
+    /// What a monitor would probe now, and with what.
+    MonitorTest {
+        monitor: String,
+        query: MonitorTestQuery,
+        reply: Reply<(TrialSet, Arc<Probes>)>,
     },
     /// The objects that were made through the API.
     Objects {

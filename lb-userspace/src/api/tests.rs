@@ -181,6 +181,7 @@ fn answer(daemon: Daemon, request: Request) {
         Request::Change { .. }
         | Request::Preview { .. }
         | Request::PreviewResult { .. }
+        | Request::MonitorTest { .. }
         | Request::Objects { .. } => {}
         Request::HandOver { reply } => drop(reply.send(Ok(HandedOver { pid: 7 }))),
         Request::Events { since, reply } => {

@@ -72,7 +72,7 @@ pub struct Node {
     pub(super) overrides: Vec<String>,
     pub(super) config: Arc<Config>,
     pub(super) objects: Objects,
-    engine: Engine,
+    pub(super) engine: Engine,
     pub(super) datapath: Datapath,
     pub(super) explainer: Explainer,
     pub(super) view: watch::Sender<Arc<View>>,

@@ -38,6 +38,13 @@ impl Node {
             Request::PreviewResult { id, reply } => {
                 let _ = reply.send(Ok(self.previews.get(&id)));
             }
+            Request::MonitorTest {
+                monitor,
+                query,
+                reply,
+            } => {
+                let _ = reply.send(self.trials(&monitor, &query));
+            }
             Request::Objects { reply } => {
                 let text =
                     |row: crate::store::Row| (row.key, String::from_utf8_lossy(&row.value).into_owned());

@@ -194,7 +194,13 @@ pub(super) fn declared(
     {
         let (noun, title) = (object.kind.noun(), former.title());
         let message = format!("the {noun} `{title}` was changed by somebody else meanwhile");
-        return Err(Failure::new(409, 1003, message));
+        return Err(Failure {
+            status: 409,
+            reasons: vec![Reason {
+                pointer: Some("/etag".to_owned()),
+                ..Reason::new(1003, message)
+            }],
+        });
     }
     let ambiguous = RefCell::new(None);
     let id = |kind: Kind, name: &Value| {

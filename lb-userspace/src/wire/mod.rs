@@ -8,6 +8,7 @@ mod error;
 mod event;
 mod explain;
 mod flows;
+mod monitor_test;
 mod object;
 mod ordered;
 mod pcapng;
@@ -22,6 +23,7 @@ pub use event::{Event, Events};
 pub(crate) use event::{rfc3339, rfc3339_micros};
 pub use explain::{Explain, ExplainQuery, ExplainStep};
 pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
+pub use monitor_test::{MonitorAttempt, MonitorRun, MonitorStep, MonitorTest, MonitorTestQuery};
 pub use object::{Declared, Object, ObjectText, Objects, Operand, Overridden};
 pub use ordered::Ordered;
 #[cfg(test)]

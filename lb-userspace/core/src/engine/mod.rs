@@ -24,12 +24,14 @@ mod sources;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod trials;
 mod verdict;
 
 pub use self::message::{
     Adopted, Command, DrainRecord, Environment, Event, Exit, HealthRecord, Kept, Path, ProbeRequest, Report,
     TargetId, Via,
 };
+pub use self::trials::Trials;
 
 use self::access::AccessLists;
 use self::drains::Drains;
