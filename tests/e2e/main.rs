@@ -21,6 +21,7 @@ mod limits;
 mod many_probes;
 mod matrix;
 mod messages;
+mod objects_cli;
 mod others;
 mod pmtu;
 mod privilege;

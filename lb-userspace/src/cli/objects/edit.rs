@@ -14,6 +14,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// How often an editor is opened: one that nobody sits at may never come to an end.
+const ROUNDS: usize = 100;
+
 /// How often `--set` begins again when somebody else was faster.
 const TURNS: usize = 5;
 
@@ -166,7 +169,7 @@ pub(super) fn edit<T>(
 ) -> Result<Option<T>, GivenUp> {
     let mut shown = format!("{head}\n{original}");
     let mut refused: Option<(String, Failure)> = None;
-    loop {
+    for round in 1.. {
         let saved = match open(&shown) {
             Ok(saved) => saved,
             Err(failure) => {
@@ -179,7 +182,7 @@ pub(super) fn edit<T>(
             return Ok(None);
         }
         if let Some((last, failure)) = refused.take()
-            && last.trim() == text.trim()
+            && (last.trim() == text.trim() || round > ROUNDS)
         {
             return Err(GivenUp {
                 failure,
@@ -203,6 +206,7 @@ pub(super) fn edit<T>(
             }
         }
     }
+    Ok(None)
 }
 
 /// What is wrong, as comments above a text that then begins `above` lines further down.

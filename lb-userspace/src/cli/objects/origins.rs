@@ -378,14 +378,20 @@ fn wait_for(remote: &Remote, global: &Global, origins: &[Path]) -> Result<(), Fa
             flows += origin.flows;
             left = left.max(origin.drain_seconds_left.unwrap_or_default());
         }
-        if flows == 0 {
-            global.say("drained: no flow is left");
-            return Ok(());
+        match (flows, left) {
+            (0, _) => global.say("drained: no flow is left"),
+            (_, 0) => global.say(&format!(
+                "drained: the time is up, and the last {flows} flows are reset"
+            )),
+            (_, _) => {
+                if output::stderr_is_terminal() && told != Some(flows) {
+                    global.say(&format!("{flows} flows are left, for {left} s at most"));
+                    told = Some(flows);
+                }
+                std::thread::sleep(LOOK);
+                continue;
+            }
         }
-        if output::stderr_is_terminal() && told != Some(flows) {
-            global.say(&format!("{flows} flows are left, for {left} s at most"));
-            told = Some(flows);
-        }
-        std::thread::sleep(LOOK);
+        return Ok(());
     }
 }
