@@ -66,7 +66,7 @@ impl Operation {
 /// What an operation comes to.
 pub(super) enum Outcome {
     /// Another body of an object of the API.
-    Body(Body),
+    Body(Box<Body>),
     /// Another override of something in the file.
     Overridden(Catalog),
 }
@@ -99,7 +99,7 @@ pub(super) fn operate(
         return Err(Failure::new(400, 1002, message));
     }
     match entry.document {
-        Document::Objects => of_api(entry, origin, operation).map(Outcome::Body),
+        Document::Objects => of_api(entry, origin, operation).map(|body| Outcome::Body(Box::new(body))),
         Document::File => of_file(catalog, entry, subject, operation, now).map(Outcome::Overridden),
     }
 }
