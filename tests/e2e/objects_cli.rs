@@ -512,10 +512,7 @@ fn a_monitor_is_tried_step_by_step_by_the_daemon_and_without_one() {
             1,
             "tcp",
             "nowhere.invalid",
-            &[
-                "UNHEALTHY: Other Failure: the name cannot be resolved",
-                "resolve nowhere.invalid",
-            ],
+            &["UNHEALTHY: DNS", "resolve nowhere.invalid"],
         ),
     ] {
         let flag = if target.contains('/') {

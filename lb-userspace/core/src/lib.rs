@@ -14,10 +14,12 @@
 pub mod arena;
 pub mod engine;
 pub mod health;
+pub mod history;
 pub mod image;
 pub mod maglev;
 pub mod model;
 pub mod monitor;
+pub mod notify;
 pub mod steering;
 pub mod time;
 pub mod view;

@@ -5,6 +5,7 @@
 
 mod cloudflare;
 mod error;
+mod events;
 mod guard;
 mod listen;
 mod objects;
@@ -18,6 +19,6 @@ mod token;
 pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
 pub(crate) use objects::by_hand;
-pub use request::{CloudflareReply, Handle, Reply, Request, TraceItem, Tracing};
+pub use request::{CloudflareReply, EventFeed, Handle, Reply, Request, TraceItem, Tracing};
 pub use routes::router;
 pub use token::Token;

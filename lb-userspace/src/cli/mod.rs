@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod doctor;
 mod drops;
+mod events;
 mod explain;
 mod failure;
 mod flows;
@@ -78,6 +79,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Flows(flows::FlowsArgs),
     Drops(drops::DropsArgs),
+    Events(events::EventsArgs),
     Trace(trace::Trace),
     Capture(capture::Capture),
     Doctor(doctor::DoctorArgs),
@@ -142,6 +144,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Explain(verb) => verb.run(global),
         Command::Flows(verb) => verb.run(global),
         Command::Drops(verb) => verb.run(global),
+        Command::Events(verb) => verb.run(global),
         Command::Trace(verb) => verb.run(global),
         Command::Capture(verb) => verb.run(global),
         Command::Doctor(verb) => verb.run(global),

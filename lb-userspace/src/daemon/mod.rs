@@ -4,6 +4,7 @@ mod drains;
 mod events;
 mod interfaces;
 mod node;
+mod notices;
 mod objects;
 mod oneshot;
 mod preview;

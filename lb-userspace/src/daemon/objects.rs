@@ -380,6 +380,16 @@ impl Node {
         let compiled = self.objects.file.compile(&applied.catalog, &left_out);
         let compiled = compiled
             .map_err(|(rendered, errors)| refusal(&applied.catalog, &rendered, &applied.entry, &errors))?;
+        let (entry, verb) = (
+            &applied.entry,
+            if applied.deleted { "deleted" } else { "changed" },
+        );
+        let cause = format!(
+            "the API has {verb} the {} `{}`",
+            entry.kind().noun(),
+            entry.title()
+        );
+        self.journal.cause = Some(cause);
         self.configure(compiled.config)
             .map_err(|why| Failure::new(400, 1002, why))?;
         Ok((applied.catalog, applied.entry))
@@ -391,6 +401,7 @@ impl Node {
             config.datapath.interfaces.clone_from(&self.overrides);
         }
         if config == *self.config {
+            self.journal.cause = None;
             return Ok(());
         }
         let config = Arc::new(config);
@@ -415,6 +426,7 @@ impl Node {
         let objects = &self.objects;
         let catalog = objects.durable.with_file(Arc::clone(&objects.file.objects));
         let compiled = objects.file.compile(&catalog, &objects.left_out);
+        self.journal.cause = Some("changes could not be saved, and are undone".to_owned());
         let configured = match compiled {
             Ok(compiled) => self.configure(compiled.config),
             Err((_, errors)) => Err(errors.to_string()),
@@ -448,11 +460,14 @@ pub(super) fn mark_overridden(status: &mut Status, catalog: &Catalog) {
             }
             Subject::Object(Kind::Monitor | Kind::MonitorGroup, _) => None,
             Subject::Origin { pool, origin } => {
-                let mut pools = status.pools.iter_mut();
-                let pool = pools.find(|found| found.name == *pool);
-                let origin =
-                    pool.and_then(|pool| pool.origins.iter_mut().find(|found| found.name == *origin));
-                origin.map(|origin| &mut origin.overridden)
+                let pools = status.pools.iter_mut().filter(|found| found.name == *pool);
+                // Each address of a name is one.
+                for found in pools.flat_map(|pool| &mut pool.origins) {
+                    if found.name == *origin {
+                        found.overridden = Some(by_hand(value));
+                    }
+                }
+                None
             }
         };
         if let Some(place) = place {

@@ -152,7 +152,18 @@ fn changeable(catalog: &Catalog, found: &Arc<Entry>) -> Result<Arc<Entry>, Failu
 }
 
 /// The catalog with an object, in the place of the former one if there is one.
-fn put(catalog: &Catalog, body: Body, former: Option<&Entry>, moment: Moment) -> Result<Applied, Failure> {
+fn put(
+    catalog: &Catalog,
+    mut body: Body,
+    former: Option<&Entry>,
+    moment: Moment,
+) -> Result<Applied, Failure> {
+    if let Body::Application(application) = &mut body
+        && let Some(dns) = &mut application.origin_dns
+    {
+        let balancer = catalog.named(Kind::LoadBalancer, &dns.name);
+        dns.host_name = balancer.is_none() && application.origin_port.is_some();
+    }
     let mut objects: Vec<Arc<Entry>> = catalog.of_api().to_vec();
     let entry = Arc::new(entry(catalog, body, former, moment)?);
     match objects.iter_mut().find(|other| other.id == entry.id) {
@@ -401,7 +412,7 @@ fn reason(catalog: &Catalog, rendered: &Rendered, changed: &Entry, error: &Diagn
         ("", _) => format!("{}{help}", error.message),
         (_, "/origin_dns/name") if error.message.starts_with("there is no load balancer") => {
             format!(
-                "{field}: {}{help}, and origins that are host names are not supported in this version",
+                "{field}: {}{help}, and a host name needs an `origin_port`",
                 error.message
             )
         }

@@ -178,6 +178,9 @@ fn pools(fields: &mut Map<String, Value>, id: &impl Fn(Kind, &Value) -> Value) {
 }
 
 fn application(fields: &mut Map<String, Value>, name: &str) {
+    if let Some(dns) = fields.get_mut("origin_dns").and_then(Value::as_object_mut) {
+        dns.insert("host_name".to_owned(), json!(true));
+    }
     match fields.remove("addresses") {
         Some(addresses) => {
             fields.insert("dns".to_owned(), json!({"name": name, "type": "ADDRESS"}));

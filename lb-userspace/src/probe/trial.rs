@@ -1,34 +1,39 @@
 //! One run of a monitor that decides about nothing and tells every step: `lb monitor test`.
 
 use super::{Probes, Step, Way, attempt_by};
+use crate::resolve;
 use crate::wire::{
     ErrorCode, ErrorDetail, MonitorAttempt, MonitorRun, MonitorStep, MonitorTest, MonitorTestQuery,
     failure_reason,
 };
 use lb_core::engine::{ProbeRequest, TargetId, Trials};
-use lb_core::health::FailureReason;
-use lb_core::model::{Config, Monitor, MonitorKind, Pool};
-use std::net::{IpAddr, SocketAddr};
+use lb_core::model::{Config, Dns, Host, Monitor, MonitorKind, Pool};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// What is to be probed.
 #[derive(Clone, Debug)]
-pub enum Trial {
-    /// An origin of the configuration.
-    Origin {
-        /// `POOL/ORIGIN`.
-        name: String,
-        request: ProbeRequest,
+pub struct Trial {
+    /// `POOL/ORIGIN`, or what somebody has given.
+    pub name: String,
+    pub asked: Asked,
+}
+
+/// Who is asked.
+#[derive(Clone, Debug)]
+pub enum Asked {
+    Address {
+        request: Box<ProbeRequest>,
         /// The way of its packets, where that is not the usual one.
         way: Option<Way>,
     },
-    /// A host name or an address that somebody has given.
-    Host {
-        name: String,
-        port: Option<u16>,
-        monitor: Arc<Monitor>,
+    /// All addresses of a name. The requests lack the address, and are for one of each family.
+    Name {
+        host: String,
+        v4: Box<ProbeRequest>,
+        v6: Box<ProbeRequest>,
     },
 }
 
@@ -37,6 +42,24 @@ pub enum Trial {
 pub struct TrialSet {
     pub monitor: Arc<Monitor>,
     pub trials: Vec<Trial>,
+    /// By whom names are looked up.
+    pub dns: Dns,
+}
+
+impl Asked {
+    fn new(host: &Host, request: impl Fn(IpAddr) -> ProbeRequest) -> Self {
+        match host {
+            Host::Address(address) => Self::Address {
+                request: Box::new(request(*address)),
+                way: None,
+            },
+            Host::Name(name) => Self::Name {
+                host: name.clone(),
+                v4: Box::new(request(Ipv4Addr::UNSPECIFIED.into())),
+                v6: Box::new(request(Ipv6Addr::UNSPECIFIED.into())),
+            },
+        }
+    }
 }
 
 /// Finds what is to be probed.
@@ -50,20 +73,24 @@ pub fn select(config: &Config, monitor: &str, query: &MonitorTestQuery) -> Resul
     let Some(monitor) = config.monitor(monitor).cloned().map(Arc::new) else {
         return not_found("monitor", monitor);
     };
+    let set = |trials| TrialSet {
+        monitor: Arc::clone(&monitor),
+        trials,
+        dns: config.dns.clone(),
+    };
     let given = [&query.pool, &query.origin, &query.address];
     if given.into_iter().flatten().count() > 1 {
         let message = "give one of `pool`, `origin` and `address`";
         return Err(ErrorDetail::new(ErrorCode::InvalidRequest, message));
     }
     if let Some(text) = &query.address {
-        let (name, port) = host_and_port(text)
+        let (host, port) = host_and_port(text)
             .ok_or_else(|| ErrorDetail::new(ErrorCode::InvalidRequest, format!("`{text}` is no address")))?;
-        let trials = vec![Trial::Host {
-            name,
-            port,
-            monitor: Arc::clone(&monitor),
-        }];
-        return Ok(TrialSet { monitor, trials });
+        let trial = Trial {
+            name: text.clone(),
+            asked: Asked::new(&host, |address| request(&monitor, address, port, host.name())),
+        };
+        return Ok(set(vec![trial]));
     }
     if let Some(pool) = query.pool.as_deref().filter(|pool| config.pool(pool).is_none()) {
         return not_found("pool", pool);
@@ -78,9 +105,10 @@ pub fn select(config: &Config, monitor: &str, query: &MonitorTestQuery) -> Resul
                 (None, None) => watches(config, pool, &monitor.name),
             };
             if wanted {
-                let request = requests.request(&pool.name, origin, &monitor);
-                let way = None;
-                trials.push(Trial::Origin { name, request, way });
+                let asked = Asked::new(&origin.address, |address| {
+                    requests.request(&pool.name, origin, address, &monitor)
+                });
+                trials.push(Trial { name, asked });
             }
         }
     }
@@ -93,7 +121,7 @@ pub fn select(config: &Config, monitor: &str, query: &MonitorTestQuery) -> Resul
             );
             Err(ErrorDetail::new(ErrorCode::InvalidRequest, message))
         }
-        (_, false) => Ok(TrialSet { monitor, trials }),
+        (_, false) => Ok(set(trials)),
     }
 }
 
@@ -108,26 +136,27 @@ fn watches(config: &Config, pool: &Pool, monitor: &str) -> bool {
 }
 
 /// `HOST`, `HOST:PORT`, `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`.
-fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+fn host_and_port(text: &str) -> Option<(Host, Option<u16>)> {
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some((address.ip().to_string(), Some(address.port())));
+        return Some((address.ip().into(), Some(address.port())));
     }
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
-        return Some((address.to_string(), None));
+        return Some((address.into(), None));
     }
     let (host, port) = match text.split_once(':') {
         Some((host, port)) => (host, Some(port.parse().ok()?)),
         None => (text, None),
     };
-    crate::config::is_host_name(host).then(|| (host.to_owned(), port))
+    let name = host.to_lowercase();
+    crate::config::is_host_name(&name).then_some((Host::Name(name), port))
 }
 
 /// Makes all runs at once, as far as there are file descriptors for them.
 pub async fn run(set: TrialSet, probes: &Arc<Probes>) -> MonitorTest {
     let mut runs = JoinSet::new();
     for (index, trial) in set.trials.into_iter().enumerate() {
-        let probes = Arc::clone(probes);
-        runs.spawn(async move { (index, one(trial, &probes).await) });
+        let (probes, dns) = (Arc::clone(probes), set.dns.clone());
+        runs.spawn(async move { (index, one(trial, &dns, &probes).await) });
     }
     let mut found = runs.join_all().await;
     found.sort_by_key(|(index, _)| *index);
@@ -138,69 +167,50 @@ pub async fn run(set: TrialSet, probes: &Arc<Probes>) -> MonitorTest {
     }
 }
 
-async fn one(trial: Trial, probes: &Probes) -> Vec<MonitorRun> {
-    let (name, port, monitor) = match trial {
-        Trial::Origin { name, request, way } => {
+async fn one(Trial { name, asked }: Trial, dns: &Dns, probes: &Probes) -> Vec<MonitorRun> {
+    let (host, v4, v6) = match asked {
+        Asked::Address { request, way } => {
             return vec![observe(name, &request, way.as_ref(), Vec::new(), probes).await];
         }
-        Trial::Host { name, port, monitor } => (name, port, monitor),
+        Asked::Name { host, v4, v6 } => (host, v4, v6),
     };
     let started = Instant::now();
-    let found = tokio::time::timeout(monitor.timeout, tokio::net::lookup_host((name.as_str(), 0))).await;
+    let found = resolve::look_up(dns, &host).await;
     let took = started.elapsed();
-    let failure = match found {
-        Err(_) => format!("no answer within {} s", monitor.timeout.as_secs_f64()),
-        Ok(Err(error)) => error.to_string(),
-        Ok(Ok(found)) => {
-            let mut addresses: Vec<IpAddr> = Vec::new();
-            for address in found {
-                if !addresses.contains(&address.ip()) {
-                    addresses.push(address.ip());
-                }
-            }
+    let resolved = |what| Step { what, took };
+    match found {
+        Ok(addresses) => {
             let mut runs = Vec::new();
             for address in addresses {
-                let request = request(&monitor, address, port, &name);
-                // What is an address already need not be looked up.
-                let resolved = name.parse::<IpAddr>().is_err().then(|| Step {
-                    what: format!("resolve {name}: {address}"),
-                    took,
-                });
-                runs.push(
-                    observe(
-                        name.clone(),
-                        &request,
-                        None,
-                        resolved.into_iter().collect(),
-                        probes,
-                    )
-                    .await,
-                );
+                let like = if address.is_ipv4() { &v4 } else { &v6 };
+                let request = ProbeRequest {
+                    address,
+                    ..(**like).clone()
+                };
+                let steps = vec![resolved(format!("resolve {host}: {address}"))];
+                runs.push(observe(name.clone(), &request, None, steps, probes).await);
             }
-            return runs;
+            runs
         }
-    };
-    let reason = failure_reason(&FailureReason::Other(format!(
-        "the name cannot be resolved: {failure}"
-    )));
-    vec![MonitorRun {
-        target: name.clone(),
-        address: name.clone(),
-        healthy: false,
-        failure_reason: Some(reason.clone()),
-        rtt_ms: None,
-        attempts: vec![MonitorAttempt {
-            steps: vec![told(Step {
-                what: format!("resolve {name}"),
-                took,
-            })],
-            failure_reason: Some(reason),
-        }],
-    }]
+        Err(reason) => {
+            let reason = Some(failure_reason(&reason));
+            vec![MonitorRun {
+                target: name,
+                address: host.clone(),
+                healthy: false,
+                failure_reason: reason.clone(),
+                rtt_ms: None,
+                attempts: vec![MonitorAttempt {
+                    steps: vec![told(resolved(format!("resolve {host}")))],
+                    failure_reason: reason,
+                }],
+            }]
+        }
+    }
 }
 
 /// What the monitor asks of an address that is no origin's.
-fn request(monitor: &Arc<Monitor>, address: IpAddr, port: Option<u16>, name: &str) -> ProbeRequest {
+fn request(monitor: &Arc<Monitor>, address: IpAddr, port: Option<u16>, name: Option<&str>) -> ProbeRequest {
     let own = match monitor.kind {
         MonitorKind::Https { .. } => 443,
         MonitorKind::Smtp => 25,
@@ -213,7 +223,8 @@ fn request(monitor: &Arc<Monitor>, address: IpAddr, port: Option<u16>, name: &st
         monitor: Arc::clone(monitor),
         address,
         port: port.or(monitor.port).unwrap_or(own),
-        host: name.parse::<IpAddr>().is_err().then(|| name.to_owned()),
+        host: None,
+        host_name: name.map(str::to_owned),
         via: None,
     }
 }

@@ -3,6 +3,7 @@
 use super::served::Served;
 use super::{Engine, ProbeRequest, TargetId, Via};
 use crate::model::{Config, Monitor, Origin};
+use core::net::IpAddr;
 use std::sync::Arc;
 
 /// Makes requests for origins of one configuration.
@@ -14,18 +15,25 @@ impl<'c> Trials<'c> {
         Self(Served::new(config))
     }
 
-    /// What the monitor asks of an origin of that pool.
+    /// What the monitor asks of an address of an origin of that pool.
     #[must_use]
-    pub fn request(&self, pool: &str, origin: &Origin, monitor: &Arc<Monitor>) -> ProbeRequest {
-        let asked = self.0.asked(pool, monitor, origin);
+    pub fn request(
+        &self,
+        pool: &str,
+        origin: &Origin,
+        address: IpAddr,
+        monitor: &Arc<Monitor>,
+    ) -> ProbeRequest {
+        let asked = self.0.asked(pool, monitor, origin, address);
         ProbeRequest {
             // Of nobody.
             target: TargetId(u64::MAX),
             attempt: 0,
             monitor: Arc::clone(monitor),
-            address: origin.address,
+            address,
             port: asked.port,
             host: origin.host.clone(),
+            host_name: origin.address.name().map(str::to_owned),
             via: asked.vip.map(|vip| Via {
                 vip,
                 forwarding: origin.forwarding,

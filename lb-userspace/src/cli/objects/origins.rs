@@ -304,23 +304,38 @@ fn table(pools: &[Object], status: &Status) -> Table {
     for pool in pools {
         for origin in origins(pool) {
             let name = origin["name"].as_str().unwrap_or_default();
-            let found = find(status, &pool.name, name);
+            let found: Vec<&OriginStatus> = find(status, &pool.name, name).collect();
             let address = origin["address"].as_str().unwrap_or_default();
-            let port = origin["port"].as_u64().filter(|port| *port > 0);
-            let known = |text: fn(&OriginStatus) -> String| found.map_or_else(list::dash, text);
-            table.row([
-                format!("{}/{name}", pool.name),
-                match (address.parse(), port.map(u16::try_from)) {
-                    (Ok(ip), Some(Ok(port))) => SocketAddr::new(ip, port).to_string(),
-                    (Err(_), Some(Ok(port))) => format!("{address}:{port}"),
-                    (_, _) => address.to_owned(),
-                },
-                known(|origin| origin.health.clone()),
-                format!("{:.2}", origin["weight"].as_f64().unwrap_or(1.0)),
-                known(|origin| format!("{:.1}%", origin.share * 100.0)),
-                known(|origin| origin.flows.to_string()),
-                found.map_or_else(String::new, note),
-            ]);
+            let port = origin["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+            let port = port.filter(|port| *port > 0);
+            let row = |found: Option<&OriginStatus>| {
+                let known = |text: fn(&OriginStatus) -> String| found.map_or_else(list::dash, text);
+                // Of a name each of its addresses is shown.
+                let ip = found
+                    .and_then(|origin| origin.address)
+                    .or_else(|| address.parse().ok());
+                let at = match (ip, port) {
+                    (Some(ip), Some(port)) => SocketAddr::new(ip, port).to_string(),
+                    (Some(ip), None) => ip.to_string(),
+                    (None, Some(port)) => format!("{address}:{port}"),
+                    (None, None) => address.to_owned(),
+                };
+                [
+                    format!("{}/{name}", pool.name),
+                    at,
+                    known(|origin| origin.health.clone()),
+                    format!("{:.2}", origin["weight"].as_f64().unwrap_or(1.0)),
+                    known(|origin| format!("{:.1}%", origin.share * 100.0)),
+                    known(|origin| origin.flows.to_string()),
+                    found.map_or_else(String::new, note),
+                ]
+            };
+            if found.is_empty() {
+                table.row(row(None));
+            }
+            for found in found {
+                table.row(row(Some(found)));
+            }
         }
     }
     table
@@ -341,9 +356,12 @@ fn note(origin: &OriginStatus) -> String {
         .join("; ")
 }
 
-fn find<'s>(status: &'s Status, pool: &str, name: &str) -> Option<&'s OriginStatus> {
-    let pool = status.pools.iter().find(|found| found.name == pool)?;
-    pool.origins.iter().find(|origin| origin.name == name)
+/// An origin's state; of a name with several addresses that of each.
+fn find<'s>(status: &'s Status, pool: &str, name: &str) -> impl Iterator<Item = &'s OriginStatus> {
+    let pools = status.pools.iter().filter(move |found| found.name == pool);
+    pools
+        .flat_map(|pool| &pool.origins)
+        .filter(move |origin| origin.name == name)
 }
 
 fn show(remote: &Remote, global: &Global, path: &Path) -> Result<(), Failure> {
@@ -365,7 +383,7 @@ fn wait_for(remote: &Remote, global: &Global, origins: &[Path]) -> Result<(), Fa
         let status = remote.status()?;
         let found = origins
             .iter()
-            .filter_map(|path| find(&status, &path.pool, &path.name));
+            .flat_map(|path| find(&status, &path.pool, &path.name));
         let (mut flows, mut left) = (0, 0);
         for origin in found {
             if !origin.draining {
