@@ -24,6 +24,7 @@ mod many_probes;
 mod matrix;
 mod messages;
 mod names;
+mod objects_cli;
 mod others;
 mod pmtu;
 mod privilege;

@@ -326,9 +326,16 @@ impl Daemon {
     /// The command line, talking to this daemon.
     #[must_use]
     pub fn lb(&self, arguments: &[&str]) -> Output {
+        self.lb_with(&[], arguments)
+    }
+
+    /// As [`Daemon::lb`], with more of an environment.
+    #[must_use]
+    pub fn lb_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
         let mut command = Command::new(lb_binary());
         command
             .args(arguments)
+            .envs(environment.iter().copied())
             .env("NO_COLOR", "1")
             .env("LB_CONFIG", self.config())
             .env("LB_SOCKET", self.socket());

@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 pub const HTTP_PORT: u16 = 80;
+pub const HTTPS_PORT: u16 = 443;
 pub const DNS_PORT: u16 = 53;
 pub const IPERF_PORT: u16 = 5201;
 pub const ECHO_PORT: u16 = 7;
@@ -106,6 +107,37 @@ http {{
         .arg("-c")
         .arg(&path);
     Server::start(host, "nginx", HTTP_PORT, &mut command)
+}
+
+/// A web server on port 443 with a certificate that nobody trusts.
+#[must_use]
+pub fn https(host: &Host) -> Server {
+    let [key, certificate] = ["key.pem", "certificate.pem"].map(|file| host.folder.join(file));
+    let mut make = Command::new("openssl");
+    make.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=origin.example",
+        "-keyout",
+    ])
+    .arg(&key)
+    .arg("-out")
+    .arg(&certificate);
+    let made = make.output().expect("openssl can be run");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut command = Command::new("openssl");
+    command
+        .args(["s_server", "-accept", "443", "-www", "-quiet", "-key"])
+        .arg(&key)
+        .arg("-cert")
+        .arg(&certificate);
+    Server::start(host, "openssl", HTTPS_PORT, &mut command)
 }
 
 /// The folder that nginx of `host` serves as `/files/`.

@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod guard;
 mod listen;
+mod objects;
 mod request;
 mod routes;
 mod stream;
@@ -17,6 +18,7 @@ mod token;
 
 pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
+pub(crate) use objects::by_hand;
 pub use request::{
     CloudflareReply, EventFeed, Handle, Minutes, Present, Reply, Request, Standing, TraceItem, Tracing,
 };

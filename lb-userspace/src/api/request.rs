@@ -3,10 +3,11 @@
 use crate::cloudflare::{Failure, Preview, PreviewStarted};
 use crate::datapath::trace::Traced;
 use crate::objects::{Catalog, Change, Entry, Id};
+use crate::probe::{Probes, TrialSet};
 use crate::wire::{
     Drops, ErrorCode, ErrorDetail, Event, EventQuery, Events, Explain, ExplainQuery, FlowFilter, Flows,
-    Flushed, HandedOver, HealthHistory, HealthHistoryQuery, Reloaded, Status, StoredObjects, TraceNames,
-    TraceQuery,
+    Flushed, HandedOver, HealthHistory, HealthHistoryQuery, MonitorTestQuery, Reloaded, Status,
+    StoredObjects, TraceNames, TraceQuery,
 };
 use lb_core::analytics::{Bucket, Slice};
 use lb_core::view::View;
@@ -52,6 +53,12 @@ pub enum Request {
     PreviewResult {
         id: String,
         reply: CloudflareReply<Option<Preview>>,
+    },
+    /// What a monitor would probe now, and with what.
+    MonitorTest {
+        monitor: String,
+        query: MonitorTestQuery,
+        reply: Reply<(TrialSet, Arc<Probes>)>,
     },
     /// The objects that were made through the API.
     Objects {

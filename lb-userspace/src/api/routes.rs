@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use super::guard::{self, Guard};
-use super::{Handle, Request, Standing, cloudflare, events, stream};
+use super::{Handle, Request, Standing, cloudflare, events, objects, stream};
 use crate::wire::{
     Drops, ErrorCode, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded, Status,
     StoredObjects,
@@ -40,6 +40,7 @@ pub fn router(handle: Handle) -> Router {
             ApiError::new(ErrorCode::MethodNotAllowed, "the path does not know this method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .merge(objects::router())
         .merge(cloudflare::router())
         .with_state(handle)
 }
@@ -50,7 +51,7 @@ pub(super) fn guarded(handle: Handle, guard: Guard) -> Router {
     let local = match guard {
         Guard::Trusted => Router::new()
             .route("/api/v1/handover", post(hand_over))
-            .route("/api/v1/objects", get(objects))
+            .route("/api/v1/objects", get(stored_objects))
             .with_state(handle.clone()),
         Guard::Local | Guard::Bearer(_) => Router::new(),
     };
@@ -85,7 +86,7 @@ async fn reload(State(handle): State<Handle>) -> Result<Json<Reloaded>, ApiError
     Ok(Json(handle.ask(|reply| Request::Reload { reply }).await?))
 }
 
-async fn objects(State(handle): State<Handle>) -> Result<Json<StoredObjects>, ApiError> {
+async fn stored_objects(State(handle): State<Handle>) -> Result<Json<StoredObjects>, ApiError> {
     Ok(Json(handle.ask(|reply| Request::Objects { reply }).await?))
 }
 

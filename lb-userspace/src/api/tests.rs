@@ -194,6 +194,7 @@ fn answer(daemon: Daemon, request: Request) {
         | Request::PreviewResult { .. }
         | Request::Minutes { .. }
         | Request::Present { .. }
+        | Request::MonitorTest { .. }
         | Request::Objects { .. } => {}
         Request::HandOver { reply } => drop(reply.send(Ok(HandedOver { pid: 7 }))),
         Request::Events { query, reply } => drop(reply.send(Ok(events::feed(&query)))),

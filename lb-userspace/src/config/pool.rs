@@ -9,6 +9,7 @@ use lb_core::model::{
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 /// A pool with the places that later checks point at.
 pub(super) struct ReadPool {
@@ -70,10 +71,7 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
             .get("on_unhealthy")
             .and_then(|value| value.word(&[("keep", OnUnhealthy::Keep), ("reset", OnUnhealthy::Reset)]))
             .unwrap_or_default(),
-        drain_timeout: table
-            .get("drain_timeout")
-            .and_then(|value| seconds(&value, 0.0..=604_800.0))
-            .unwrap_or(Pool::DRAIN_TIMEOUT),
+        drain_timeout: drain_timeout(&table).unwrap_or(Pool::DRAIN_TIMEOUT),
         notification_filter: webhook::notification_filter(&table),
         origins,
     };
@@ -122,6 +120,12 @@ fn identity(table: &Table<'_>) -> Option<String> {
         return None;
     }
     Some(table.get("identity")?.string()?.to_owned())
+}
+
+/// `drain_timeout` of a pool or an origin.
+fn drain_timeout(table: &Table<'_>) -> Option<Duration> {
+    let value = table.get("drain_timeout")?;
+    seconds(&value, 0.0..=604_800.0)
 }
 
 fn steering(table: &Table<'_>) -> OriginSteering {
@@ -284,6 +288,7 @@ fn origin(name: &Located<String>, table: Table<'_>, pool: &ReadForwarding) -> (O
         enabled: enabled(&table),
         forwarding: forwarding(&table).resolve(table.sink, pool),
         host: table.table("header").and_then(host),
+        drain_timeout: drain_timeout(&table),
     };
     table.unsupported(
         "virtual_network_id",

@@ -6,7 +6,8 @@ use crate::api::origin_health;
 use crate::cloudflare::{Failure, Preview, PreviewStarted, PreviewedPool};
 use crate::config::Kind;
 use crate::objects::{Action, Change, Id, Moment, refusal};
-use crate::probe::{self, Probes};
+use crate::probe::{self, Asked, Probes, TrialSet};
+use crate::wire::{ErrorDetail, MonitorTestQuery};
 use lb_core::engine::{ProbeRequest, TargetId};
 use lb_core::health::{FailureReason, Observation};
 use lb_core::model::{Host, Monitor, MonitorKind, Pool};
@@ -94,6 +95,29 @@ impl Node {
             });
         }
         Ok(started)
+    }
+}
+
+impl Node {
+    /// What a monitor would probe, with the ways that there are now.
+    ///
+    /// # Errors
+    /// What is asked for is not there.
+    pub(super) fn trials(
+        &mut self,
+        monitor: &str,
+        query: &MonitorTestQuery,
+    ) -> Result<(TrialSet, Arc<Probes>), ErrorDetail> {
+        let mut set = probe::select_trials(&self.config, monitor, query)?;
+        for trial in &mut set.trials {
+            if let Asked::Address { request, way } = &mut trial.asked
+                && request.via.is_some()
+            {
+                **request = self.engine.routed((**request).clone());
+                *way = self.way(request);
+            }
+        }
+        Ok((set, Arc::clone(&self.probes)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the API asks, answered from the engine's snapshot and the maps.
 
 use super::node::{Node, lock};
+use super::objects::mark_overridden;
 use super::reload::ReloadError;
 use crate::api::{Reply, Request, Standing};
 use crate::datapath::flows::Flow;
@@ -47,6 +48,13 @@ impl Node {
             }
             Request::PreviewResult { id, reply } => {
                 let _ = reply.send(Ok(self.previews.get(&id)));
+            }
+            Request::MonitorTest {
+                monitor,
+                query,
+                reply,
+            } => {
+                let _ = reply.send(self.trials(&monitor, &query));
             }
             Request::Objects { reply } => {
                 let text =
@@ -108,6 +116,7 @@ impl Node {
         };
         let mut status = Status::new(&view, &counters, node, self.interface_status());
         status.unattached = self.unattached();
+        mark_overridden(&mut status, &self.objects.catalog());
         status.webhooks = self.notifier.status();
         (status.monitoring.attempts, status.monitoring.max_attempts) = self.probes.load();
         status

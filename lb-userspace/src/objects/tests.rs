@@ -3,7 +3,9 @@
 mod fields;
 mod ids;
 mod names;
+mod operations;
 mod renames;
+mod texts;
 
 use super::*;
 use crate::cloudflare::Failure;
@@ -81,8 +83,10 @@ impl World {
             &Imports::default(),
             &defaults,
         );
-        self.compiled =
+        let mut compiled =
             compiled.map_err(|errors| refusal(&applied.catalog, &rendered, &applied.entry, &errors))?;
+        applied.catalog.overrides().apply(&mut compiled.config);
+        self.compiled = compiled;
         self.catalog = applied.catalog;
         Ok(applied.entry.shown())
     }

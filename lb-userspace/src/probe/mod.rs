@@ -14,9 +14,11 @@ mod tcp;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod trial;
 mod udp;
 mod way;
 
+pub use trial::{Asked, Trial, TrialSet, run as run_trials, select as select_trials};
 pub use way::{LocalPorts, Way};
 
 use anyhow::Context as _;
@@ -48,6 +50,14 @@ pub struct Probes {
     most: usize,
     previews: Semaphore,
     ports: LocalPorts,
+}
+
+impl std::fmt::Debug for Probes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probes")
+            .field("most", &self.most)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One step of an attempt, for `lb monitor test`.
@@ -203,6 +213,14 @@ impl<'a> Attempt<'a> {
             took: started.elapsed(),
         });
         outcome
+    }
+
+    /// Tells of something that took no time.
+    fn note(&mut self, what: String) {
+        self.steps.push(Step {
+            what,
+            took: Duration::ZERO,
+        });
     }
 
     fn elapsed(&self) -> Duration {

@@ -10,7 +10,8 @@ mod lookup;
 mod tests;
 
 use self::lookup::{Client, Found};
-use lb_core::engine::{Answer, Event, NameRecord};
+use lb_core::engine::{Answer, Event, LookupFailure, NameRecord};
+use lb_core::health::FailureReason;
 use lb_core::model::{Config, Dns};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -150,6 +151,22 @@ fn pause(dns: &Dns, found: &Found, failures: u32) -> Duration {
 fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().hash_one(());
     pause + pause / 10 * (random >> 48) as u32 / (1 << 16)
+}
+
+/// Looks one name up, for somebody who waits for it.
+///
+/// # Errors
+/// Why it has no address.
+pub async fn look_up(dns: &Dns, name: &str) -> Result<Vec<IpAddr>, FailureReason> {
+    let Answer { v4, v6 } = Client::new(dns).look_up(name).await.answer;
+    let failure = v4.as_ref().err().or(v6.as_ref().err()).map(LookupFailure::reason);
+    let v4 = v4.unwrap_or_default().into_iter().map(IpAddr::from);
+    let v6 = v6.unwrap_or_default().into_iter().map(IpAddr::from);
+    let addresses: Vec<IpAddr> = v4.chain(v6).collect();
+    match addresses.is_empty() {
+        false => Ok(addresses),
+        true => Err(failure.unwrap_or(FailureReason::DnsUnknownHost)),
+    }
 }
 
 /// Looks all names of a configuration up once, for tables that nobody will change.

@@ -9,7 +9,9 @@ mod event;
 mod explain;
 mod flows;
 mod history;
+mod monitor_test;
 mod notice;
+mod object;
 mod ordered;
 mod pcapng;
 mod status;
@@ -24,7 +26,9 @@ pub use event::{Event, EventFilter, EventLine, EventQuery, Events, KINDS as EVEN
 pub use explain::{Explain, ExplainQuery, ExplainStep};
 pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
 pub use history::{HISTORY_KINDS, HealthHistory, HealthHistoryQuery, HealthPeriod, Seconds, SubjectHistory};
+pub use monitor_test::{MonitorAttempt, MonitorRun, MonitorStep, MonitorTest, MonitorTestQuery};
 pub use notice::{NoticeBody, NoticeData};
+pub use object::{Declared, Object, ObjectText, Objects, Operand, Overridden};
 pub use ordered::Ordered;
 #[cfg(test)]
 pub(crate) use pcapng::tests::blocks as pcapng_blocks;

@@ -1,6 +1,6 @@
 //! `GET /api/v1/status`: the engine's snapshot joined with the traffic counters.
 
-use super::{API_VERSION, Ordered};
+use super::{API_VERSION, Ordered, Overridden};
 use lb_common::abi::Traffic;
 use lb_core::health::{GroupHealth, OriginHealth};
 use lb_core::time::Timestamp;
@@ -156,6 +156,9 @@ pub struct ApplicationStatus {
     pub packets_total: u64,
     /// Both directions.
     pub bytes_total: u64,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -167,6 +170,9 @@ pub struct LoadBalancerStatus {
     /// Share of new flows by pool, 0 to 1.
     pub pool_shares: Ordered<f64>,
     pub on_fallback: bool,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
     /// What becomes of the flows of each place; the first one's shares are `pool_shares`.
     #[serde(default)]
     pub routes: Vec<RouteStatus>,
@@ -200,6 +206,9 @@ pub struct PoolStatus {
     pub healthy_origins: u32,
     pub minimum_origins: u32,
     pub origins: Vec<OriginStatus>,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -241,6 +250,9 @@ pub struct OriginStatus {
     pub drain_seconds_left: Option<u64>,
     /// Why packets cannot reach it although it may be healthy.
     pub path_problem: Option<String>,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
 }
 
 /// One member of a monitor group.
@@ -315,6 +327,7 @@ fn application(view: &ApplicationView, counters: &Counters) -> ApplicationStatus
         new_flows_total: traffic.new_flows,
         packets_total: traffic.packets_in.saturating_add(traffic.packets_out),
         bytes_total: traffic.bytes_in.saturating_add(traffic.bytes_out),
+        overridden: None,
     }
 }
 
@@ -325,6 +338,7 @@ fn load_balancer(view: &LoadBalancerView) -> LoadBalancerStatus {
         steering_policy: view.steering_policy.to_owned(),
         pool_shares: Ordered(view.pool_shares.clone()),
         on_fallback: view.on_fallback,
+        overridden: None,
         routes: view.routes.iter().map(route).collect(),
     }
 }
@@ -370,6 +384,7 @@ fn pool(view: &PoolView, counters: &Counters, now: Timestamp) -> PoolStatus {
             .iter()
             .map(|view| origin(view, counters, now))
             .collect(),
+        overridden: None,
     }
 }
 
@@ -397,6 +412,7 @@ fn origin(view: &OriginView, counters: &Counters, now: Timestamp) -> OriginStatu
             left.as_secs() + u64::from(left.subsec_nanos() > 0)
         }),
         path_problem: view.path_problem.clone(),
+        overridden: None,
     }
 }
 

@@ -209,13 +209,13 @@ impl State {
     fn update_drains(&mut self, former: &Plan, now: Timestamp) {
         let times: BTreeMap<OriginId, Duration> = former
             .origins()
-            .map(|(pool, origin)| (origin.id, pool.drain_timeout))
+            .map(|(_, origin)| (origin.id, origin.drain_timeout))
             .collect();
         let mut draining = Vec::new();
         for (pool, facts) in self.plan.pools.iter().zip(&self.facts) {
             for (origin, facts) in pool.origins.iter().zip(&facts.origins) {
                 if facts.health == OriginHealth::Disabled {
-                    draining.push((origin.id, origin.identity, Some(pool.drain_timeout)));
+                    draining.push((origin.id, origin.identity, Some(origin.drain_timeout)));
                 }
             }
         }

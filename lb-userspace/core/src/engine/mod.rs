@@ -31,12 +31,14 @@ mod sources;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod trials;
 mod verdict;
 
 pub use self::message::{
     Adopted, Command, DrainRecord, Environment, Event, Exit, HealthRecord, Kept, Path, ProbeRequest, Report,
     TargetId, Via,
 };
+pub use self::trials::Trials;
 
 pub use self::names::{Answer, LookupFailure, MAX_ADDRESSES, NameRecord};
 pub use self::sessions::SessionMoves;

@@ -50,7 +50,6 @@ pub struct PlannedPool {
     /// From the node, in kilometres.
     pub distance: Option<f64>,
     pub on_unhealthy: OnUnhealthy,
-    pub drain_timeout: Duration,
     /// Whether some load balancer names it as its fallback pool.
     pub last_resort: bool,
     /// Whether some of its origins answer clients directly.
@@ -117,6 +116,8 @@ pub struct PlannedOrigin {
     pub forwarding: Forwarding,
     /// What HTTP monitors ask for.
     pub host: Option<String>,
+    /// How long its flows may go on once it is disabled or removed.
+    pub drain_timeout: Duration,
     /// By watcher of the pool.
     pub probes: Vec<PlannedProbe>,
 }
@@ -317,6 +318,7 @@ impl Plan {
                     enabled: origin.enabled,
                     forwarding: origin.forwarding,
                     host: origin.host.clone(),
+                    drain_timeout: origin.drain_timeout.unwrap_or(pool.drain_timeout),
                     probes: watchers.iter().map(probe).collect(),
                 }
             };
@@ -350,7 +352,6 @@ impl Plan {
                 load_shedding: pool.load_shedding,
                 distance: home.zip(pool.coordinates).map(|(home, pool)| home.distance(pool)),
                 on_unhealthy: pool.on_unhealthy,
-                drain_timeout: pool.drain_timeout,
                 last_resort: fallbacks.contains(pool.name.as_str()),
                 max_flows: served.flows_per_origin(&pool.name).unwrap_or(0),
                 direct: pool.origins.iter().any(|origin| origin.forwarding.is_direct()),
@@ -408,6 +409,7 @@ impl Plan {
                     enabled: true,
                     forwarding: Forwarding::Nat,
                     host: None,
+                    drain_timeout: Pool::DRAIN_TIMEOUT,
                     probes: Vec::new(),
                 });
             }
@@ -425,7 +427,6 @@ impl Plan {
             load_shedding: LoadShedding::default(),
             distance: None,
             on_unhealthy: OnUnhealthy::Keep,
-            drain_timeout: Pool::DRAIN_TIMEOUT,
             last_resort: false,
             direct: false,
             max_flows: application.limits.flows_per_origin.unwrap_or(0),

@@ -123,6 +123,8 @@ pub struct Origin {
     pub forwarding: Forwarding,
     /// `header.Host`: what HTTP monitors ask for, whatever they name themselves.
     pub host: Option<String>,
+    /// The origin's own `drain_timeout`, else the pool's.
+    pub drain_timeout: Option<Duration>,
 }
 
 impl Origin {

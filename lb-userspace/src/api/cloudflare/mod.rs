@@ -9,6 +9,7 @@ mod openapi;
 mod overview;
 mod preview;
 
+pub(super) use objects::shown;
 pub(crate) use overview::origin as origin_health;
 
 pub(super) use openapi::document as openapi;

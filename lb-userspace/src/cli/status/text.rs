@@ -1,7 +1,7 @@
 //! A status as text.
 
 use crate::cli::table::{Align, Table};
-use crate::wire::{ApplicationStatus, OriginStatus, PoolStatus, Status};
+use crate::wire::{ApplicationStatus, OriginStatus, Overridden, PoolStatus, Status};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -216,11 +216,15 @@ fn load_balancers(status: &Status) -> Option<Table> {
         let shares = balancer.pool_shares.0.iter();
         let main = balancer.routes.first();
         let on_fallback = main.map_or(balancer.on_fallback, |route| route.on_fallback);
+        let mut pools = shares_of(shares.map(|(pool, share)| (pool, *share)), on_fallback);
+        if let Some(by_hand) = &balancer.overridden {
+            pools.push_str(&format!(" ({})", by_hand.words()));
+        }
         table.row([
             balancer.name.clone(),
             balancer.health.clone(),
             balancer.steering_policy.clone(),
-            shares_of(shares.map(|(pool, share)| (pool, *share)), on_fallback),
+            pools,
         ]);
         for route in balancer.routes.iter().skip(1) {
             let pools = route.pools.iter().filter(|pool| pool.share > 0.0);
@@ -264,12 +268,15 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
         ("REASON", Align::Left),
     ]);
     for pool in &status.pools {
-        let healthy = format!(
+        let mut healthy = format!(
             "{} of {} healthy, needs {}",
             pool.healthy_origins,
             pool.origins.len(),
             pool.minimum_origins
         );
+        if let Some(by_hand) = &pool.overridden {
+            healthy.push_str(&format!("; {}", by_hand.words()));
+        }
         let mut row = vec![
             pool.name.clone(),
             String::new(),
@@ -357,8 +364,10 @@ fn reason(origin: &OriginStatus) -> String {
         Some(seconds) => format!("draining, {seconds} s left"),
         None => "draining".to_owned(),
     });
+    let by_hand = origin.overridden.iter().map(Overridden::words);
     let reasons: Vec<String> = draining
         .into_iter()
+        .chain(by_hand)
         .chain(origin.failure_reason.clone())
         .chain(members(origin))
         .chain(origin.path_problem.clone())

@@ -27,6 +27,7 @@ fn many(first: u32) -> Config {
             forwarding: Forwarding::Nat,
             host: None,
             identity: None,
+            drain_timeout: None,
         })
         .collect();
     web(vec![pool], None)

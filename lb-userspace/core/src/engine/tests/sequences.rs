@@ -115,6 +115,7 @@ prop_compose! {
             forwarding: *mode,
             host: None,
             identity: None,
+            drain_timeout: None,
         });
         let mut origins: Vec<Origin> = origins.collect();
         if let Some((name, place)) = named

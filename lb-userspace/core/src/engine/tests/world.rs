@@ -140,6 +140,7 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
                 enabled: true,
                 forwarding: Forwarding::Nat,
                 host: None,
+                drain_timeout: None,
             })
             .collect(),
     }
