@@ -352,6 +352,13 @@ impl Objects {
         }
     }
 
+    /// A change is in force: has it written.
+    fn save(&mut self, catalog: Catalog, entry: Arc<Entry>, reply: ChangeReply) {
+        let former = self.catalog.send_replace(Arc::new(catalog));
+        self.left_out.remove(&entry.id);
+        self.write_since(&former, Some((reply, entry)));
+    }
+
     /// Goes back to the objects that are on the disk. Those that do not fit to the file are left out again.
     fn undo(&mut self) -> Result<Config, ConfigErrors> {
         let defaults = HostDefaults::of_this_machine();
@@ -408,12 +415,7 @@ impl Node {
     /// Brings a change into force and has it written; `reply` is answered then.
     pub(super) fn change(&mut self, change: Change, reply: ChangeReply) {
         match self.try_change(change) {
-            Ok((catalog, entry)) => {
-                let objects = &mut self.objects;
-                let former = objects.catalog.send_replace(Arc::new(catalog));
-                objects.left_out.remove(&entry.id);
-                objects.write_since(&former, Some((reply, entry)));
-            }
+            Ok((catalog, entry)) => self.objects.save(catalog, entry, reply),
             Err(failure) => {
                 // A client that has gone does not want it any more.
                 let _ = reply.send(Err(failure));
