@@ -76,6 +76,8 @@ impl Change {
     /// What is wrong with it.
     pub fn apply(self, catalog: &Catalog, moment: Moment) -> Result<Applied, Failure> {
         let kind = self.kind;
+        // What people name and nobody has is told together with their other mistakes.
+        let by_name = matches!(self.action, Action::Declare(_));
         let former = match &self.action {
             Action::Create(_) => None,
             Action::Replace(id, _) | Action::Merge(id, _) | Action::Delete(id) => {
@@ -138,7 +140,11 @@ impl Change {
             });
         };
         let body = read(kind, body, former.as_deref(), moment)?;
-        put(catalog, body, former.as_deref(), moment)
+        let applied = put(catalog, body, former.as_deref(), moment)?;
+        if !by_name {
+            refuse_strangers(&applied.catalog, &applied.entry)?;
+        }
+        Ok(applied)
     }
 }
 
@@ -176,10 +182,8 @@ fn put(
         Some(place) => *place = Arc::clone(&entry),
         None => objects.push(Arc::clone(&entry)),
     }
-    let catalog = catalog.with_objects(objects);
-    refuse_strangers(&catalog, &entry)?;
     Ok(Applied {
-        catalog,
+        catalog: catalog.with_objects(objects),
         entry,
         deleted: false,
     })

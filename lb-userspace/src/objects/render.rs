@@ -141,7 +141,7 @@ impl<'c> Writer<'c> {
                     special.push("health_sources");
                 }
                 self.changed_but(&table, &entry.body, pool, &special);
-                self.field(&table, "identity", "name", &Value::String(entry.id.to_string()));
+                self.identity(&table, entry.id.as_str());
                 for (key, kind, id) in [
                     ("monitor", Kind::Monitor, &pool.monitor),
                     ("monitor_group", Kind::MonitorGroup, &pool.monitor_group),
@@ -243,7 +243,14 @@ impl<'c> Writer<'c> {
             }
         }
         if let Some(first) = pool.entry.first_names.get(&origin.name) {
-            self.field(&table, "identity", "name", &Value::String(first.clone()));
+            self.identity(&table, first);
+        }
+    }
+
+    /// What an object is known by whatever it is called. Nobody writes that by hand.
+    fn identity(&mut self, table: &Table<'_>, identity: &str) {
+        if self.edge_ips.is_some() {
+            self.field(table, "identity", "name", &Value::String(identity.to_owned()));
         }
     }
 
