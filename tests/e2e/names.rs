@@ -33,7 +33,7 @@ port = 80
 interval = 0.2
 timeout = 0.2
 retries = 0
-consecutive_down = 2
+consecutive_down = 6
 
 [pools.eu]
 monitor = "http"
@@ -131,7 +131,11 @@ fn traffic_follows_a_name_and_outlives_its_server() {
     let without = watch(&load, Instant::now());
     assert_eq!(without.share("b"), 1.0, "{:?}", without.counts());
 
+    let report = load.finish();
+    assert_all_served(&report);
+
     // A new server has one address more.
+    let load = Load::start(&lab.client, RATE, load::http(http_at(VIP4)));
     let names = name_server(c);
     names.say(NAME, &[v4(b), v4(a)]);
     let status = wait_origins(&mut lb, &[a, b]);
