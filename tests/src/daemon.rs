@@ -175,7 +175,8 @@ impl Daemon {
             .env_remove("LB_SOCKET")
             .env_remove("LB_URL");
         if std::env::var_os("LB_LOG").is_none() {
-            command.env("LB_LOG", "debug");
+            // What the resolver's libraries tell of every question would bury the rest.
+            command.env("LB_LOG", "debug,hickory_net=info,hickory_resolver=info");
         }
         Process::start(&self.node, "lb run", &mut command, &self.log)
     }

@@ -75,6 +75,8 @@ pub struct Node {
     pub(super) explainer: Explainer,
     pub(super) view: watch::Sender<Arc<View>>,
     pub(super) counts: FlowCounts,
+    /// How often they have been counted.
+    pub(super) flow_counts: u64,
     pub(super) held: Arc<HeldCounts>,
     /// Read and swept by threads that may block.
     pub(super) flows: Arc<Mutex<FlowTables>>,
@@ -253,6 +255,7 @@ impl Node {
             explainer,
             view,
             counts: FlowCounts::default(),
+            flow_counts: 0,
             held,
             flows,
             sweeps,

@@ -110,6 +110,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             uptime_seconds: self.started.elapsed().as_secs(),
+            flow_counts_total: self.flow_counts,
             store_problem: self.objects.problem().or_else(|| self.journal.problem.clone()),
             listen: Some(self.listen.clone()),
             ..NodeStatus::default()

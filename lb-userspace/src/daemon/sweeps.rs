@@ -100,6 +100,7 @@ impl Node {
                 self.drains.swept(self.sweep_started, named);
                 self.measure(&mut counts);
                 self.counts = counts;
+                self.flow_counts += 1;
             }
             Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
         }

@@ -97,6 +97,10 @@ pub struct NodeStatus {
     /// Number of the live configuration; 0: none yet.
     pub generation: u32,
     pub uptime_seconds: u64,
+    /// How often the open flows have been counted: the figures are those of the last time, and a count that was going on
+    /// when something changed may have missed it.
+    #[serde(default)]
+    pub flow_counts_total: u64,
     /// What is wrong with the store of the objects that were made through the API, or with one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_problem: Option<String>,
@@ -560,7 +564,7 @@ mod tests {
         assert_eq!(
             text,
             concat!(
-                r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0,"listen":null},"#,
+                r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0,"flow_counts_total":0,"listen":null},"#,
                 r#""interfaces":[{"name":"eth0","mode":"native","program_id":9,"up":true}],"#,
                 r#""monitoring":{"targets":1,"runs_total":7,"missed_runs_total":2,"attempts":0,"max_attempts":0},"#,
                 r#""applications":[{"name":"web","protocol":"tcp/80","addresses":["203.0.113.10"],"load_balancer":"web","#,

@@ -376,11 +376,19 @@ fn show(remote: &Remote, global: &Global, path: &Path) -> Result<(), Failure> {
     output::print(&table(&[only], &remote.status()?).render(output::stdout_has_color()))
 }
 
+/// Counts of the flows until none of them began before now, and none missed a flow that went from one table to another
+/// meanwhile: the first may be going on already.
+const COUNTS: u64 = 3;
+
 /// Waits until origins have no flows left.
 fn wait_for(remote: &Remote, global: &Global, origins: &[Path]) -> Result<(), Failure> {
     let mut told = None;
+    let mut since = remote.status()?.node.flow_counts_total;
     loop {
         let status = remote.status()?;
+        // A daemon that was started meanwhile begins anew.
+        since = since.min(status.node.flow_counts_total);
+        let counted = status.node.flow_counts_total - since >= COUNTS;
         let found = origins
             .iter()
             .flat_map(|path| find(&status, &path.pool, &path.name));
@@ -397,12 +405,12 @@ fn wait_for(remote: &Remote, global: &Global, origins: &[Path]) -> Result<(), Fa
             left = left.max(origin.drain_seconds_left.unwrap_or_default());
         }
         match (flows, left) {
-            (0, _) => global.say("drained: no flow is left"),
-            (_, 0) => global.say(&format!(
+            (0, _) if counted => global.say("drained: no flow is left"),
+            (1.., 0) => global.say(&format!(
                 "drained: the time is up, and the last {flows} flows are reset"
             )),
             (_, _) => {
-                if output::stderr_is_terminal() && told != Some(flows) {
+                if output::stderr_is_terminal() && counted && told != Some(flows) {
                     global.say(&format!("{flows} flows are left, for {left} s at most"));
                     told = Some(flows);
                 }
