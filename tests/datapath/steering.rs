@@ -18,7 +18,7 @@ use lb_userspace::datapath::flows::FlowTables;
 use lb_userspace::datapath::object::MapSizes;
 use lb_userspace::datapath::writer::Writer;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +26,12 @@ const FLOWS: u32 = 10_240;
 const TOLERANCE: f64 = 0.02;
 const SYN: u8 = 2;
 const VIP: &str = "203.0.113.10:80";
+const VIP6: &str = "[2001:db8::10]:80";
 /// Clients of countries, and of none.
 const DE: &str = "198.18.0.0";
 const FR: &str = "198.19.0.0";
 const NOWHERE: &str = "100.64.0.0";
+const SIX: &str = "2001:db8:c::1";
 
 /// Origins by the last byte of their addresses.
 type Shares<'a> = &'a [(u8, f64)];
@@ -115,7 +117,7 @@ impl Node {
                 Command::Publish(view) => self.view = view,
                 Command::Shed(moves) => self.moves = moves,
                 Command::Report(Report::Refused(why)) => panic!("{why}"),
-                Command::Persist(_) | Command::Report(_) => {}
+                Command::Persist(_) | Command::WatchNames(_) | Command::Report(_) => {}
             }
         }
     }
@@ -144,27 +146,34 @@ impl Node {
 
     fn id(&self, number: u8) -> OriginId {
         let mut origins = self.view.pools.iter().flat_map(|pool| &pool.origins);
-        let found = origins.find(|origin| self::number(origin.address) == number);
+        let found = origins.find(|origin| {
+            origin
+                .address
+                .is_some_and(|address| self::number(address) == number)
+        });
         found.unwrap().id
     }
 
     /// Sends one packet of each of many clients from `first` on, and returns where they go; 0: nowhere.
     fn measure(&mut self, first: &str, udp: bool) -> BTreeMap<u8, f64> {
-        let first = u32::from(first.parse::<Ipv4Addr>().unwrap());
-        let vip: SocketAddr = VIP.parse().unwrap();
+        let first: IpAddr = first.parse().unwrap();
+        let vip: SocketAddr = if first.is_ipv4() { VIP } else { VIP6 }.parse().unwrap();
         let mut shares = BTreeMap::new();
         for number in 0..FLOWS {
-            let address = Ipv4Addr::from(first + number);
+            let address: IpAddr = match first {
+                IpAddr::V4(first) => Ipv4Addr::from(u32::from(first) + number).into(),
+                IpAddr::V6(first) => Ipv6Addr::from(u128::from(first) + u128::from(number)).into(),
+            };
             let client = SocketAddr::from((address, 1024 + (number % 50_000) as u16));
             let packet = match udp {
                 true => PacketBuilder::udp(client, vip),
                 false => PacketBuilder::tcp(client, vip, SYN),
             };
             let (_, left) = self.kernel.receive(CLIENT_SIDE, &packet.frame()).unwrap();
-            // Bytes of the IPv4 destination, behind the Ethernet header.
-            let destination: [u8; 4] = left.0[30..34].try_into().unwrap();
-            let origin = match destination {
-                [10, 0, 0, origin] => origin,
+            // The destination, behind the Ethernet header.
+            let origin = match (first, left.0.get(30..34), left.0.get(38..54)) {
+                (IpAddr::V4(_), Some([10, 0, 0, origin]), _) => *origin,
+                (IpAddr::V6(_), _, Some([0xfd, 0, .., origin])) => *origin,
                 _ => 0,
             };
             *shares.entry(origin).or_insert(0.0) += 1.0 / f64::from(FLOWS);
@@ -213,7 +222,7 @@ fn path(address: IpAddr) -> Path {
         neighbour: Some(Mac::from([2, 0, 0, 0, 1, number(address)])),
         interface_mac: Mac::from([2, 0, 0, 0, 0, 1]),
         mtu: 1500,
-        sources: vec!["192.0.2.1".parse().unwrap()],
+        sources: vec!["192.0.2.1".parse().unwrap(), "2001:db8:5::1".parse().unwrap()],
     }
 }
 
@@ -236,85 +245,189 @@ fn config(policy: &str, pools: [&str; 3], balancer: &str) -> String {
 const WEIGHTS: &str = "random_steering = { default_weight = 0.2, pool_weights = { a = 0.5, b = 0.3 } }";
 const PLAIN: [&str; 3] = [""; 3];
 
+/// What becomes of the pools.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum State {
+    Healthy,
+    /// One of the favourite's two origins is down.
+    Degraded,
+    /// Both are.
+    Critical,
+    Disabled,
+    /// The favourite gives up 40 % of its flows.
+    Shed,
+    /// All origins of all pools but the fallback pool are down.
+    Fallback,
+}
+
+const STATES: [State; 6] = [
+    State::Healthy,
+    State::Degraded,
+    State::Critical,
+    State::Disabled,
+    State::Shed,
+    State::Fallback,
+];
+
+/// Policies, lines of the load balancer, and the order of the pools; a weighted policy has none.
+const POLICIES: [(&str, &str, Option<[u8; 3]>); 8] = [
+    ("off", "", Some([1, 2, 3])),
+    ("random", WEIGHTS, None),
+    ("hash", WEIGHTS, None),
+    ("geo", "region_pools = { WEU = ['c', 'a', 'b'] }", Some([3, 1, 2])),
+    ("dynamic_latency", "", Some([2, 3, 1])),
+    ("proximity", "", Some([3, 2, 1])),
+    ("least_connections", WEIGHTS, None),
+    ("least_outstanding_requests", WEIGHTS, None),
+];
+
+/// The pools' shares in a state; 9 is the fallback pool.
+fn expected(order: Option<[u8; 3]>, state: State) -> Vec<(u8, f64)> {
+    match (state, order) {
+        (State::Fallback, _) => vec![(9, 1.0)],
+        (State::Healthy | State::Degraded, Some([first, _, _])) => vec![(first, 1.0)],
+        (State::Critical | State::Disabled, Some([_, second, _])) => vec![(second, 1.0)],
+        (State::Shed, Some([first, second, _])) => vec![(first, 0.6), (second, 0.4)],
+        (State::Healthy | State::Degraded, None) => vec![(1, 0.5), (2, 0.3), (3, 0.2)],
+        (State::Critical | State::Disabled, None) => vec![(2, 0.6), (3, 0.4)],
+        (State::Shed, None) => vec![(1, 0.3), (2, 0.42), (3, 0.28)],
+    }
+}
+
+/// Pools `a`, `b` and `c` of two origins for each family: those of pool n end in n and n + 3.
+fn both_families(policy: &str, balancer: &str, favourite: u8, state: State) -> String {
+    let lines = [1, 2, 3].map(|pool| match state {
+        State::Disabled if pool == favourite => "enabled = false",
+        State::Shed if pool == favourite => "load_shedding = { default_percent = 40 }",
+        _ => "",
+    });
+    let places = [
+        "",
+        "latitude = 40\nlongitude = 8\n",
+        "latitude = 49\nlongitude = 8\n",
+    ];
+    let pools = [0, 1, 2].map(|pool| format!("{}{}", places[pool], lines[pool]));
+    let text = config(policy, [&pools[0], &pools[1], &pools[2]], balancer);
+    let mut text = text.replace("['203.0.113.10']", "['203.0.113.10', '2001:db8::10']");
+    for (pool, number) in [("a", 1), ("b", 2), ("c", 3), ("sorry", 9)] {
+        let mut origin = |name: &str, address: String| {
+            text += &format!("[pools.{pool}.origins.{name}]\naddress = '{address}'\nport = 8080\n");
+        };
+        origin("six", format!("fd00::{number}"));
+        if pool != "sorry" {
+            origin("second", format!("10.0.0.{}", number + 3));
+            origin("second-six", format!("fd00::{}", number + 3));
+        }
+    }
+    format!("[node]\nregion = 'WEU'\nlatitude = 50\nlongitude = 8\n{text}")
+}
+
 #[test]
-fn measured_shares_are_the_configured_ones_in_every_state() {
+fn measured_shares_are_those_of_the_policy_in_every_state() {
     needs_root!();
     namespace().enter(|| {
         let mut node = Node::new();
-        for policy in [
-            "random",
-            "hash",
-            "least_connections",
-            "least_outstanding_requests",
-        ] {
-            node.dead.clear();
-            node.configure(&config(policy, PLAIN, WEIGHTS));
-            node.check(&format!("{policy}, healthy"), &[(1, 0.5), (2, 0.3), (3, 0.2)]);
-            node.dead.insert(1);
-            node.run(3);
-            node.check(&format!("{policy}, a is critical"), &[(2, 0.6), (3, 0.4)]);
-            node.dead.extend([2, 3]);
-            node.run(3);
-            node.check(&format!("{policy}, fallback"), &[(9, 1.0)]);
-            node.dead.clear();
-            node.run(3);
-            node.configure(&config(policy, ["", "enabled = false", ""], WEIGHTS));
-            node.check(
-                &format!("{policy}, b is disabled"),
-                &[(1, 5.0 / 7.0), (3, 2.0 / 7.0)],
-            );
+        let latencies = [(1, 30), (2, 10), (3, 20)].into_iter();
+        node.latencies = latencies
+            .flat_map(|(pool, latency)| [(pool, latency), (pool + 3, latency)])
+            .collect();
+        for (policy, balancer, order) in POLICIES {
+            let favourite = order.map_or(1, |[first, _, _]| first);
+            for state in STATES {
+                node.dead = match state {
+                    State::Degraded => [favourite + 3].into(),
+                    State::Critical => [favourite, favourite + 3].into(),
+                    State::Fallback => (1..=6).collect(),
+                    State::Healthy | State::Disabled | State::Shed => BTreeSet::new(),
+                };
+                node.configure(&both_families(policy, balancer, favourite, state));
+                node.run(12);
+                for clients in [NOWHERE, SIX] {
+                    let words = format!("{policy}, {state:?}, from {clients}");
+                    let origins = node.measure(clients, false);
+                    node.flows.flush(|_| true).unwrap();
+                    assert!(
+                        node.dead.iter().all(|dead| !origins.contains_key(dead)),
+                        "{words}: {origins:?}"
+                    );
+                    let mut pools = BTreeMap::new();
+                    for (origin, share) in origins {
+                        let pool = if origin > 3 && origin < 7 {
+                            origin - 3
+                        } else {
+                            origin
+                        };
+                        *pools.entry(pool).or_insert(0.0) += share;
+                    }
+                    agree(&words, &pools, &expected(order, state));
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn what_all_pools_give_up_goes_to_the_fallback_pool() {
+    needs_root!();
+    namespace().enter(|| {
+        let mut node = Node::new();
+        for policy in ["random", "hash", "least_connections", "off"] {
             let shed = "load_shedding = { default_percent = 40 }";
-            node.configure(&config(policy, [shed, "", ""], WEIGHTS));
-            node.check(&format!("{policy}, a sheds"), &[(1, 0.3), (2, 0.42), (3, 0.28)]);
-            node.configure(&config(policy, [shed; 3], WEIGHTS));
+            let balancer = if policy == "off" { "" } else { WEIGHTS };
+            node.configure(&config(policy, [shed; 3], balancer));
             let shares = node.measure(NOWHERE, false);
             node.flows.flush(|_| true).unwrap();
             // What all three shed: 0.4³.
-            assert!(
-                (shares[&9] - 0.064).abs() <= TOLERANCE,
-                "{policy}, all shed: {shares:?}"
-            );
+            assert!((shares[&9] - 0.064).abs() <= TOLERANCE, "{policy}: {shares:?}");
         }
-        let second = "[pools.a.origins.second]\naddress = '10.0.0.4'\nport = 8080\n";
-        for policy in [
-            "random",
-            "hash",
-            "least_connections",
-            "least_outstanding_requests",
-        ] {
-            node.dead.clear();
-            node.configure(&(config(policy, PLAIN, WEIGHTS) + second));
-            let healthy = [(1, 0.25), (4, 0.25), (2, 0.3), (3, 0.2)];
-            node.check(&format!("{policy}, two origins"), &healthy);
-            node.dead.insert(4);
-            node.run(3);
-            node.check(
-                &format!("{policy}, a is degraded"),
-                &[(1, 0.5), (2, 0.3), (3, 0.2)],
-            );
-        }
-        for (policy, first, second) in [("off", 1, 2), ("proximity", 3, 2), ("dynamic_latency", 2, 3)] {
-            node.dead.clear();
-            node.latencies = [(1, 30), (2, 10), (3, 20)].into();
-            let place = ["", "latitude = 40\nlongitude = 8", "latitude = 49\nlongitude = 8"];
-            let home = "[node]\nlatitude = 50\nlongitude = 8\n";
-            node.configure(&(home.to_owned() + &config(policy, place, "")));
-            node.run(12);
-            node.check(&format!("{policy}, healthy"), &[(first, 1.0)]);
-            node.dead.insert(first);
-            node.run(3);
-            node.check(&format!("{policy}, the first is critical"), &[(second, 1.0)]);
-            node.dead.extend([1, 2, 3]);
-            node.run(3);
-            node.check(&format!("{policy}, fallback"), &[(9, 1.0)]);
-        }
-        node.dead.clear();
         for by in ["random", "hash"] {
             let shed = format!("load_shedding = {{ default_percent = 30, default_policy = '{by}' }}");
             node.configure(&config("off", [&shed, "", ""], ""));
             node.run(3);
             node.check(&format!("off, a sheds by {by}"), &[(1, 0.7), (2, 0.3)]);
         }
+    });
+}
+
+#[test]
+fn flows_that_a_sweep_counts_lead_others_elsewhere() {
+    needs_root!();
+    namespace().enter(|| {
+        let mut node = Node::new();
+        node.configure(&config("least_connections", PLAIN, ""));
+        node.dead.insert(3);
+        node.run(3);
+        let count = |node: &mut Node| -> [f64; 3] {
+            let clock = node.kernel.clock;
+            let counts = node.flows.sweep(&clock).unwrap().origins;
+            let counts: BTreeMap<OriginId, u64> = counts
+                .into_iter()
+                .map(|(id, count)| (OriginId(id), count))
+                .collect();
+            let of = [1, 2, 3].map(|number| counts.get(&node.id(number)).copied().unwrap_or(0));
+            node.tell(Event::OpenFlows(counts));
+            node.run(1);
+            of.map(|count| count as f64)
+        };
+        agree("two pools", &node.measure(NOWHERE, false), &[(1, 0.5), (2, 0.5)]);
+        let [a, b, c] = count(&mut node);
+        assert!(
+            a + b > f64::from(FLOWS) * 0.9 && c == 0.0,
+            "{a}, {b}, {c} of {FLOWS} are counted"
+        );
+        // It comes back without any: as if it had half of its part, a third of what the others have.
+        node.dead.clear();
+        node.run(3);
+        let shares = node.measure("100.80.0.0", false);
+        agree("the third is back", &shares, &[(1, 0.2), (2, 0.2), (3, 0.6)]);
+        // Those that have not proven themselves are forgotten when there are many: whatever is counted is what counts.
+        let counts = count(&mut node);
+        assert!(counts[2] > f64::from(FLOWS) * 0.5, "{counts:?}");
+        let weights = counts.map(|count| 1.0 / (count + 1.0));
+        let total: f64 = weights.iter().sum();
+        let shares = node.measure("100.96.0.0", false);
+        let [a, b, c] = weights.map(|weight| weight / total);
+        agree("all are counted", &shares, &[(1, a), (2, b), (3, c)]);
     });
 }
 

@@ -8,9 +8,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod agent;
+mod analytics;
 mod api;
 mod check_file;
 mod endings;
+mod events;
 mod explain;
 mod failover;
 mod flood;
@@ -21,6 +23,8 @@ mod limits;
 mod many_probes;
 mod matrix;
 mod messages;
+mod names;
+mod objects_cli;
 mod others;
 mod pmtu;
 mod privilege;
@@ -36,6 +40,7 @@ mod takeover;
 mod topology;
 mod trace;
 mod transfer;
+mod webhooks;
 
 use lb_tests::config::{MONITOR, Pool, application, balancer, pool};
 use lb_tests::lab::{Host, Lab};

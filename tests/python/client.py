@@ -4,6 +4,7 @@ Usage: client.py URL TOKEN STEP [ORIGIN]...
 Each step prints what the next one needs to know; a failure is an exception.
 """
 
+import datetime
 import sys
 import time
 
@@ -182,6 +183,10 @@ def pools(client, first, second):
     assert listed == [known.id, made.id], listed
     patched = pools.edit(pool_id=made.id, account_id=ACCOUNT, monitor=None, enabled=False)
     assert patched.monitor == "" and patched.disabled_at is not None, patched
+    filters = {"origin": {"disable": True}, "pool": {"healthy": False}}
+    patched = pools.edit(pool_id=made.id, account_id=ACCOUNT, notification_filter=filters)
+    told = patched.notification_filter
+    assert (told.origin.disable, told.origin.healthy, told.pool.healthy) == (True, None, False), patched
     replaced = pools.update(
         pool_id=made.id,
         account_id=ACCOUNT,
@@ -189,6 +194,7 @@ def pools(client, first, second):
         origins=[*origins, {"name": "two", "address": second, "port": 80}],
     )
     assert replaced.enabled and replaced.description == "" and replaced.disabled_at is None, replaced
+    assert replaced.notification_filter is None, replaced
     assert pools.get(pool_id=made.id, account_id=ACCOUNT) == replaced
     # A probe of a monitor that is none of theirs.
     preview = pools.health.create(pool_id=made.id, account_id=ACCOUNT, type="tcp", timeout=2)
@@ -392,6 +398,63 @@ def applications(client, first):
         assert apps.delete(app_id=app.id, zone_id=ZONE).id == app.id
 
 
+def analytics(client):
+    """What the applications have done: at least one connection has come and gone by now."""
+    spectrum = client.spectrum.analytics
+    app = by_dns_name(client.spectrum.apps.list(zone_id=ZONE), "web.example.com")
+    deadline = time.monotonic() + 20
+    while True:
+        summary = spectrum.events.summaries.get(
+            zone_id=ZONE,
+            dimensions=["appID", "event"],
+            metrics=["count", "bytesIngress", "bytesEgress", "durationAvg", "duration99th"],
+            sort=["-count", "event"],
+            filters=f"appID=={app.id}",
+        )
+        rows = {tuple(row.dimensions): row.metrics for row in summary.data}
+        if rows.get((app.id, "connect"), [0])[0] > 0:
+            break
+        assert time.monotonic() < deadline, summary
+        time.sleep(0.1)
+    assert summary.rows == len(summary.data) and summary.data_lag >= 0, summary
+    assert summary.totals["count"] == sum(metrics[0] for metrics in rows.values()), summary
+    assert summary.query.dimensions == ["appID", "event"] and summary.query.sort == ["-count", "event"], summary
+    assert summary.totals["bytesIngress"] > 0 and summary.totals["bytesEgress"] > 0, summary
+    until = summary.query.until
+    by_time = spectrum.events.bytimes.get(
+        zone_id=ZONE,
+        time_delta="hour",
+        dimensions=["coloName", "ipVersion"],
+        metrics=["count"],
+        filters="event==connect",
+        since=until - datetime.timedelta(hours=2),
+        until=until,
+    )
+    assert len(by_time.time_intervals) in (2, 3), by_time
+    assert [row.dimensions[1] for row in by_time.data] == ["4"], by_time
+    assert len(by_time.data[0].metrics[0]) == len(by_time.time_intervals), by_time
+    current = spectrum.aggregates.currents.get(zone_id=ZONE, app_id=app.id)
+    assert [one.app_id for one in current] == [app.id] and current[0].connections >= 0, current
+    refused(
+        cloudflare.BadRequestError,
+        1002,
+        'sort: "-bytesEgress" is not among',
+        lambda: spectrum.events.summaries.get(zone_id=ZONE, metrics=["count"], sort=["-bytesEgress"]),
+    )
+    refused(
+        cloudflare.BadRequestError,
+        1002,
+        "filters: \"colour\" is not one of event",
+        lambda: spectrum.events.summaries.get(zone_id=ZONE, filters="colour==red"),
+    )
+
+
+def by_dns_name(apps, name):
+    found = [app for app in apps if app.dns.name == name]
+    assert len(found) == 1, f"{len(found)} are called {name}"
+    return found[0]
+
+
 def clean(client):
     """Everything goes, those that refer to others first."""
     for app in list(client.spectrum.apps.list(zone_id=ZONE)):
@@ -434,6 +497,7 @@ STEPS = {
     "move": move,
     "rename": rename,
     "walk": walk,
+    "analytics": analytics,
     "strangers": strangers,
     "clean": clean,
 }

@@ -175,7 +175,8 @@ impl Daemon {
             .env_remove("LB_SOCKET")
             .env_remove("LB_URL");
         if std::env::var_os("LB_LOG").is_none() {
-            command.env("LB_LOG", "debug");
+            // What the resolver's libraries tell of every question would bury the rest.
+            command.env("LB_LOG", "debug,hickory_net=info,hickory_resolver=info");
         }
         Process::start(&self.node, "lb run", &mut command, &self.log)
     }
@@ -326,9 +327,16 @@ impl Daemon {
     /// The command line, talking to this daemon.
     #[must_use]
     pub fn lb(&self, arguments: &[&str]) -> Output {
+        self.lb_with(&[], arguments)
+    }
+
+    /// As [`Daemon::lb`], with more of an environment.
+    #[must_use]
+    pub fn lb_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
         let mut command = Command::new(lb_binary());
         command
             .args(arguments)
+            .envs(environment.iter().copied())
             .env("NO_COLOR", "1")
             .env("LB_CONFIG", self.config())
             .env("LB_SOCKET", self.socket());

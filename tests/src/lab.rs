@@ -100,7 +100,7 @@ impl Lab {
     #[must_use]
     pub fn routed(origins: usize) -> Self {
         let mut lab = Self::bare();
-        lab.client.connect("eth0", &lab.node, "eth0");
+        lab.client.connect_host("eth0", &lab.node, "eth0");
         let switch = switch();
         lab.node.connect("eth1", &switch, "node");
         plug(&switch, "node");
@@ -115,7 +115,7 @@ impl Lab {
     #[must_use]
     pub fn behind_gateway(origins: usize) -> Self {
         let mut lab = Self::bare();
-        lab.client.connect("eth0", &lab.node, "eth0");
+        lab.client.connect_host("eth0", &lab.node, "eth0");
         let gateway = Netns::new("gateway");
         let switch = switch();
         lab.node.connect("eth1", &gateway, "eth0");
@@ -150,7 +150,7 @@ impl Lab {
     pub fn one_arm(origins: usize) -> Self {
         let mut lab = Self::bare();
         let switch = switch();
-        lab.client.connect("eth0", &switch, "client");
+        lab.client.connect_host("eth0", &switch, "client");
         plug(&switch, "client");
         lab.node.connect("eth0", &switch, "node");
         plug(&switch, "node");
@@ -180,7 +180,7 @@ impl Lab {
         for (name, number) in ('a'..='z').zip(FIRST_ORIGIN..).take(count) {
             let name = name.to_string();
             let namespace = Netns::new(&name);
-            namespace.connect("eth0", switch, &name);
+            namespace.connect_host("eth0", switch, &name);
             plug(switch, &name);
             add_address(&namespace, "eth0", net, number);
             add_default_route(&namespace, net, router);
@@ -256,7 +256,7 @@ impl Lab {
     pub fn add_client_side(&mut self, number: u8) -> (&'static str, Ipv4Addr) {
         let interface = EXTRA[usize::from(number - 2)];
         let net = EXTRA_NET + number;
-        self.client.connect(interface, &self.node, interface);
+        self.client.connect_host(interface, &self.node, interface);
         add_address(&self.client, interface, net, CLIENT);
         add_address(&self.node, interface, net, NODE);
         self.client.offload(interface, "gro", "on");

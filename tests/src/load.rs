@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -23,6 +23,15 @@ pub struct Sample {
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     samples: Vec<Sample>,
+}
+
+/// The time of day in UTC, as logs have it.
+fn utc(instant: &Instant) -> String {
+    let then = SystemTime::now() - instant.elapsed();
+    let since = then.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (seconds, millis) = (since.as_secs() % 86_400, since.subsec_millis());
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{hours:02}:{minutes:02}:{seconds:02}.{millis:03}")
 }
 
 /// What is done again and again: returns the name of the origin that answered.
@@ -191,22 +200,23 @@ impl Report {
             .collect()
     }
 
-    /// Failures by reason, most of them first, for a message.
+    /// Failures by reason, most of them first, and when the first and the last of them began, by the clock of the logs.
     #[must_use]
     pub fn explain_failures(&self) -> String {
-        let mut reasons = BTreeMap::<&str, usize>::new();
+        let mut reasons = BTreeMap::<&str, Vec<Instant>>::new();
         for sample in &self.samples {
             if let Err(reason) = &sample.outcome {
-                *reasons.entry(reason).or_default() += 1;
+                reasons.entry(reason).or_default().push(sample.started);
             }
         }
         let mut reasons: Vec<_> = reasons.into_iter().collect();
-        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        reasons
-            .iter()
-            .map(|(reason, count)| format!("{count} × {reason}"))
-            .collect::<Vec<_>>()
-            .join(", ")
+        reasons.sort_by_key(|(_, starts)| std::cmp::Reverse(starts.len()));
+        let explain = |(reason, starts): &(&str, Vec<Instant>)| {
+            let [first, last] =
+                [starts.iter().min(), starts.iter().max()].map(|start| start.map_or_else(String::new, utc));
+            format!("{} × {reason} ({first} to {last})", starts.len())
+        };
+        reasons.iter().map(explain).collect::<Vec<_>>().join(", ")
     }
 
     /// Requests served, by the origin's name.

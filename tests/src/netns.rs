@@ -167,8 +167,20 @@ impl Netns {
 
     /// Connects the two by a veth pair, both ends up.
     pub fn connect(&self, interface: &str, peer: &Self, peer_interface: &str) {
+        self.pair(interface, "", peer, peer_interface, "");
+    }
+
+    /// The same for a host with servers or clients: all that it receives goes through one queue. A frame that XDP redirects
+    /// into a veth takes the queue of the CPU, so those of one flow would be received by several at a time, which no
+    /// network card does, and which a Linux host may answer with a reset when one of them is just accepting the connection.
+    pub fn connect_host(&self, interface: &str, peer: &Self, peer_interface: &str) {
+        // XDP cannot be attached where the peer sends by more queues.
+        self.pair(interface, "numrxqueues 1", peer, peer_interface, "numtxqueues 1");
+    }
+
+    fn pair(&self, interface: &str, how: &str, peer: &Self, peer_interface: &str, peer_how: &str) {
         self.ip(&format!(
-            "link add {interface} type veth peer name {peer_interface} netns {}\nlink set dev {interface} up",
+            "link add {interface} {how} type veth peer name {peer_interface} {peer_how} netns {}\nlink set dev {interface} up",
             peer.name()
         ));
         peer.ip(&format!("link set dev {peer_interface} up"));

@@ -5,6 +5,7 @@ use crate::dns;
 use crate::lab::Host;
 use crate::netns::Netns;
 use crate::process::Process;
+use rustix::process::Signal;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 pub const HTTP_PORT: u16 = 80;
+pub const HTTPS_PORT: u16 = 443;
 pub const DNS_PORT: u16 = 53;
 pub const IPERF_PORT: u16 = 5201;
 pub const ECHO_PORT: u16 = 7;
@@ -107,6 +109,37 @@ http {{
     Server::start(host, "nginx", HTTP_PORT, &mut command)
 }
 
+/// A web server on port 443 with a certificate that nobody trusts.
+#[must_use]
+pub fn https(host: &Host) -> Server {
+    let [key, certificate] = ["key.pem", "certificate.pem"].map(|file| host.folder.join(file));
+    let mut make = Command::new("openssl");
+    make.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=origin.example",
+        "-keyout",
+    ])
+    .arg(&key)
+    .arg("-out")
+    .arg(&certificate);
+    let made = make.output().expect("openssl can be run");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut command = Command::new("openssl");
+    command
+        .args(["s_server", "-accept", "443", "-www", "-quiet", "-key"])
+        .arg(&key)
+        .arg("-cert")
+        .arg(&certificate);
+    Server::start(host, "openssl", HTTPS_PORT, &mut command)
+}
+
 /// The folder that nginx of `host` serves as `/files/`.
 #[must_use]
 pub fn files(host: &Host) -> PathBuf {
@@ -140,6 +173,57 @@ pub fn dnsmasq(host: &Host) -> Server {
     command.arg(format!("--address=/{}/{}", dns::NAME, host.v4));
     command.arg(format!("--txt-record={},{}", dns::NAME, host.name));
     Server::start(host, "dnsmasq", DNS_PORT, &mut command)
+}
+
+/// A name server whose names change.
+pub struct NameServer {
+    server: Server,
+    hosts: PathBuf,
+}
+
+/// How long answers of [`name_server`] hold, in seconds.
+pub const NAME_TTL: u32 = 1;
+
+/// dnsmasq without a name; what it knows nothing of does not exist.
+#[must_use]
+pub fn name_server(host: &Host) -> NameServer {
+    let hosts = host.folder.join("names");
+    fs::write(&hosts, "").expect("a file can be made in the lab's own folder");
+    let mut command = Command::new("dnsmasq");
+    command.args([
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--keep-in-foreground",
+        "--user=root",
+        "--log-facility=-",
+        "--local=/test/",
+    ]);
+    command
+        .arg(format!("--port={DNS_PORT}"))
+        .arg(format!("--local-ttl={NAME_TTL}"))
+        .arg(format!("--addn-hosts={}", hosts.display()));
+    let pid = host.folder.join("names.pid");
+    command.arg(format!("--pid-file={}", pid.display()));
+    NameServer {
+        server: Server::start(host, "dnsmasq of names", DNS_PORT, &mut command),
+        hosts,
+    }
+}
+
+impl NameServer {
+    /// From now on `name` has exactly these addresses, and no other name has any.
+    pub fn say(&self, name: &str, addresses: &[IpAddr]) {
+        let line = |address: &IpAddr| format!("{address} {name}\n");
+        let text: String = addresses.iter().map(line).collect();
+        fs::write(&self.hosts, text).expect("a file in the lab's own folder can be written");
+        self.server.0.signal(Signal::HUP);
+    }
+
+    /// Kills it: its port refuses at once.
+    pub fn kill(self) {
+        self.server.kill();
+    }
 }
 
 /// An iperf3 server.

@@ -69,14 +69,14 @@ impl Status {
     /// Whether all origins of the pool that are enabled are healthy.
     #[must_use]
     pub fn is_all_healthy(&self, pool: &str) -> bool {
-        let origins = self.named("pools", pool)["origins"].as_array();
-        let enabled = |origin: &&Value| origin["enabled"] != false;
-        origins.is_some_and(|origins| {
-            origins
-                .iter()
-                .filter(enabled)
-                .all(|origin| origin["health"] == "healthy")
-        })
+        let pool = self.named("pools", pool);
+        let Some(origins) = pool["origins"].as_array() else {
+            return false;
+        };
+        let mut enabled = origins.iter().filter(|origin| origin["enabled"] != false);
+        let served = enabled.clone().count();
+        // Health is known some milliseconds before the tables follow it, and the pool's figures go with the tables.
+        enabled.all(|origin| origin["health"] == "healthy") && pool["healthy_origins"] == served
     }
 
     /// The application; null when there is none of that name.

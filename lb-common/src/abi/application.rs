@@ -35,6 +35,9 @@ pub struct Application {
     pub affinity_ttl: u32,
     /// Changes when a client's origin may not be one of the application's any more.
     pub affinity_epoch: u32,
+    /// With [`ApplicationFlags::ROUTES`]: the number of the set of routes that its clients' countries have.
+    pub routes: u32,
+    pub reserved: u32,
     /// New flows of all clients together, and of each client.
     pub rate: Rate,
     pub source_rate: Rate,
@@ -95,4 +98,4 @@ impl Steering {
     pub const WEIGHTED_BY_CLIENT: Self = Self(2);
 }
 
-const _: () = assert!(size_of::<Application>() == 56);
+const _: () = assert!(size_of::<Application>() == 64);

@@ -1,4 +1,5 @@
-//! Routes: pools that flows from some countries may go to, instead of the application's own.
+//! Routes: pools that flows from some countries may go to, instead of the application's own. Applications with the same
+//! routes share them: a set of routes has a number.
 
 use super::{Country, Parity, PoolId, PoolList};
 use bytemuck::{Pod, Zeroable};
@@ -7,8 +8,8 @@ use bytemuck::{Pod, Zeroable};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct RouteKey {
-    /// Number of the application.
-    pub application: u32,
+    /// [`super::Application::routes`].
+    pub set: u32,
     /// [`Country::UNKNOWN`]: of clients whose country is not known.
     pub country: Country,
     /// Which of the two generations this record belongs to.

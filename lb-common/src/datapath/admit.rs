@@ -116,7 +116,7 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
 fn reroute<F: Family, T: Tables>(tables: &T, source: Ip, scratch: &mut Scratch) {
     let opening = &mut scratch.opening;
     let key = RouteKey {
-        application: opening.application.id,
+        set: opening.application.routes,
         country: tables.country(source).unwrap_or(Country::UNKNOWN),
         parity: opening.parity,
         v6: (F::HEADER_LEN == IPV6_LEN) as u8,

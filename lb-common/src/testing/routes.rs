@@ -9,6 +9,9 @@ use std::net::IpAddr;
 pub const SHED: Country = Country::new(*b"SH");
 pub const SHED_CLIENT: [&str; 2] = ["198.51.100.9", "2001:db8:c::9"];
 
+/// The number of its set of routes: not its own.
+const SET: u32 = 7;
+
 /// Adds [`app::ROUTED`]: clients go to `pools`, but those of [`HOME`] go to `other`, those of [`DENIED`] have no pool but
 /// `other` as fallback pool, and those of [`SHED`] meet a table that leads nowhere else.
 pub(super) fn add(scenario: &mut Scenario, pools: &[PoolId], other: PoolId) {
@@ -32,7 +35,7 @@ pub(super) fn add(scenario: &mut Scenario, pools: &[PoolId], other: PoolId) {
             (SHED, shed, other),
         ] {
             let key = RouteKey {
-                application: app::ROUTED,
+                set: SET,
                 country,
                 parity,
                 v6,
@@ -45,5 +48,6 @@ pub(super) fn add(scenario: &mut Scenario, pools: &[PoolId], other: PoolId) {
     }
     scenario.edit(app::ROUTED, |application| {
         application.flags = ApplicationFlags(ApplicationFlags::ROUTES);
+        application.routes = SET;
     });
 }

@@ -38,6 +38,10 @@ pub enum FailureReason {
     /// The server does not serve the name that it was asked for (SNI).
     TlsUnrecognizedName,
     TlsHandshakeFailure,
+    /// The origin's host name does not exist, or has no address.
+    DnsUnknownHost,
+    /// The origin's host name could not be looked up; says why.
+    DnsFailure(String),
     /// The monitor cannot be run as it is configured; says why.
     MonitorConfig(String),
     /// The node had no file descriptor or no memory for the attempt, which says nothing of the origin; carries the system's

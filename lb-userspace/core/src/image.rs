@@ -106,7 +106,7 @@ pub struct Capacity {
     pub country_prefixes: u32,
     /// Clients whose origin or rate is remembered.
     pub clients: u32,
-    /// Countries with pools of their own, by application and family: two generations.
+    /// Countries with pools of their own, by load balancer and family: two generations.
     pub routes: u32,
 }
 

@@ -11,13 +11,17 @@
 //! everything to be done goes out as one.
 #![forbid(unsafe_code)]
 
+pub mod analytics;
 pub mod arena;
+pub mod calendar;
 pub mod engine;
 pub mod health;
+pub mod history;
 pub mod image;
 pub mod maglev;
 pub mod model;
 pub mod monitor;
+pub mod notify;
 pub mod steering;
 pub mod time;
 pub mod view;

@@ -23,8 +23,26 @@ pub struct Member {
     pub present: bool,
 }
 
-/// Smallest table of more than one member.
-const SMALLEST: u32 = 2048;
+/// How fine a table of few members is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Grain {
+    /// As fine as shares need: most tables of an installation are small, and two generations of all of them must fit.
+    Coarse,
+    /// Of one size for any few members, so that a new one takes its share and moves nothing else: for tables in which a
+    /// client, or a flow that nobody remembers, must find the same member again.
+    Fine,
+}
+
+impl Grain {
+    /// Smallest table of more than one member.
+    const fn smallest(self) -> u32 {
+        match self {
+            Self::Coarse => 512,
+            Self::Fine => 2048,
+        }
+    }
+}
+
 /// Slots for each member: a share is exact to less than one slot.
 const SLOTS_PER_MEMBER: u32 = 128;
 /// When of so many turns only one takes a slot, they are not gone through one by one.
@@ -37,14 +55,14 @@ const FREE: u32 = u32::MAX;
 /// Number of slots for that many members of positive weight, absent ones included: a power of two; 0 for none, 1 for
 /// a single one.
 #[must_use]
-pub fn table_size(members: usize) -> u32 {
+pub fn table_size(members: usize, grain: Grain) -> u32 {
     match u32::try_from(members).unwrap_or(u32::MAX) {
         0 => 0,
         1 => 1,
         // At most LARGEST, so that the next power of two cannot overflow.
         n => n
             .saturating_mul(SLOTS_PER_MEMBER)
-            .clamp(SMALLEST, LARGEST)
+            .clamp(grain.smallest(), LARGEST)
             .next_power_of_two(),
     }
 }
@@ -52,7 +70,7 @@ pub fn table_size(members: usize) -> u32 {
 /// Builds the table: the owner of each slot. Empty when nobody of positive weight is present; a single slot when only
 /// one is, which is the same as a large table of its own.
 #[must_use]
-pub fn build(members: &[Member]) -> Vec<u32> {
+pub fn build(members: &[Member], grain: Grain) -> Vec<u32> {
     let mut members: Vec<Member> = members
         .iter()
         .copied()
@@ -65,7 +83,7 @@ pub fn build(members: &[Member]) -> Vec<u32> {
         (Some(only), None) => return vec![only.owner],
         (Some(_), Some(_)) => {}
     }
-    let size = table_size(members.len());
+    let size = table_size(members.len(), grain);
     let mut slots = vec![FREE; size as usize];
     let mut walks: Vec<Walk> = members.iter().map(|member| Walk::new(member, size)).collect();
     fill(&mut slots, &mut walks);
@@ -235,16 +253,19 @@ mod tests {
 
     #[test]
     fn sizes_grow_with_the_members() {
-        for (members, size) in [
-            (0, 0),
-            (1, 1),
-            (2, 2048),
-            (16, 2048),
-            (17, 4096),
-            (10_000, 1 << 21),
-            (1 << 30, 1 << 22),
+        for (members, coarse, fine) in [
+            (0, 0, 0),
+            (1, 1, 1),
+            (2, 512, 2048),
+            (4, 512, 2048),
+            (5, 1024, 2048),
+            (16, 2048, 2048),
+            (17, 4096, 4096),
+            (10_000, 1 << 21, 1 << 21),
+            (1 << 30, 1 << 22, 1 << 22),
         ] {
-            assert_eq!(table_size(members), size);
+            assert_eq!(table_size(members, Grain::Coarse), coarse);
+            assert_eq!(table_size(members, Grain::Fine), fine);
         }
     }
 
@@ -254,8 +275,8 @@ mod tests {
             let mut sum = 0.0;
             for seed in 0..8 {
                 let all = members(seed, &vec![100; count]);
-                let before = build(&all);
-                let after = build(&all[1..]);
+                let before = build(&all, Grain::Fine);
+                let after = build(&all[1..], Grain::Fine);
                 let moved = moved(&before, &after, 1);
                 assert!(moved <= 0.04, "{count} members: {moved}");
                 sum += moved;
@@ -265,11 +286,20 @@ mod tests {
     }
 
     #[test]
+    fn a_member_more_takes_its_share_of_a_fine_table_and_moves_little_else() {
+        for count in 2..16 {
+            let all = members(3, &vec![100; count + 1]);
+            let [before, after] = [&all[1..], &all[..]].map(|members| build(members, Grain::Fine));
+            assert!(moved(&before, &after, 1) <= 0.05, "{count} members");
+        }
+    }
+
+    #[test]
     fn a_change_of_weight_moves_little_more_than_it_must() {
-        let before = build(&members(7, &[100; 10]));
+        let before = build(&members(7, &[100; 10]), Grain::Fine);
         let mut weights = [100; 10];
         weights[0] = 50;
-        let after = build(&members(7, &weights));
+        let after = build(&members(7, &weights), Grain::Fine);
         assert!(moved(&before, &after, 1) <= 0.04);
     }
 
@@ -301,16 +331,16 @@ mod tests {
             }
         }
         assert!(rounds > 1000);
-        assert!(slots == sparse && slots == build(&all));
+        assert!(slots == sparse && slots == build(&all, Grain::Fine));
     }
 
     #[test]
     fn a_single_present_member_needs_one_slot() {
         let mut all = members(1, &[100, 100, 0]);
         all[0].present = false;
-        assert_eq!(build(&all), [2]);
+        assert_eq!(build(&all, Grain::Fine), [2]);
         all[1].present = false;
-        assert!(build(&all).is_empty());
+        assert!(build(&all, Grain::Fine).is_empty());
     }
 
     prop_compose! {
@@ -330,8 +360,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn every_slot_is_owned_and_shares_follow_weights(all in any_members()) {
-            let table = build(&all);
+        fn every_slot_is_owned_and_shares_follow_weights(all in any_members(), fine: bool) {
+            let table = build(&all, if fine { Grain::Fine } else { Grain::Coarse });
             let eligible = |member: &&Member| member.weight > 0 && member.present;
             prop_assert_eq!(table.is_empty(), all.iter().filter(eligible).count() == 0);
             prop_assert!(table.is_empty() || table.len().is_power_of_two());
@@ -348,7 +378,7 @@ mod tests {
         fn the_order_of_members_does_not_matter(
             (all, shuffled) in any_members().prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle()))
         ) {
-            prop_assert_eq!(build(&all), build(&shuffled));
+            prop_assert_eq!(build(&all, Grain::Fine), build(&shuffled, Grain::Fine));
         }
 
         #[test]
@@ -358,7 +388,7 @@ mod tests {
             let mut without = everybody.clone();
             let gone = pick.index(without.len());
             without[gone].present = false;
-            prop_assert_eq!(moved(&build(&everybody), &build(&without), without[gone].owner), 0.0);
+            prop_assert_eq!(moved(&build(&everybody, Grain::Fine), &build(&without, Grain::Fine), without[gone].owner), 0.0);
         }
     }
 }

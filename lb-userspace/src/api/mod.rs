@@ -5,8 +5,10 @@
 
 mod cloudflare;
 mod error;
+mod events;
 mod guard;
 mod listen;
+mod objects;
 mod request;
 mod routes;
 mod stream;
@@ -16,6 +18,9 @@ mod token;
 
 pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
-pub use request::{CloudflareReply, Handle, Reply, Request, Standing, TraceItem, Tracing};
+pub(crate) use objects::by_hand;
+pub use request::{
+    CloudflareReply, EventFeed, Handle, Minutes, Present, Reply, Request, Standing, TraceItem, Tracing,
+};
 pub use routes::router;
 pub use token::Token;

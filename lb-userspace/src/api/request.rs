@@ -3,14 +3,17 @@
 use crate::cloudflare::{Failure, Preview, PreviewStarted};
 use crate::datapath::trace::Traced;
 use crate::objects::{Catalog, Change, Entry, Id};
+use crate::probe::{Probes, TrialSet};
 use crate::wire::{
-    Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver,
-    Reloaded, Status, StoredObjects, TraceNames, TraceQuery,
+    Drops, ErrorCode, ErrorDetail, Event, EventQuery, Events, Explain, ExplainQuery, FlowFilter, Flows,
+    Flushed, HandedOver, HealthHistory, HealthHistoryQuery, MonitorTestQuery, Reloaded, Status,
+    StoredObjects, TraceNames, TraceQuery,
 };
+use lb_core::analytics::{Bucket, Slice};
 use lb_core::view::View;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// How long the daemon may take for one request; listing a million flows takes about a second.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,6 +54,12 @@ pub enum Request {
         id: String,
         reply: CloudflareReply<Option<Preview>>,
     },
+    /// What a monitor would probe now, and with what.
+    MonitorTest {
+        monitor: String,
+        query: MonitorTestQuery,
+        reply: Reply<(TrialSet, Arc<Probes>)>,
+    },
     /// The objects that were made through the API.
     Objects {
         reply: Reply<StoredObjects>,
@@ -80,11 +89,57 @@ pub enum Request {
     Drops {
         reply: Reply<Drops>,
     },
-    /// What happened after the event with the number `since`; 0: everything that is remembered.
+    /// What has happened, and what happens from now on.
     Events {
-        since: u64,
-        reply: Reply<Events>,
+        query: EventQuery,
+        reply: Reply<EventFeed>,
     },
+    /// Traffic of applications in the minutes (since 1970) from `since` to before `until`.
+    Minutes {
+        since: u64,
+        until: u64,
+        reply: CloudflareReply<Minutes>,
+    },
+    /// What applications do now, and where the node is.
+    Present {
+        reply: CloudflareReply<(Vec<Present>, String)>,
+    },
+    /// For how long everybody was in which state.
+    HealthHistory {
+        query: HealthHistoryQuery,
+        reply: Reply<HealthHistory>,
+    },
+}
+
+/// Traffic by minutes.
+#[derive(Clone, Debug)]
+pub struct Minutes {
+    pub minutes: Vec<(u64, Slice, Bucket)>,
+    /// How long ago it was looked last.
+    pub lag: Duration,
+    /// Where the node is: its `pop`, else its name.
+    pub colo: String,
+}
+
+/// What an application does now.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Present {
+    /// Its id.
+    pub application: String,
+    /// Of the last minute.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Open flows, and their mean age.
+    pub open: u64,
+    pub age_ms: f64,
+}
+
+/// What has happened, and what happens from now on without a gap.
+#[derive(Debug)]
+pub struct EventFeed {
+    pub events: Events,
+    /// All events that come; it ends when the daemon stops.
+    pub live: broadcast::Receiver<Arc<Event>>,
 }
 
 /// Whether the daemon does its work.

@@ -2,10 +2,10 @@
 
 use super::error::ApiError;
 use super::guard::{self, Guard};
-use super::{Handle, Request, Standing, cloudflare, stream};
+use super::{Handle, Request, Standing, cloudflare, events, objects, stream};
 use crate::wire::{
-    Drops, ErrorCode, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded,
-    Status, StoredObjects,
+    Drops, ErrorCode, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded, Status,
+    StoredObjects,
 };
 use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::StatusCode;
@@ -33,12 +33,14 @@ pub fn router(handle: Handle) -> Router {
         .route("/api/v1/explain", get(explain))
         .route("/api/v1/flows", get(flows).delete(flush))
         .route("/api/v1/drops", get(drops))
-        .route("/api/v1/events", get(events))
+        .route("/api/v1/events", get(events::events))
+        .route("/api/v1/health/history", get(events::health))
         .fallback(async || ApiError::new(ErrorCode::NotFound, "there is no such path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "the path does not know this method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .merge(objects::router())
         .merge(cloudflare::router())
         .with_state(handle)
 }
@@ -49,7 +51,7 @@ pub(super) fn guarded(handle: Handle, guard: Guard) -> Router {
     let local = match guard {
         Guard::Trusted => Router::new()
             .route("/api/v1/handover", post(hand_over))
-            .route("/api/v1/objects", get(objects))
+            .route("/api/v1/objects", get(stored_objects))
             .with_state(handle.clone()),
         Guard::Local | Guard::Bearer(_) => Router::new(),
     };
@@ -84,7 +86,7 @@ async fn reload(State(handle): State<Handle>) -> Result<Json<Reloaded>, ApiError
     Ok(Json(handle.ask(|reply| Request::Reload { reply }).await?))
 }
 
-async fn objects(State(handle): State<Handle>) -> Result<Json<StoredObjects>, ApiError> {
+async fn stored_objects(State(handle): State<Handle>) -> Result<Json<StoredObjects>, ApiError> {
     Ok(Json(handle.ask(|reply| Request::Objects { reply }).await?))
 }
 
@@ -152,15 +154,6 @@ async fn flush(State(handle): State<Handle>, query: RawQuery) -> Result<Json<Flu
 
 async fn drops(State(handle): State<Handle>) -> Result<Json<Drops>, ApiError> {
     Ok(Json(handle.ask(|reply| Request::Drops { reply }).await?))
-}
-
-async fn events(State(handle): State<Handle>, query: RawQuery) -> Result<Json<Events>, ApiError> {
-    let mut parameters = Parameters::parse(query)?;
-    let since = parameters
-        .optional("since", "the number of an event")?
-        .unwrap_or(0);
-    parameters.finish()?;
-    Ok(Json(handle.ask(|reply| Request::Events { since, reply }).await?))
 }
 
 /// Query parameters: each is read once, and what is left over is an error, so that a typo is not an unfiltered answer.

@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod doctor;
 mod drops;
+mod events;
 mod explain;
 mod failure;
 mod flows;
@@ -16,6 +17,7 @@ mod healthcheck;
 mod interfaces;
 mod log;
 mod man;
+mod objects;
 mod origin_agent;
 mod output;
 mod reload;
@@ -62,9 +64,22 @@ enum Command {
     Check(check::Check),
     Status(status::StatusArgs),
     Reload(reload::Reload),
+    #[command(visible_alias = "pool")]
+    Pools(objects::Pools),
+    #[command(visible_alias = "origin")]
+    Origins(objects::Origins),
+    #[command(visible_alias = "monitor")]
+    Monitors(objects::Monitors),
+    #[command(visible_alias = "monitor-group")]
+    MonitorGroups(objects::MonitorGroups),
+    #[command(visible_alias = "load-balancer")]
+    LoadBalancers(objects::LoadBalancers),
+    #[command(visible_alias = "application")]
+    Applications(objects::Applications),
     Explain(explain::ExplainArgs),
     Flows(flows::FlowsArgs),
     Drops(drops::DropsArgs),
+    Events(events::EventsArgs),
     Trace(trace::Trace),
     Capture(capture::Capture),
     Doctor(doctor::DoctorArgs),
@@ -120,9 +135,16 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Check(verb) => verb.run(global),
         Command::Status(verb) => verb.run(global),
         Command::Reload(verb) => verb.run(global),
+        Command::Pools(verb) => verb.run(global),
+        Command::Origins(verb) => verb.run(global),
+        Command::Monitors(verb) => verb.run(global),
+        Command::MonitorGroups(verb) => verb.run(global),
+        Command::LoadBalancers(verb) => verb.run(global),
+        Command::Applications(verb) => verb.run(global),
         Command::Explain(verb) => verb.run(global),
         Command::Flows(verb) => verb.run(global),
         Command::Drops(verb) => verb.run(global),
+        Command::Events(verb) => verb.run(global),
         Command::Trace(verb) => verb.run(global),
         Command::Capture(verb) => verb.run(global),
         Command::Doctor(verb) => verb.run(global),

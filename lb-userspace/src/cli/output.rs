@@ -49,6 +49,11 @@ pub(super) fn stderr_has_color() -> bool {
     anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 
+/// Whether somebody looks at stderr.
+pub(super) fn stderr_is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
 /// Whether somebody looks at stdout.
 pub(super) fn stdout_is_terminal() -> bool {
     std::io::stdout().is_terminal()

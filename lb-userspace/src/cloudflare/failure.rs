@@ -79,14 +79,17 @@ impl Failure {
         )
     }
 
-    /// The object stands in the configuration file.
+    /// The object stands in the configuration file; `file` is the place.
     #[must_use]
     pub fn read_only(kind: Kind, name: &str, file: &str) -> Self {
         let noun = kind.noun();
         Self::new(
             403,
             1003,
-            format!("the {noun} `{name}` is declared in {file} and can only be changed there"),
+            format!(
+                "the {noun} `{name}` is declared in {file} and can only be changed there: edit the file, and it is read again \
+                 when it is saved"
+            ),
         )
     }
 

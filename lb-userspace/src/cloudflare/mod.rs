@@ -4,6 +4,7 @@
 //! Cloudflare's are lb's own, with the names and meanings that they have in the configuration file; they are left out
 //! where nobody has set them.
 
+mod analytics;
 mod application;
 mod body;
 mod envelope;
@@ -17,6 +18,7 @@ mod pool;
 mod regions;
 mod search;
 
+pub use analytics::{Analytics, AnalyticsMetrics, AnalyticsQuery, AnalyticsRow, CurrentTraffic};
 pub use application::{Application, Dns, EdgeIps, OriginDns, OriginPort, PROTOCOLS, Protocol};
 pub use body::{Object, merge, read};
 pub use envelope::{Envelope, Message, ResultInfo, Source};

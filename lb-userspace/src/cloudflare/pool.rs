@@ -152,6 +152,8 @@ pub struct Origin {
     pub forwarding: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gue_port: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<Number>,
 }
 
 impl Default for Origin {
@@ -168,6 +170,7 @@ impl Default for Origin {
             weight: Number(1.0),
             forwarding: None,
             gue_port: None,
+            drain_timeout: None,
         }
     }
 }

@@ -54,6 +54,8 @@ impl Kind {
 pub struct Declaration {
     pub kind: Kind,
     pub name: String,
+    /// Where it begins, counted from 1.
+    pub line: usize,
     pub fields: Map<String, Value>,
     /// Of a pool: its origins in the order of the document, each with its `name`, instead of the table of that key.
     pub origins: Vec<Map<String, Value>>,
@@ -63,11 +65,12 @@ pub struct Declaration {
 #[must_use]
 pub fn declarations(source: &Source) -> Vec<Declaration> {
     let (document, _) = DeTable::parse_recoverable(source.text());
+    let lines = Lines::of_text(source.text());
     let mut found = Vec::new();
     for kind in Kind::ALL {
         let named = document.get_ref().get(kind.table());
         let named = named.and_then(|value| value.get_ref().as_table());
-        for (name, value) in named.into_iter().flat_map(in_order) {
+        for (name, at, value) in named.into_iter().flat_map(in_order) {
             let DeValue::Table(entries) = value else { continue };
             let mut fields = object(entries);
             let mut origins = Vec::new();
@@ -75,7 +78,7 @@ pub fn declarations(source: &Source) -> Vec<Declaration> {
                 fields.remove("origins");
                 let named = entries.get("origins");
                 let named = named.and_then(|value| value.get_ref().as_table());
-                for (name, value) in named.into_iter().flat_map(in_order) {
+                for (name, _, value) in named.into_iter().flat_map(in_order) {
                     let DeValue::Table(entries) = value else { continue };
                     let mut origin = object(entries);
                     origin.insert("name".to_owned(), Value::String(name.to_owned()));
@@ -85,6 +88,7 @@ pub fn declarations(source: &Source) -> Vec<Declaration> {
             found.push(Declaration {
                 kind,
                 name: name.to_owned(),
+                line: lines.of(at),
                 fields,
                 origins,
             });
@@ -93,12 +97,28 @@ pub fn declarations(source: &Source) -> Vec<Declaration> {
     found
 }
 
-fn in_order<'t>(table: &'t DeTable<'_>) -> Vec<(&'t str, &'t DeValue<'t>)> {
+/// Where the lines of a text begin.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of_text(text: &str) -> Self {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        Self(ends.map(|(at, _)| at + 1).collect())
+    }
+
+    /// The line of a byte, counted from 1.
+    fn of(&self, at: usize) -> usize {
+        self.0.partition_point(|begin| *begin <= at) + 1
+    }
+}
+
+/// Keys, where they stand, and values.
+fn in_order<'t>(table: &'t DeTable<'_>) -> Vec<(&'t str, usize, &'t DeValue<'t>)> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     entries
         .into_iter()
-        .map(|(key, value)| (key.get_ref().as_ref(), value.get_ref()))
+        .map(|(key, value)| (key.get_ref().as_ref(), key.span().start, value.get_ref()))
         .collect()
 }
 
@@ -151,6 +171,8 @@ mod tests {
             names,
             [(Kind::Monitor, "m"), (Kind::Pool, "z"), (Kind::Pool, "a")]
         );
+        let lines: Vec<usize> = found.iter().map(|found| found.line).collect();
+        assert_eq!(lines, [10, 2, 7]);
         assert_eq!(
             Value::Object(found[0].fields.clone()),
             json!({"header": {"Host": ["x"]}})

@@ -1,9 +1,11 @@
 //! The composition root: everything that does I/O, around one engine that decides.
 
+mod analytics;
 mod drains;
 mod events;
 mod interfaces;
 mod node;
+mod notices;
 mod objects;
 mod oneshot;
 mod preview;

@@ -1,10 +1,13 @@
 //! One running node: the event loop, and the execution of what the engine asks for.
 
+use super::analytics::Traffic;
 use super::drains::Drains;
+use super::events::Journal;
 use super::interfaces::Interfaces;
 use super::objects::Objects;
 use super::preview::Previews;
 use super::setup::{self, Lock};
+use super::sweeps::Counting;
 use super::takeover::{self, Former};
 use super::tracer::Tracer;
 use super::watch::FileWatch;
@@ -20,9 +23,10 @@ use crate::datapath::pins::Pins;
 use crate::net::addresses::AddressWatch;
 use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
+use crate::notify::Notifier;
 use crate::probe::{self, Probes};
+use crate::resolve::Resolver;
 use crate::store::{Saver, Store};
-use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
 use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, SessionMoves};
@@ -31,7 +35,7 @@ use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
 use lb_core::view::View;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,6 +75,8 @@ pub struct Node {
     pub(super) explainer: Explainer,
     pub(super) view: watch::Sender<Arc<View>>,
     pub(super) counts: FlowCounts,
+    /// How often they have been counted.
+    pub(super) flow_counts: u64,
     pub(super) held: Arc<HeldCounts>,
     /// Read and swept by threads that may block.
     pub(super) flows: Arc<Mutex<FlowTables>>,
@@ -79,14 +85,16 @@ pub struct Node {
     /// `None` while one is going on.
     pub(super) next_sweep: Option<tokio::time::Instant>,
     pub(super) sweep_started: Instant,
+    pub(super) counting: Counting,
     pub(super) moves: Arc<SessionMoves>,
     pub(super) drains: Drains,
     pub(super) tracer: Tracer,
     /// Whether a step of the writer has failed since everything was written.
     unwritten: bool,
-    pub(super) events: VecDeque<WireEvent>,
+    pub(super) journal: Journal,
+    pub(super) notifier: Notifier,
+    pub(super) traffic: Traffic,
     pub(super) started: Instant,
-    pub(super) next_event: u64,
     /// Why the last configuration was refused, for the answer to a reload.
     pub(super) refusal: Option<String>,
     saver: Option<Saver>,
@@ -95,6 +103,7 @@ pub struct Node {
     pub(super) ways: ProbeWays,
     observations: mpsc::UnboundedSender<Event>,
     observed: mpsc::UnboundedReceiver<Event>,
+    pub(super) resolver: Resolver,
     pub(super) paths: PathWatcher,
     pub(super) interfaces: Interfaces,
     links: LinkWatch,
@@ -205,6 +214,8 @@ impl Node {
             false => flags,
         };
         let store = open_store(&config);
+        let mut journal = Journal::new();
+        journal.open(&config.node.state_dir, config.history);
         let environment = Environment {
             kept: store.as_ref().map_or_else(Kept::default, |store| {
                 store.load().unwrap_or_else(|error| {
@@ -229,7 +240,9 @@ impl Node {
         };
         let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
         let (observations, observed) = mpsc::unbounded_channel();
+        let resolver = Resolver::new(&config.dns, observations.clone());
         let (sweeps, swept) = mpsc::channel(1);
+        let counting = Counting::new(&datapath)?;
         let file = FileWatch::new(&config_path)
             .inspect_err(|error| warn!(error = %format!("{error:#}"), "changes of the file are not noticed"));
         let mut node = Self {
@@ -242,19 +255,22 @@ impl Node {
             explainer,
             view,
             counts: FlowCounts::default(),
+            flow_counts: 0,
             held,
             flows,
             sweeps,
             swept,
             next_sweep: Some(tokio::time::Instant::now()),
             sweep_started: started,
+            counting,
             moves: Arc::default(),
             drains: Drains::default(),
             tracer,
             unwritten: false,
-            events: VecDeque::new(),
+            journal,
+            notifier: Notifier::new(Arc::clone(&probes)),
+            traffic: Traffic::default(),
             started,
-            next_event: 1,
             refusal: None,
             saver: store.map(Saver::start),
             probes,
@@ -262,6 +278,7 @@ impl Node {
             ways: ProbeWays::default(),
             observations,
             observed,
+            resolver,
             paths,
             interfaces,
             links,
@@ -296,6 +313,7 @@ impl Node {
             node.leave(&indexes);
             node.find_paths().await;
         }
+        node.resume_notices();
         if let Some(problem) = node.objects.problem() {
             node.record_store(problem);
         }
@@ -353,11 +371,15 @@ impl Node {
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
                 () = sleep_until(deadline) => self.tell(Event::Tick),
                 committed = self.objects.committed() => self.settle(&committed),
+                news = self.journal.news() => self.settle_history(news),
+                news = self.notifier.news() => self.settle_notice(news),
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 _ = hangup.recv() => drop(self.reload("SIGHUP").await),
                 () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
                 () = until(self.next_sweep) => self.start_sweep(),
                 Some(result) = self.swept.recv() => self.end_sweep(result),
+                () = until(self.counting.next) => self.start_count(),
+                Some(result) = self.counting.done.recv() => self.end_count(result),
                 _ = repair.tick() => self.repair(),
                 () = until(self.tracer.due) => self.refresh_trace(),
             }
@@ -384,6 +406,7 @@ impl Node {
         info!("stopping");
         self.end_trace();
         self.objects.close().await;
+        self.close_history().await;
         self.stop.cancel();
         if self.handed_over {
             self.leave_to_another().await;
@@ -440,7 +463,9 @@ impl Node {
             }
             Command::Probe(request) => self.probe(request),
             Command::WatchPaths(addresses) => self.paths.watch(addresses),
+            Command::WatchNames(names) => self.resolver.watch(names),
             Command::Publish(view) => {
+                self.journal.follow(&view, &self.config);
                 // Nobody may be looking.
                 let _ = self.view.send_replace(view);
             }

@@ -4,11 +4,14 @@
 //! be written it is undone together with those that were built on it.
 
 use super::node::Node;
-use crate::api::CloudflareReply;
+use crate::api::{CloudflareReply, by_hand};
 use crate::cloudflare::Failure;
-use crate::config::{self, Compiled, ConfigErrors, HostDefaults, Imports, Loaded, Source};
-use crate::objects::{Catalog, Change, Entry, FileObjects, Id, Moment, Rendered, refusal, render, rows};
-use crate::store::{self, Committed, Committer, Dead, Row};
+use crate::config::{self, Compiled, ConfigErrors, HostDefaults, Imports, Kind, Loaded, Source};
+use crate::objects::{
+    Catalog, Change, Entry, FileObjects, Id, Moment, Overrides, Rendered, Subject, refusal, render, rows,
+};
+use crate::store::{self, Committed, Committer, Dead, Row, RowChange};
+use crate::wire::Status;
 use anyhow::Result;
 use lb_core::engine::Event;
 use lb_core::model::Config;
@@ -33,8 +36,8 @@ pub struct Objects {
     catalog: watch::Sender<Arc<Catalog>>,
     /// Objects of the store that do not fit to the file: they are kept, and not in force.
     left_out: BTreeSet<Id>,
-    /// The objects of the API that are on the disk.
-    durable: Vec<Arc<Entry>>,
+    /// The objects of the API and the overrides that are on the disk.
+    durable: Arc<Catalog>,
     waiting: VecDeque<Waiting>,
     committer: Option<Committer>,
     committed: mpsc::UnboundedReceiver<Committed>,
@@ -69,9 +72,9 @@ struct FilePart {
 /// A change that is in force and not on the disk yet.
 struct Waiting {
     number: u64,
-    objects: Vec<Arc<Entry>>,
-    entry: Arc<Entry>,
-    reply: ChangeReply,
+    catalog: Arc<Catalog>,
+    /// Who waits, and for what; `None`: nobody.
+    reply: Option<(ChangeReply, Arc<Entry>)>,
 }
 
 impl FilePart {
@@ -92,8 +95,10 @@ impl FilePart {
     ) -> Result<Compiled, (Rendered, ConfigErrors)> {
         let rendered = render(catalog, &self.edge_ips, left_out);
         let defaults = HostDefaults::of_this_machine();
-        config::compile(&self.source, Some(&rendered.source), &self.imports, &defaults)
-            .map_err(|errors| (rendered, errors))
+        let compiled = config::compile(&self.source, Some(&rendered.source), &self.imports, &defaults);
+        let mut compiled = compiled.map_err(|errors| (rendered, errors))?;
+        catalog.overrides().apply(&mut compiled.config);
+        Ok(compiled)
     }
 }
 
@@ -105,9 +110,9 @@ impl Objects {
         let (tell, committed) = mpsc::unbounded_channel();
         Self {
             file,
+            durable: Arc::new(catalog.clone()),
             catalog: watch::channel(Arc::new(catalog)).0,
             left_out: BTreeSet::new(),
-            durable: Vec::new(),
             waiting: VecDeque::new(),
             committer: None,
             committed,
@@ -158,20 +163,80 @@ impl Objects {
                 let _ = tell.send(committed);
             })
         });
+        self.forget_stale(&rows);
+    }
+
+    /// Removes the rows of overrides that are for nothing any more: the file has changed while no daemon ran.
+    fn forget_stale(&mut self, rows: &[Row]) {
+        let kept: BTreeSet<String> = self.rows().into_iter().map(|row| row.key).collect();
+        let stale = rows
+            .iter()
+            .filter(|row| Overrides::of_row(row).is_some() && !kept.contains(&row.key));
+        let gone: Vec<RowChange> = stale
+            .map(|row| RowChange {
+                key: row.key.clone(),
+                value: None,
+            })
+            .collect();
+        if self.committer.is_some() && !gone.is_empty() {
+            self.number += 1;
+            self.commit(gone);
+        }
     }
 
     /// Takes in the objects of rows.
     pub fn take(&mut self, rows: &[Row]) {
-        let mut entries = Vec::new();
+        let (mut entries, mut overrides) = (Vec::new(), Vec::new());
+        let mut left_out = |flaw| self.add_problem(&format!("an object of the store is left out: {flaw}"));
         for row in rows {
-            match Entry::of_row(row) {
-                Ok(entry) => entries.push(Arc::new(entry)),
-                Err(flaw) => self.add_problem(&format!("an object of the store is left out: {flaw}")),
+            match Overrides::of_row(row) {
+                Some(Ok(read)) => overrides.push(read),
+                Some(Err(flaw)) => left_out(flaw),
+                None => match Entry::of_row(row) {
+                    Ok(entry) => entries.push(Arc::new(entry)),
+                    Err(flaw) => left_out(flaw),
+                },
             }
         }
-        self.durable.clone_from(&entries);
-        let catalog = Catalog::new(Arc::clone(&self.file.objects), entries);
-        self.catalog.send_replace(Arc::new(catalog));
+        let overrides: Overrides = overrides.into_iter().collect();
+        let file = Arc::clone(&self.file.objects);
+        let catalog = Arc::new(Catalog::with(file, entries, Arc::new(overrides)));
+        self.durable = Arc::clone(&catalog);
+        self.catalog.send_replace(catalog);
+    }
+
+    /// Has everything written that differs from a former catalog, and somebody answered then.
+    fn write_since(&mut self, former: &Catalog, reply: Option<(ChangeReply, Arc<Entry>)>) {
+        let catalog = self.catalog();
+        let rows = rows(former, &catalog);
+        if reply.is_none() && (rows.is_empty() || self.committer.is_none()) {
+            return;
+        }
+        self.number += 1;
+        self.waiting.push_back(Waiting {
+            number: self.number,
+            catalog,
+            reply,
+        });
+        self.commit(rows);
+    }
+
+    /// Has rows written, as what the newest number stands for.
+    fn commit(&mut self, rows: Vec<RowChange>) {
+        let committer = self.committer.as_ref().ok_or(Dead);
+        if committer
+            .and_then(|committer| committer.commit(self.epoch, self.number, rows))
+            .is_err()
+        {
+            // Nobody will tell: it is undone like what the disk refuses.
+            self.committer = None;
+            let why = "what writes them has failed for good: restart lb".to_owned();
+            let _ = self.tell.send(Committed {
+                epoch: self.epoch,
+                number: self.number,
+                result: Err(why),
+            });
+        }
     }
 
     fn add_problem(&mut self, problem: &str) {
@@ -210,7 +275,9 @@ impl Objects {
                 let all = catalog.of_api().iter().map(|entry| entry.id.clone());
                 self.left_out.extend(all);
                 self.add_problem(&format!("no object of the API is in force: {errors}"));
-                return of_file.clone();
+                let mut config = of_file.clone();
+                catalog.overrides().apply(&mut config);
+                return config;
             }
         }
     }
@@ -226,8 +293,7 @@ impl Objects {
     /// What is wrong with the file, seen together with the objects.
     pub fn with_file(&self, loaded: &Loaded) -> Result<(Config, NewFile), ConfigErrors> {
         let file = FilePart::new(loaded);
-        let former = self.catalog();
-        let catalog = Catalog::new(Arc::clone(&file.objects), former.of_api().to_vec());
+        let catalog = self.catalog().with_file(Arc::clone(&file.objects));
         let (config, left_out) = match file.compile(&catalog, &BTreeSet::new()) {
             Ok(compiled) => (compiled.config, BTreeSet::new()),
             Err((_, errors)) if self.left_out.is_empty() => return Err(errors),
@@ -248,7 +314,9 @@ impl Objects {
     pub fn replace_file(&mut self, new: NewFile) {
         self.file = new.file;
         self.left_out = new.left_out;
-        self.catalog.send_replace(Arc::new(new.catalog));
+        let former = self.catalog.send_replace(Arc::new(new.catalog));
+        // Overrides of what is not there any more have gone.
+        self.write_since(&former, None);
     }
 
     /// Rows of everything that is in force, for a daemon that takes over.
@@ -257,7 +325,9 @@ impl Objects {
             key: entry.key(),
             value: entry.value(),
         };
-        self.catalog.borrow().of_api().iter().map(row).collect()
+        let catalog = self.catalog.borrow();
+        let objects = catalog.of_api().iter().map(row);
+        objects.chain(catalog.overrides().rows()).collect()
     }
 
     /// The next news from the disk.
@@ -285,37 +355,15 @@ impl Objects {
     /// A change is in force: has it written.
     fn save(&mut self, catalog: Catalog, entry: Arc<Entry>, reply: ChangeReply) {
         let former = self.catalog.send_replace(Arc::new(catalog));
-        let catalog = self.catalog();
         self.left_out.remove(&entry.id);
-        self.number += 1;
-        self.waiting.push_back(Waiting {
-            number: self.number,
-            objects: catalog.of_api().to_vec(),
-            entry,
-            reply,
-        });
-        let rows = rows(&former, &catalog);
-        let committer = self.committer.as_ref().ok_or(Dead);
-        if committer
-            .and_then(|committer| committer.commit(self.epoch, self.number, rows))
-            .is_err()
-        {
-            // Nobody will tell: it is undone like what the disk refuses.
-            self.committer = None;
-            let why = "what writes them has failed for good: restart lb".to_owned();
-            let _ = self.tell.send(Committed {
-                epoch: self.epoch,
-                number: self.number,
-                result: Err(why),
-            });
-        }
+        self.write_since(&former, Some((reply, entry)));
     }
 
     /// Goes back to the objects that are on the disk. Those that do not fit to the file are left out again.
     fn undo(&mut self) -> Result<Config, ConfigErrors> {
         let defaults = HostDefaults::of_this_machine();
         let file = config::compile(&self.file.source, None, &self.file.imports, &defaults)?;
-        let catalog = Catalog::new(Arc::clone(&self.file.objects), self.durable.clone());
+        let catalog = self.durable.with_file(Arc::clone(&self.file.objects));
         self.catalog.send_replace(Arc::new(catalog));
         Ok(self.configuration(&file.config))
     }
@@ -331,9 +379,11 @@ impl Objects {
                     .waiting
                     .pop_front_if(|first| first.number <= committed.number)
                 {
-                    self.durable = waiting.objects;
-                    // A client that has gone does not want it any more.
-                    let _ = waiting.reply.send(Ok(waiting.entry));
+                    self.durable = waiting.catalog;
+                    if let Some((reply, entry)) = waiting.reply {
+                        // A client that has gone does not want it any more.
+                        let _ = reply.send(Ok(entry));
+                    }
                 }
                 match self.unsaved.take() {
                     Some(_) => Settled::SavedAgain,
@@ -341,9 +391,9 @@ impl Objects {
                 }
             }
             Err(why) => {
-                for waiting in self.waiting.drain(..) {
+                for (reply, _) in self.waiting.drain(..).filter_map(|waiting| waiting.reply) {
                     let message = format!("the change could not be saved, and was undone: {why}");
-                    let _ = waiting.reply.send(Err(Failure::internal(message)));
+                    let _ = reply.send(Err(Failure::internal(message)));
                 }
                 self.epoch += 1;
                 let problem = format!("a change could not be saved: {why}");
@@ -390,6 +440,16 @@ impl Node {
         let compiled = self.objects.file.compile(&applied.catalog, &left_out);
         let compiled = compiled
             .map_err(|(rendered, errors)| refusal(&applied.catalog, &rendered, &applied.entry, &errors))?;
+        let (entry, verb) = (
+            &applied.entry,
+            if applied.deleted { "deleted" } else { "changed" },
+        );
+        let cause = format!(
+            "the API has {verb} the {} `{}`",
+            entry.kind().noun(),
+            entry.title()
+        );
+        self.journal.cause = Some(cause);
         self.configure(compiled.config)
             .map_err(|why| Failure::new(400, 1002, why))?;
         Ok((applied.catalog, applied.entry))
@@ -401,6 +461,7 @@ impl Node {
             config.datapath.interfaces.clone_from(&self.overrides);
         }
         if config == *self.config {
+            self.journal.cause = None;
             return Ok(());
         }
         let config = Arc::new(config);
@@ -426,9 +487,48 @@ impl Node {
                 self.record_store(problem);
             }
         }
+        self.journal.cause = Some("changes could not be saved, and are undone".to_owned());
         let config = self.objects.undo().map_err(|errors| errors.to_string());
         if let Err(why) = config.and_then(|config| self.configure(config)) {
             error!("the objects that are on the disk cannot be put into force: {why}");
+        }
+    }
+}
+
+/// Notes in a status what was set by hand.
+pub(super) fn mark_overridden(status: &mut Status, catalog: &Catalog) {
+    for (subject, value) in catalog.overrides().iter() {
+        let place = match subject {
+            Subject::Object(Kind::Pool, name) => {
+                let mut pools = status.pools.iter_mut();
+                pools
+                    .find(|pool| pool.name == *name)
+                    .map(|pool| &mut pool.overridden)
+            }
+            Subject::Object(Kind::LoadBalancer, name) => {
+                let mut balancers = status.load_balancers.iter_mut();
+                let found = balancers.find(|balancer| balancer.name == *name);
+                found.map(|balancer| &mut balancer.overridden)
+            }
+            Subject::Object(Kind::Application, name) => {
+                let mut applications = status.applications.iter_mut();
+                let found = applications.find(|application| application.name == *name);
+                found.map(|application| &mut application.overridden)
+            }
+            Subject::Object(Kind::Monitor | Kind::MonitorGroup, _) => None,
+            Subject::Origin { pool, origin } => {
+                let pools = status.pools.iter_mut().filter(|found| found.name == *pool);
+                // Each address of a name is one.
+                for found in pools.flat_map(|pool| &mut pool.origins) {
+                    if found.name == *origin {
+                        found.overridden = Some(by_hand(value));
+                    }
+                }
+                None
+            }
+        };
+        if let Some(place) = place {
+            *place = Some(by_hand(value));
         }
     }
 }

@@ -62,7 +62,10 @@ impl Node {
             }
             return Err(ReloadError::Refused(why));
         }
+        self.journal.limit(config.history);
+        self.resolver.configure(&config.dns);
         self.config = config;
+        self.configure_webhooks();
         self.objects.replace_file(file);
         if elsewhere {
             self.follow_interfaces();
@@ -76,7 +79,9 @@ impl Node {
     /// As [`Self::read_again`].
     pub(super) async fn reload(&mut self, cause: &str) -> Result<Loaded, ReloadError> {
         info!(cause, "reading the configuration again");
+        self.journal.cause = Some(format!("{}: {cause}", self.config_path.display()));
         let result = self.read_again();
+        self.journal.cause = None;
         match &result {
             Ok(loaded) => {
                 for warning in &loaded.warnings {

@@ -1,13 +1,14 @@
 //! What the API asks, answered from the engine's snapshot and the maps.
 
 use super::node::{Node, lock};
+use super::objects::mark_overridden;
 use super::reload::ReloadError;
 use crate::api::{Reply, Request, Standing};
 use crate::datapath::flows::Flow;
 use crate::datapath::question::Question;
 use crate::wire::{
-    Counters, Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, FlowRow, Flows,
-    Flushed, HandedOver, NodeStatus, Ordered, Problem, Reloaded, Status, StoredObjects,
+    Counters, Drops, ErrorCode, ErrorDetail, Explain, ExplainQuery, FlowFilter, FlowRow, Flows, Flushed,
+    HandedOver, NodeStatus, Ordered, Problem, Reloaded, Status, StoredObjects,
 };
 use lb_common::abi::{ABI_VERSION, FlowCore, OriginId, Protocol};
 use lb_core::view::View;
@@ -48,6 +49,13 @@ impl Node {
             Request::PreviewResult { id, reply } => {
                 let _ = reply.send(Ok(self.previews.get(&id)));
             }
+            Request::MonitorTest {
+                monitor,
+                query,
+                reply,
+            } => {
+                let _ = reply.send(self.trials(&monitor, &query));
+            }
             Request::Objects { reply } => {
                 let text =
                     |row: crate::store::Row| (row.key, String::from_utf8_lossy(&row.value).into_owned());
@@ -74,16 +82,10 @@ impl Node {
                 let verdicts = named(self.datapath.reader.verdicts());
                 let _ = reply.send(Ok(Drops { drops, verdicts }));
             }
-            Request::Events { since, reply } => {
-                let events = self
-                    .events
-                    .iter()
-                    .filter(|event| event.sequence > since)
-                    .cloned()
-                    .collect();
-                let next = self.events.back().map_or(0, |event| event.sequence);
-                let _ = reply.send(Ok(Events { events, next }));
-            }
+            Request::Events { query, reply } => self.journal.list(query, reply),
+            Request::Minutes { since, until, reply } => self.minutes(since, until, reply),
+            Request::Present { reply } => drop(reply.send(Ok(self.present()))),
+            Request::HealthHistory { query, reply } => self.journal.health(query, reply),
         }
     }
 
@@ -108,12 +110,15 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             uptime_seconds: self.started.elapsed().as_secs(),
-            store_problem: self.objects.problem(),
+            flow_counts_total: self.flow_counts,
+            store_problem: self.objects.problem().or_else(|| self.journal.problem.clone()),
             listen: Some(self.listen.clone()),
             ..NodeStatus::default()
         };
         let mut status = Status::new(&view, &counters, node, self.interface_status());
         status.unattached = self.unattached();
+        mark_overridden(&mut status, &self.objects.catalog());
+        status.webhooks = self.notifier.status();
         (status.monitoring.attempts, status.monitoring.max_attempts) = self.probes.load();
         status
     }

@@ -18,7 +18,8 @@ use std::io::Read;
 use std::net::IpAddr;
 use tracing::{debug, warn};
 
-/// Sizes of new maps at least: 1,000 applications on four addresses, 10,000 origins, each twice, and tables for them.
+/// Sizes of new maps at least: 1,000 applications on four addresses, 10,000 origins, each twice, and tables for them,
+/// also when each application has a load balancer of its own with two pools of five origins.
 const FLOOR: Capacity = Capacity {
     applications: 16_384,
     vips: 24_576,
@@ -26,7 +27,7 @@ const FLOOR: Capacity = Capacity {
     origins: 32_768,
     hops: 16_384,
     snat_addresses: 4_096,
-    slots: 1 << 22,
+    slots: 1 << 23,
     application_rows: 8_192,
     spans: 8_192,
     // Tries take memory for what they hold, not for what they could.
@@ -34,7 +35,7 @@ const FLOOR: Capacity = Capacity {
     country_rules: 16_384,
     country_prefixes: 1 << 22,
     clients: 65_536,
-    // 100 load balancers with all the countries there are, for both families.
+    // 100 load balancers with all the countries there are, for both families, however many applications each has.
     routes: 1 << 17,
 };
 
@@ -251,3 +252,6 @@ pub fn is_free(pins: &Pins) -> Result<bool, Failure> {
         Err(failure) => Err(failure),
     }
 }
+
+#[cfg(test)]
+mod tests;

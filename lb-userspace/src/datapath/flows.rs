@@ -53,21 +53,36 @@ pub struct Flow {
     pub idle: Duration,
 }
 
+/// Open flows of an application with clients of one IP version, and those whose end was seen. Times are in jiffies.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ages {
+    pub open: u64,
+    /// The sum of the ages of the open ones.
+    pub age: u64,
+    /// For how long each lasted that has ended.
+    pub ended: Vec<u32>,
+}
+
 /// Open flows, by counter row.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FlowCounts {
     pub applications: BTreeMap<u32, u64>,
     pub origins: BTreeMap<u32, u64>,
+    /// Those of them that are not established yet, by origin.
+    pub tentative: BTreeMap<u32, u64>,
     pub total: u64,
     /// Origins that some entry names, be it of a flow that is closing.
     pub named: BTreeSet<OriginId>,
     /// Entries that had timed out and were removed.
     pub expired: u64,
+    /// By application, and whether its clients speak IPv6.
+    pub ages: BTreeMap<(u32, bool), Ages>,
 }
 
 /// What the two families' entries have in common, for reading.
 trait Entry: Pod {
     type Key: Pod;
+    const V6: bool;
     fn core(&self) -> &FlowCore;
     fn describe(&self, key: &Self::Key) -> Tuples;
     fn protocol(key: &Self::Key) -> Protocol;
@@ -85,9 +100,10 @@ fn socket(address: Ip, port: Port) -> SocketAddr {
 }
 
 macro_rules! entry {
-    ($flow:ident, $key:ident) => {
+    ($flow:ident, $key:ident, $v6:literal) => {
         impl Entry for $flow {
             type Key = $key;
+            const V6: bool = $v6;
 
             fn core(&self) -> &FlowCore {
                 &self.core
@@ -123,8 +139,8 @@ macro_rules! entry {
     };
 }
 
-entry!(Flow4, FlowKey4);
-entry!(Flow6, FlowKey6);
+entry!(Flow4, FlowKey4, false);
+entry!(Flow6, FlowKey6, true);
 
 impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
     fn new(memory: Memory, raw: Map, map: Map) -> Result<Self> {
@@ -172,7 +188,13 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             if core.side == FlowSide::CLIENT && !core.tcp.closing() {
                 *counts.applications.entry(core.application).or_default() += 1;
                 *counts.origins.entry(core.origin.0).or_default() += 1;
+                if !established {
+                    *counts.tentative.entry(core.origin.0).or_default() += 1;
+                }
                 counts.total += 1;
+                let ages = counts.ages.entry((core.application, V::V6)).or_default();
+                ages.open += 1;
+                ages.age += u64::from(elapsed(core.opened, now));
             }
         })?;
         let mut removed = BTreeMap::new();
@@ -183,6 +205,12 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             let still = track::age(&timeouts(core.application), V::protocol(&key), core, now) == Age::Expired;
             if still && self.map.remove(&key).is_ok() {
                 counts.expired += 1;
+                let protocol = V::protocol(&key);
+                let lived = protocol != Protocol::TCP || core.tcp.has(TcpState::ESTABLISHED);
+                if core.side == FlowSide::CLIENT && lived {
+                    let ages = counts.ages.entry((core.application, V::V6)).or_default();
+                    ages.ended.push(elapsed(core.opened, core.seen));
+                }
                 if established && core.side == FlowSide::CLIENT {
                     count(core, &mut removed);
                 }
@@ -224,7 +252,6 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             {
                 origin_address.set_ip(address);
             }
-            let idle = now.wrapping_sub(core.seen);
             flows.push(Flow {
                 protocol: V::protocol(key),
                 client,
@@ -234,8 +261,7 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
                 application: core.application,
                 origin: core.origin,
                 state: state(V::protocol(key), core.tcp),
-                // A stamp of another CPU may be a tick ahead.
-                idle: clock.duration(if idle > u32::MAX / 2 { 0 } else { idle }),
+                idle: clock.duration(elapsed(core.seen, now)),
             });
         })
     }
@@ -263,6 +289,12 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         loads.take_off(&removed)?;
         Ok(flushed)
     }
+}
+
+/// Jiffies from one stamp to another; one of another CPU may be a tick ahead.
+fn elapsed(from: u32, until: u32) -> u32 {
+    let passed = until.wrapping_sub(from);
+    if passed > u32::MAX / 2 { 0 } else { passed }
 }
 
 /// Counts an established flow wherever the program has counted it.

@@ -3,10 +3,13 @@
 use super::catalog::Catalog;
 use super::entry::{Body, Entry, Id, time};
 use super::names::first_names;
+use super::operation::{Operation, Outcome, operate};
 use super::references::{references, refuse_strangers};
 use super::render::Rendered;
+use super::text::declared;
 use crate::cloudflare::{self, Application, Failure, Monitor, OriginPort, Pool, Reason};
-use crate::config::{ConfigErrors, Diagnostic, Document, Kind};
+use crate::config::{ConfigErrors, Declaration, Diagnostic, Document, Kind};
+use crate::store::RowChange;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -28,6 +31,25 @@ pub enum Action {
     /// Fields that are not given stay.
     Merge(String, Map<String, Value>),
     Delete(String),
+    /// What the text says, in the file's vocabulary.
+    Declare(Declare),
+    /// A switch or a weight.
+    Operate {
+        name: String,
+        /// Of a pool.
+        origin: Option<String>,
+        operation: Operation,
+    },
+}
+
+/// An object in the file's vocabulary.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Declare {
+    pub object: Declaration,
+    /// What it replaces; `None`: a new one.
+    pub replaces: Option<String>,
+    /// Of what it replaces, when its author looked at it (microseconds since 1970): a later one is not replaced.
+    pub seen: Option<u64>,
 }
 
 /// A catalog after a change.
@@ -54,18 +76,41 @@ impl Change {
     /// What is wrong with it.
     pub fn apply(self, catalog: &Catalog, moment: Moment) -> Result<Applied, Failure> {
         let kind = self.kind;
+        // What people name and nobody has is told together with their other mistakes.
+        let by_name = matches!(self.action, Action::Declare(_));
         let former = match &self.action {
             Action::Create(_) => None,
             Action::Replace(id, _) | Action::Merge(id, _) | Action::Delete(id) => {
-                let found = catalog.find(kind, id)?;
-                if found.document == Document::File {
-                    return Err(Failure::read_only(kind, found.title(), &catalog.file().path));
-                }
-                Some(Arc::clone(found))
+                Some(changeable(catalog, catalog.find(kind, id)?)?)
             }
+            Action::Declare(Declare { replaces, .. }) => match replaces {
+                Some(name) => Some(changeable(catalog, catalog.called(kind, name)?)?),
+                None => None,
+            },
+            Action::Operate { name, .. } => Some(Arc::clone(catalog.called(kind, name)?)),
         };
         let body = match self.action {
             Action::Create(body) | Action::Replace(_, body) => Some(body),
+            Action::Declare(declare) => Some(declared(catalog, &declare, former.as_deref())?),
+            Action::Operate {
+                origin, operation, ..
+            } => {
+                let former = former.ok_or_else(|| Failure::internal("nothing is operated on"))?;
+                match operate(catalog, &former, origin.as_deref(), &operation, moment.now)? {
+                    Outcome::Body(body) => {
+                        let body = read(kind, body.to_json(), Some(&former), moment)?;
+                        return put(catalog, body, Some(&former), moment);
+                    }
+                    Outcome::Overridden(catalog) => {
+                        let entry = Arc::clone(catalog.find(kind, former.id.as_str())?);
+                        return Ok(Applied {
+                            catalog,
+                            entry,
+                            deleted: false,
+                        });
+                    }
+                }
+            }
             Action::Merge(_, changes) => {
                 let mut body = former
                     .as_ref()
@@ -81,33 +126,67 @@ impl Change {
             }
             Action::Delete(_) => None,
         };
-        let mut objects: Vec<Arc<Entry>> = catalog.of_api().to_vec();
         let Some(body) = body else {
+            let mut objects: Vec<Arc<Entry>> = catalog.of_api().to_vec();
             let Some(entry) = former else {
                 return Err(Failure::internal("an object without an id cannot be deleted"));
             };
             refuse_referenced(catalog, &entry)?;
             objects.retain(|other| other.id != entry.id);
             return Ok(Applied {
-                catalog: Catalog::new(Arc::clone(catalog.file()), objects),
+                catalog: catalog.with_objects(objects),
                 entry,
                 deleted: true,
             });
         };
         let body = read(kind, body, former.as_deref(), moment)?;
-        let entry = Arc::new(entry(catalog, body, former.as_deref(), moment)?);
-        match objects.iter_mut().find(|other| other.id == entry.id) {
-            Some(place) => *place = Arc::clone(&entry),
-            None => objects.push(Arc::clone(&entry)),
+        let applied = put(catalog, body, former.as_deref(), moment)?;
+        if !by_name {
+            refuse_strangers(&applied.catalog, &applied.entry)?;
         }
-        let catalog = Catalog::new(Arc::clone(catalog.file()), objects);
-        refuse_strangers(&catalog, &entry)?;
-        Ok(Applied {
-            catalog,
-            entry,
-            deleted: false,
-        })
+        Ok(applied)
     }
+}
+
+/// An object of the API; those of the file are changed in the file.
+fn changeable(catalog: &Catalog, found: &Arc<Entry>) -> Result<Arc<Entry>, Failure> {
+    match found.document {
+        Document::Objects => Ok(Arc::clone(found)),
+        Document::File => {
+            let (kind, file) = (found.kind(), catalog.file());
+            Err(Failure::read_only(
+                kind,
+                &found.name,
+                &file.place(kind, &found.name),
+            ))
+        }
+    }
+}
+
+/// The catalog with an object, in the place of the former one if there is one.
+fn put(
+    catalog: &Catalog,
+    mut body: Body,
+    former: Option<&Entry>,
+    moment: Moment,
+) -> Result<Applied, Failure> {
+    if let Body::Application(application) = &mut body
+        && let Some(dns) = &mut application.origin_dns
+    {
+        let balancer = catalog.named(Kind::LoadBalancer, &dns.name);
+        dns.host_name = balancer.is_none() && application.origin_port.is_some();
+    }
+    let mut objects: Vec<Arc<Entry>> = catalog.of_api().to_vec();
+    let entry = Arc::new(entry(catalog, body, former, moment)?);
+    match objects.iter_mut().find(|other| other.id == entry.id) {
+        Some(place) => *place = Arc::clone(&entry),
+        None => objects.push(Arc::clone(&entry)),
+    }
+    Ok(Applied {
+        catalog: catalog.with_objects(objects),
+        entry,
+        deleted: false,
+    })
 }
 
 fn read(
@@ -374,7 +453,7 @@ fn reason(catalog: &Catalog, rendered: &Rendered, changed: &Entry, error: &Diagn
         ("", _) => format!("{}{help}", error.message),
         (_, "/origin_dns/name") if error.message.starts_with("there is no load balancer") => {
             format!(
-                "{field}: {}{help}, and origins that are host names are not supported in this version",
+                "{field}: {}{help}, and a host name needs an `origin_port`",
                 error.message
             )
         }
@@ -418,7 +497,7 @@ pub(super) fn field(pointer: &str) -> String {
 
 /// The rows of the store that differ between two catalogs.
 #[must_use]
-pub fn rows(before: &Catalog, after: &Catalog) -> Vec<crate::store::RowChange> {
+pub fn rows(before: &Catalog, after: &Catalog) -> Vec<RowChange> {
     let old: HashMap<&Id, &Arc<Entry>> = before.of_api().iter().map(|entry| (&entry.id, entry)).collect();
     let kept: HashSet<&Id> = after.of_api().iter().map(|entry| &entry.id).collect();
     let changed = after.of_api().iter().filter(|entry| {
@@ -426,13 +505,15 @@ pub fn rows(before: &Catalog, after: &Catalog) -> Vec<crate::store::RowChange> {
         !former.is_some_and(|former| Arc::ptr_eq(former, entry) || ***former == ***entry)
     });
     let gone = before.of_api().iter().filter(|entry| !kept.contains(&entry.id));
-    let put = changed.map(|entry| crate::store::RowChange {
+    let put = changed.map(|entry| RowChange {
         key: entry.key(),
         value: Some(entry.value()),
     });
-    let remove = gone.map(|entry| crate::store::RowChange {
+    let remove = gone.map(|entry| RowChange {
         key: entry.key(),
         value: None,
     });
-    put.chain(remove).collect()
+    put.chain(remove)
+        .chain(super::overrides::rows(before.overrides(), after.overrides()))
+        .collect()
 }

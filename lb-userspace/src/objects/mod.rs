@@ -12,14 +12,22 @@ mod change;
 mod entry;
 mod file;
 mod names;
+mod operation;
+mod overrides;
 mod references;
 mod render;
 #[cfg(test)]
+mod sequences;
+#[cfg(test)]
 mod tests;
+mod text;
 
 pub use catalog::Catalog;
-pub use change::{Action, Applied, Change, Moment, refusal, rows};
-pub use entry::{Body, Entry, Id};
+pub use change::{Action, Applied, Change, Declare, Moment, refusal, rows};
+pub use entry::{Body, Entry, Id, time};
 pub use file::FileObjects;
+pub use operation::Operation;
+pub use overrides::{Override, Overrides, Subject};
 pub use references::references;
-pub use render::{Rendered, render};
+pub use render::{Rendered, for_people, render};
+pub use text::{Mistake, parse as parse_text, places, set as set_fields, write as write_text};

@@ -32,7 +32,7 @@ pub type EdgeAddresses<'a> = &'a [IpAddr];
 pub fn render(catalog: &Catalog, edge_ips: EdgeAddresses<'_>, left_out: &BTreeSet<Id>) -> Rendered {
     let mut writer = Writer {
         catalog,
-        edge_ips,
+        edge_ips: Some(edge_ips),
         text: String::new(),
         fields: HashMap::new(),
     };
@@ -46,6 +46,19 @@ pub fn render(catalog: &Catalog, edge_ips: EdgeAddresses<'_>, left_out: &BTreeSe
         source: Source::new(NAME, &writer.text),
         fields: writer.fields,
     }
+}
+
+/// One object, as a person would write it.
+#[must_use]
+pub fn for_people(catalog: &Catalog, entry: &Entry) -> String {
+    let mut writer = Writer {
+        catalog,
+        edge_ips: None,
+        text: String::new(),
+        fields: HashMap::new(),
+    };
+    writer.object(entry);
+    writer.text.trim_start().to_owned()
 }
 
 impl Rendered {
@@ -77,7 +90,8 @@ fn pointer_of(rest: &str) -> String {
 
 struct Writer<'c> {
     catalog: &'c Catalog,
-    edge_ips: EdgeAddresses<'c>,
+    /// `None` for people: objects have the names that people call them by, and what is left to the node stays unsaid.
+    edge_ips: Option<EdgeAddresses<'c>>,
     text: String,
     fields: HashMap<String, (Kind, Id, String)>,
 }
@@ -93,11 +107,25 @@ struct Table<'e> {
 
 impl<'c> Writer<'c> {
     fn object(&mut self, entry: &Entry) {
-        let table = self.table(entry, field_of(entry.kind().table(), &entry.name), "");
+        let (name, said): (_, &[&str]) = match self.edge_ips {
+            Some(_) => (entry.name.as_str(), &[]),
+            None => {
+                let label = self.catalog.label(entry);
+                (
+                    label,
+                    if label == entry.title() {
+                        &["description"]
+                    } else {
+                        &[]
+                    },
+                )
+            }
+        };
+        let table = self.table(entry, field_of(entry.kind().table(), name), "");
         match &entry.body {
-            Body::Monitor(body) => self.changed(&table, &entry.body, body),
+            Body::Monitor(body) => self.changed_but(&table, &entry.body, body, said),
             Body::MonitorGroup(body) => {
-                self.changed_but(&table, &entry.body, body, &["members"]);
+                self.changed_but(&table, &entry.body, body, &[&["members"], said].concat());
                 self.members(&table, body);
             }
             Body::Pool(pool) => {
@@ -113,7 +141,7 @@ impl<'c> Writer<'c> {
                     special.push("health_sources");
                 }
                 self.changed_but(&table, &entry.body, pool, &special);
-                self.field(&table, "identity", "name", &Value::String(entry.id.to_string()));
+                self.identity(&table, entry.id.as_str());
                 for (key, kind, id) in [
                     ("monitor", Kind::Monitor, &pool.monitor),
                     ("monitor_group", Kind::MonitorGroup, &pool.monitor_group),
@@ -161,11 +189,7 @@ impl<'c> Writer<'c> {
         self.fields.insert(field.to_owned(), place);
     }
 
-    /// Writes the fields that do not have their default.
-    fn changed<T: Default + serde::Serialize>(&mut self, table: &Table<'_>, body: &Body, of: &T) {
-        self.changed_but(table, body, of, &[]);
-    }
-
+    /// Writes the fields that do not have their default, but the special ones.
     fn changed_but<T: Default + serde::Serialize>(
         &mut self,
         table: &Table<'_>,
@@ -183,7 +207,11 @@ impl<'c> Writer<'c> {
     /// The name of an object in the file's vocabulary. An id of nobody stays as it is, so that it is reported.
     fn name_of(&self, kind: Kind, id: &str) -> String {
         let entry = Id::parse(id).and_then(|id| self.catalog.get(kind, &id));
-        entry.map_or_else(|| id.to_owned(), |entry| entry.name.clone())
+        let name = |entry: &Arc<Entry>| match self.edge_ips {
+            Some(_) => entry.name.clone(),
+            None => self.catalog.label(entry).to_owned(),
+        };
+        entry.map_or_else(|| id.to_owned(), name)
     }
 
     fn members(&mut self, table: &Table<'_>, group: &crate::cloudflare::MonitorGroup) {
@@ -215,7 +243,14 @@ impl<'c> Writer<'c> {
             }
         }
         if let Some(first) = pool.entry.first_names.get(&origin.name) {
-            self.field(&table, "identity", "name", &Value::String(first.clone()));
+            self.identity(&table, first);
+        }
+    }
+
+    /// What an object is known by whatever it is called. Nobody writes that by hand.
+    fn identity(&mut self, table: &Table<'_>, identity: &str) {
+        if self.edge_ips.is_some() {
+            self.field(table, "identity", "name", &Value::String(identity.to_owned()));
         }
     }
 
@@ -294,7 +329,20 @@ impl<'c> Writer<'c> {
             self.field(table, "origin_direct", "origin_direct", &origins);
         }
         if let Some(dns) = &application.origin_dns {
-            self.field(table, "load_balancer", "origin_dns/name", &text(&dns.name));
+            let balancer = self.catalog.named(Kind::LoadBalancer, &dns.name);
+            if balancer.is_some() || !dns.host_name {
+                self.field(table, "load_balancer", "origin_dns/name", &text(&dns.name));
+            } else {
+                let dns = serde_json::json!({"name": dns.name, "type": dns.r#type, "ttl": dns.ttl});
+                self.field(table, "origin_dns", "origin_dns", &dns);
+                for key in ["name", "type", "ttl"] {
+                    self.note(
+                        table,
+                        &format!("{}.origin_dns.{key}", table.field),
+                        &format!("origin_dns/{key}"),
+                    );
+                }
+            }
         }
         // Direct origins have their own.
         if let (Some(port), None) = (&application.origin_port, &application.origin_direct)
@@ -327,17 +375,27 @@ impl<'c> Writer<'c> {
             let addresses: Value = edge.ips.iter().flatten().cloned().map(Value::String).collect();
             return self.field(table, "addresses", "edge_ips/ips", &addresses);
         }
+        let Some(edge_ips) = self.edge_ips else {
+            let some = edge
+                .connectivity
+                .as_deref()
+                .filter(|connectivity| *connectivity != "all");
+            if let (Some(_), Ok(value)) = (some, serde_json::to_value(edge)) {
+                self.field(table, "edge_ips", "edge_ips", &value);
+            }
+            return;
+        };
         let wanted = |address: &&IpAddr| match edge.connectivity.as_deref() {
             Some("ipv4") => address.is_ipv4(),
             Some("ipv6") => address.is_ipv6(),
             Some(_) | None => true,
         };
-        let addresses = self.edge_ips.iter().filter(wanted);
+        let addresses = edge_ips.iter().filter(wanted);
         let addresses: Value = addresses
             .map(|address| Value::String(address.to_string()))
             .collect();
         self.field(table, "addresses", "edge_ips", &addresses);
-        for index in 0..self.edge_ips.len() {
+        for index in 0..edge_ips.len() {
             self.note(table, &format!("{}.addresses[{index}]", table.field), "edge_ips");
         }
     }
@@ -354,7 +412,7 @@ fn differences<T: Default + serde::Serialize>(fields: Map<String, Value>) -> Vec
 }
 
 /// A value in TOML, on one line.
-fn toml(value: &Value) -> String {
+pub(super) fn toml(value: &Value) -> String {
     match value {
         // TOML has no null: nobody asks for a field that has none.
         Value::Null => "\"\"".to_owned(),
@@ -368,10 +426,18 @@ fn toml(value: &Value) -> String {
         Value::Object(fields) => {
             let fields = fields.iter().filter(|(_, value)| !value.is_null());
             let fields: Vec<String> = fields
-                .map(|(key, value)| format!("{} = {}", quoted(key), toml(value)))
+                .map(|(key, value)| format!("{} = {}", bare(key), toml(value)))
                 .collect();
             format!("{{ {} }}", fields.join(", "))
         }
+    }
+}
+
+/// A key in an inline table.
+fn bare(key: &str) -> String {
+    match field_of("", key) {
+        bare if bare == key => bare,
+        _ => quoted(key),
     }
 }
 

@@ -2,7 +2,10 @@
 
 mod fields;
 mod ids;
+mod names;
+mod operations;
 mod renames;
+mod texts;
 
 use super::*;
 use crate::cloudflare::Failure;
@@ -80,8 +83,10 @@ impl World {
             &Imports::default(),
             &defaults,
         );
-        self.compiled =
+        let mut compiled =
             compiled.map_err(|errors| refusal(&applied.catalog, &rendered, &applied.entry, &errors))?;
+        applied.catalog.overrides().apply(&mut compiled.config);
+        self.compiled = compiled;
         self.catalog = applied.catalog;
         Ok(applied.entry.shown())
     }
@@ -398,8 +403,7 @@ fn mistakes_are_told_at_their_place_in_the_body() {
             Kind::Application,
             json!({"protocol": "tcp/80", "dns": {"name": "a"}, "origin_dns": {"name": "nowhere.example.com"}}),
             11001,
-            "origin_dns.name: there is no load balancer `nowhere.example.com`, and origins that are host names are not \
-             supported in this version",
+            "origin_dns.name: there is no load balancer `nowhere.example.com`, and a host name needs an `origin_port`",
             "/origin_dns/name",
         ),
         (

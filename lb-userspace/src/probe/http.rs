@@ -1,6 +1,6 @@
 //! `http` and `https`: one request, judged by its status code and by the beginning of its body.
 
-use super::body::Search;
+use super::body::{LIMIT, Search};
 use super::redirect::Target;
 use super::{Attempt, socket_failure, tcp, tls};
 use http_body_util::{BodyExt as _, Empty};
@@ -43,6 +43,9 @@ pub(super) async fn attempt(
     let mut headers = probe.headers.iter();
     let named = headers.find(|(name, _)| name.eq_ignore_ascii_case("host"));
     let host = request.host.as_deref().or(named.map(|(_, value)| value.as_str()));
+    let host_name = request.host_name.as_deref();
+    let own = host_name.map(|name| super::redirect::authority(name, request.port, https));
+    let host = host.or(own.as_deref());
     let mut target = Target::first(origin, https, host, &probe.path);
     let mut method = Method::from_bytes(probe.method.as_bytes())
         .map_err(|_| FailureReason::Other(format!("{:?} is not an HTTP method", probe.method)))?;
@@ -153,6 +156,7 @@ async fn converse(
     let response = attempt.step(what, FailureReason::HttpTimeout, head).await?;
     let took = attempt.elapsed();
     let code = response.status();
+    attempt.note(format!("status {code}"));
     if probe.follow_redirects
         && let Some(to) = location(&response)
     {
@@ -174,6 +178,12 @@ async fn converse(
     let found = attempt
         .step("read the body".to_owned(), FailureReason::HttpTimeout, search)
         .await?;
+    let not = if found { "" } else { "not " };
+    attempt.note(format!(
+        "{:?} is {not}in the first {} KiB",
+        probe.expected_body,
+        LIMIT >> 10
+    ));
     Ok(Exchange::Judged(if found {
         Ok(took)
     } else {

@@ -14,9 +14,11 @@ mod tcp;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod trial;
 mod udp;
 mod way;
 
+pub use trial::{Asked, Trial, TrialSet, run as run_trials, select as select_trials};
 pub use way::{LocalPorts, Way};
 
 use anyhow::Context as _;
@@ -48,6 +50,14 @@ pub struct Probes {
     most: usize,
     previews: Semaphore,
     ports: LocalPorts,
+}
+
+impl std::fmt::Debug for Probes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probes")
+            .field("most", &self.most)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One step of an attempt, for `lb monitor test`.
@@ -92,6 +102,23 @@ impl Probes {
     pub async fn preview_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.previews.acquire().await.ok()
+    }
+
+    /// A TLS session for others than probes: certificates are verified as for `https` monitors.
+    pub(crate) async fn tls_session(
+        &self,
+        host: &str,
+        stream: tokio::net::TcpStream,
+        allow_insecure: bool,
+    ) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, FailureReason> {
+        self.tls.client(allow_insecure).handshake(host, stream).await
+    }
+
+    /// A number that nobody can guess; 0 if the system has none.
+    pub(crate) fn random_number(&self) -> u64 {
+        let mut bytes = [0; 8];
+        let filled = self.random.fill(&mut bytes);
+        filled.map_or(0, |()| u64::from_ne_bytes(bytes))
     }
 
     /// How many attempts are going on, and how many may.
@@ -186,6 +213,14 @@ impl<'a> Attempt<'a> {
             took: started.elapsed(),
         });
         outcome
+    }
+
+    /// Tells of something that took no time.
+    fn note(&mut self, what: String) {
+        self.steps.push(Step {
+            what,
+            took: Duration::ZERO,
+        });
     }
 
     fn elapsed(&self) -> Duration {

@@ -10,7 +10,7 @@ const FOLDER: u32 = 0o700;
 const FILE: u32 = 0o600;
 
 /// What the store's own files begin with.
-const OWN: [&str; 3] = ["lb.redb", "objects.json", "health.json"];
+const OWN: [&str; 4] = ["lb.redb", "objects.json", "health.json", "history.redb"];
 
 /// Makes the folder, and has nobody else read what former versions left in it.
 ///
@@ -83,7 +83,7 @@ fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Store, backup, open};
+    use super::super::{History, Store, backup, open};
     use super::*;
     use lb_core::engine::Kept;
 
@@ -99,8 +99,9 @@ mod tests {
             drop(open(&state));
             backup::write(&state, []).unwrap();
             Store::open(&state).unwrap().save(&Kept::default()).unwrap();
+            drop(History::open(&state).unwrap());
             assert_eq!(mode(&state), 0o700);
-            for name in ["lb.redb", "objects.json", "health.json"] {
+            for name in ["lb.redb", "objects.json", "health.json", "history.redb"] {
                 assert_eq!(mode(&state.join(name)), 0o600, "{name}");
                 // What a former version left is mended by the next start.
                 fs::set_permissions(state.join(name), Permissions::from_mode(0o644)).unwrap();
@@ -109,7 +110,7 @@ mod tests {
             fs::write(&aside, "").unwrap();
             fs::set_permissions(&state, Permissions::from_mode(0o755)).unwrap();
             drop(open(&state));
-            for name in ["lb.redb", "objects.json", "health.json", "lb.redb.damaged-1"] {
+            for name in ["lb.redb", "objects.json", "history.redb", "lb.redb.damaged-1"] {
                 assert_eq!(mode(&state.join(name)), 0o600, "{name}");
             }
             assert_eq!(mode(&state), 0o700);

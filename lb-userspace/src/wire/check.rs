@@ -31,17 +31,20 @@ impl From<&Diagnostic> for Problem {
     }
 }
 
-/// `file:line:column: field: message (help)`.
+/// `file:line:column: field: message (help)`, as far as they are known.
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.file)?;
-        if let (Some(line), Some(column)) = (self.line, self.column) {
-            write!(f, ":{line}:{column}")?;
+        match (self.line, self.column, self.file.as_str()) {
+            (Some(line), Some(_), "") => write!(f, "line {line}: ")?,
+            (Some(line), Some(column), _) => write!(f, ":{line}:{column}: ")?,
+            (_, _, "") => {}
+            (_, _, _) => f.write_str(": ")?,
         }
         if !self.field.is_empty() {
-            write!(f, ": {}", self.field)?;
+            write!(f, "{}: ", self.field)?;
         }
-        write!(f, ": {}", self.message)?;
+        f.write_str(&self.message)?;
         self.help.as_ref().map_or(Ok(()), |help| write!(f, " ({help})"))
     }
 }

@@ -1,11 +1,12 @@
 //! `GET /api/v1/status`: the engine's snapshot joined with the traffic counters.
 
-use super::{API_VERSION, Ordered};
+use super::{API_VERSION, Ordered, Overridden};
 use lb_common::abi::Traffic;
 use lb_core::health::{GroupHealth, OriginHealth};
 use lb_core::time::Timestamp;
 use lb_core::view::{
-    ApplicationView, LoadBalancerView, MonitorView, OriginView, PoolView, RouteView, RoutedPool, View,
+    ApplicationView, LoadBalancerView, MonitorView, NameView, OriginView, PoolView, RouteView, RoutedPool,
+    View,
 };
 use lb_core::vote::Role;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,46 @@ pub struct Status {
     /// Interfaces of the configuration that the program is not attached to: lb attaches when it can.
     #[serde(default)]
     pub unattached: Vec<UnattachedInterface>,
+    #[serde(default)]
+    pub webhooks: Vec<WebhookStatus>,
+    /// Host names of origins.
+    #[serde(default)]
+    pub names: Vec<NameStatus>,
+}
+
+/// A host name of origins.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NameStatus {
+    pub name: String,
+    /// In use: those of the last lookup that succeeded.
+    pub addresses: Vec<IpAddr>,
+    /// How long ago that was; `None`: not since the daemon started.
+    pub age_seconds: Option<u64>,
+    /// Why the last lookup failed.
+    pub failure: Option<String>,
+    /// What the last answer had beside them and no origin can have.
+    pub refused: Vec<String>,
+    /// How many more addresses there are than a name may have.
+    pub left_out: usize,
+}
+
+/// A webhook, since the daemon started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WebhookStatus {
+    pub name: String,
+    /// Its URL without path and query, which are often secret.
+    pub endpoint: String,
+    /// Notices that wait.
+    pub pending: usize,
+    pub delivered_total: u64,
+    pub failed_attempts_total: u64,
+    /// Notices that were given up, or forgotten because too many waited.
+    pub dropped_total: u64,
+    /// RFC 3339.
+    pub last_delivered: Option<String>,
+    /// Since when no notice has arrived although it was sent.
+    pub failing_since: Option<String>,
+    pub last_error: Option<String>,
 }
 
 /// The machine and the daemon.
@@ -56,6 +97,10 @@ pub struct NodeStatus {
     /// Number of the live configuration; 0: none yet.
     pub generation: u32,
     pub uptime_seconds: u64,
+    /// How often the open flows have been counted: the figures are those of the last time, and a count that was going on
+    /// when something changed may have missed it.
+    #[serde(default)]
+    pub flow_counts_total: u64,
     /// What is wrong with the store of the objects that were made through the API, or with one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_problem: Option<String>,
@@ -115,6 +160,9 @@ pub struct ApplicationStatus {
     pub packets_total: u64,
     /// Both directions.
     pub bytes_total: u64,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -126,6 +174,9 @@ pub struct LoadBalancerStatus {
     /// Share of new flows by pool, 0 to 1.
     pub pool_shares: Ordered<f64>,
     pub on_fallback: bool,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
     /// What becomes of the flows of each place; the first one's shares are `pool_shares`.
     #[serde(default)]
     pub routes: Vec<RouteStatus>,
@@ -159,12 +210,19 @@ pub struct PoolStatus {
     pub healthy_origins: u32,
     pub minimum_origins: u32,
     pub origins: Vec<OriginStatus>,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct OriginStatus {
     pub name: String,
-    pub address: IpAddr,
+    /// `None`: none of its host name is known.
+    pub address: Option<IpAddr>,
+    /// The host name that it is an address of: a name with several has an origin of the same name for each.
+    #[serde(default)]
+    pub host_name: Option<String>,
     /// `None`: the application's.
     pub port: Option<u16>,
     /// `nat`, `dnat`, `dsr_l2`, `dsr_ipip` or `dsr_gue`.
@@ -196,6 +254,9 @@ pub struct OriginStatus {
     pub drain_seconds_left: Option<u64>,
     /// Why packets cannot reach it although it may be healthy.
     pub path_problem: Option<String>,
+    /// What was set by hand instead of the file's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
 }
 
 /// One member of a monitor group.
@@ -233,6 +294,8 @@ impl Status {
                 ..MonitoringStatus::default()
             },
             unattached: Vec::new(),
+            webhooks: Vec::new(),
+            names: view.names.iter().map(|view| name(view, now)).collect(),
             applications: view
                 .applications
                 .iter()
@@ -268,6 +331,7 @@ fn application(view: &ApplicationView, counters: &Counters) -> ApplicationStatus
         new_flows_total: traffic.new_flows,
         packets_total: traffic.packets_in.saturating_add(traffic.packets_out),
         bytes_total: traffic.bytes_in.saturating_add(traffic.bytes_out),
+        overridden: None,
     }
 }
 
@@ -278,6 +342,7 @@ fn load_balancer(view: &LoadBalancerView) -> LoadBalancerStatus {
         steering_policy: view.steering_policy.to_owned(),
         pool_shares: Ordered(view.pool_shares.clone()),
         on_fallback: view.on_fallback,
+        overridden: None,
         routes: view.routes.iter().map(route).collect(),
     }
 }
@@ -298,6 +363,20 @@ fn route(view: &RouteView) -> RouteStatus {
     }
 }
 
+fn name(view: &NameView, now: Timestamp) -> NameStatus {
+    let refused = view.refused.iter();
+    NameStatus {
+        name: view.name.clone(),
+        addresses: view.addresses.clone(),
+        age_seconds: view.answered.map(|answered| now.since(answered).as_secs()),
+        failure: view.failure.as_ref().map(ToString::to_string),
+        refused: refused
+            .map(|(address, why)| format!("{address} is {why}"))
+            .collect(),
+        left_out: view.left_out,
+    }
+}
+
 fn pool(view: &PoolView, counters: &Counters, now: Timestamp) -> PoolStatus {
     PoolStatus {
         name: view.name.clone(),
@@ -309,6 +388,7 @@ fn pool(view: &PoolView, counters: &Counters, now: Timestamp) -> PoolStatus {
             .iter()
             .map(|view| origin(view, counters, now))
             .collect(),
+        overridden: None,
     }
 }
 
@@ -317,6 +397,7 @@ fn origin(view: &OriginView, counters: &Counters, now: Timestamp) -> OriginStatu
     OriginStatus {
         name: view.name.clone(),
         address: view.address,
+        host_name: view.host_name.clone(),
         port: view.port,
         forwarding: view.forwarding.name().to_owned(),
         enabled: view.enabled,
@@ -335,6 +416,7 @@ fn origin(view: &OriginView, counters: &Counters, now: Timestamp) -> OriginStatu
             left.as_secs() + u64::from(left.subsec_nanos() > 0)
         }),
         path_problem: view.path_problem.clone(),
+        overridden: None,
     }
 }
 
@@ -377,6 +459,7 @@ fn origin_health(health: OriginHealth) -> &'static str {
 mod tests {
     use super::*;
     use lb_common::abi::{Country, OriginId, PoolId};
+    use lb_core::engine::LookupFailure;
     use lb_core::health::FailureReason;
     use lb_core::model::{Forwarding, Weight};
     use lb_core::monitor::Counts;
@@ -431,7 +514,8 @@ mod tests {
                 origins: vec![OriginView {
                     name: "a".to_owned(),
                     id: OriginId(2),
-                    address: "10.0.0.1".parse().unwrap(),
+                    address: Some("10.0.0.1".parse().unwrap()),
+                    host_name: Some("origins.example.com".to_owned()),
                     port: None,
                     forwarding: Forwarding::DsrIpip,
                     enabled: true,
@@ -445,6 +529,14 @@ mod tests {
                     draining: true,
                     drain_deadline: Some(Timestamp(Duration::from_millis(2500))),
                 }],
+            }],
+            names: vec![NameView {
+                name: "origins.example.com".to_owned(),
+                addresses: vec!["10.0.0.1".parse().unwrap()],
+                answered: Some(Timestamp::default()),
+                failure: Some(LookupFailure::UnknownHost),
+                refused: vec![("127.0.0.1".parse().unwrap(), "a loopback address".to_owned())],
+                left_out: 2,
             }],
         };
         let traffic = Traffic {
@@ -472,7 +564,7 @@ mod tests {
         assert_eq!(
             text,
             concat!(
-                r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0,"listen":null},"#,
+                r#"{"api_version":1,"node":{"name":"edge-1","version":"","abi_version":0,"generation":3,"uptime_seconds":0,"flow_counts_total":0,"listen":null},"#,
                 r#""interfaces":[{"name":"eth0","mode":"native","program_id":9,"up":true}],"#,
                 r#""monitoring":{"targets":1,"runs_total":7,"missed_runs_total":2,"attempts":0,"max_attempts":0},"#,
                 r#""applications":[{"name":"web","protocol":"tcp/80","addresses":["203.0.113.10"],"load_balancer":"web","#,
@@ -482,10 +574,12 @@ mod tests {
                 r#""steering_policy":"off","fallback_pool":"sorry","on_fallback":true,"#,
                 r#""pools":[{"name":"sorry","share":1.0,"why":"fallback pool"}]}]}],"#,
                 r#""pools":[{"name":"sorry","health":"healthy","healthy_origins":1,"minimum_origins":1,"#,
-                r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
+                r#""origins":[{"name":"a","address":"10.0.0.1","host_name":"origins.example.com","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
                 r#""failure_reason":"TCP Timeout","monitors":[],"weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
                 r#""bytes_total":500,"rtt_ms":1.234,"draining":true,"drain_seconds_left":3,"path_problem":null}]}],"#,
-                r#""drops":{"no_origin":4,"malformed":0},"unattached":[]}"#
+                r#""drops":{"no_origin":4,"malformed":0},"unattached":[],"webhooks":[],"#,
+                r#""names":[{"name":"origins.example.com","addresses":["10.0.0.1"],"age_seconds":0,"#,
+                r#""failure":"there is no such host","refused":["127.0.0.1 is a loopback address"],"left_out":2}]}"#
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);

@@ -50,7 +50,7 @@ impl Lab {
     pub fn direct(origins: usize) -> Self {
         let mut lab = Self::bare();
         let (back, switch) = (Netns::new("back"), switch());
-        lab.client.connect("eth0", &lab.node, "eth0");
+        lab.client.connect_host("eth0", &lab.node, "eth0");
         lab.node.connect("eth1", &switch, "node");
         back.connect("eth1", &switch, "back");
         for port in ["node", "back"] {
@@ -83,7 +83,7 @@ impl Lab {
     pub fn narrow(origins: usize, mtu: u32) -> Self {
         let mut lab = Self::bare();
         let (near, far, switch) = (Netns::new("near"), Netns::new("far"), switch());
-        lab.client.connect("eth0", &lab.node, "eth0");
+        lab.client.connect_host("eth0", &lab.node, "eth0");
         lab.node.connect("eth1", &near, "eth0");
         near.connect("eth1", &far, "eth1");
         near.ip(&format!("link set dev eth1 mtu {mtu}"));
@@ -129,7 +129,7 @@ impl Lab {
     pub fn distant(origins: usize, mtu: u32) -> Self {
         let mut lab = Self::bare();
         let (outer, inner, switch) = (Netns::new("outer"), Netns::new("inner"), switch());
-        lab.client.connect("eth0", &outer, "eth0");
+        lab.client.connect_host("eth0", &outer, "eth0");
         outer.connect("eth1", &inner, "eth1");
         outer.ip(&format!("link set dev eth1 mtu {mtu}"));
         inner.ip(&format!("link set dev eth1 mtu {mtu}"));
@@ -164,7 +164,7 @@ impl Lab {
 
     /// A link from a router to the client, for answers to its second address.
     fn lead_back(&self, router: &Netns, mtu: u32) {
-        self.client.connect("eth1", router, "client");
+        self.client.connect_host("eth1", router, "client");
         self.client.ip(&format!("link set dev eth1 mtu {mtu}"));
         router.ip(&format!("link set dev client mtu {mtu}"));
         add_address(&self.client, "eth1", BACK_NET, CLIENT);

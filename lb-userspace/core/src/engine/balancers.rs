@@ -1,9 +1,9 @@
 //! The view of load balancers: where new flows go, and why.
 
 use super::State;
-use super::ids::pool_identity;
 use super::plan::Route as Destination;
 use super::routing::{Traffic, balancer_routes};
+use super::shares::Shares;
 use crate::health::GroupHealth;
 use crate::model::{Application, Config, LoadBalancer, SheddingPolicy, SteeringPolicy, Weight};
 use crate::steering::{Family, Route, balancer_health};
@@ -28,12 +28,17 @@ impl State {
         route: &Route<'a>,
         family: Option<Family>,
         traffic: Traffic,
+        known: &mut Shares,
     ) -> Vec<(&'a str, f64)> {
         let candidates = self.candidates(route, family, traffic);
         let last_resort = self.last_resort(route, family);
         match candidates.is_empty() {
             true => last_resort.map(|pool| (pool, 1.0)).into_iter().collect(),
-            false => candidates.shares(pool_identity, last_resort),
+            false => candidates.shares(
+                |name| self.plan.pool_identity(name),
+                last_resort,
+                |table| known.counts(table),
+            ),
         }
     }
 
@@ -44,6 +49,7 @@ impl State {
         config: &Config,
         application: &Application,
         destination: Destination,
+        known: &mut Shares,
     ) -> (Option<String>, bool) {
         let Some(family) = application.addresses.first().map(|address| Family::of(*address)) else {
             return (None, false);
@@ -61,20 +67,29 @@ impl State {
                 if !balancer.enabled {
                     return (None, false);
                 }
-                let route = balancer_routes(config, balancer).main;
                 let traffic = Traffic::of(application);
-                let mut shares = self.route_shares(&route, Some(family), traffic);
+                if let Some(found) = known.in_use.get(&(index, family, traffic)) {
+                    return found.clone();
+                }
+                let route = balancer_routes(config, balancer).main;
+                let mut shares = self.route_shares(&route, Some(family), traffic, known);
                 // Stable: of equal shares the first pool of the list wins.
                 shares.sort_by(|(_, a), (_, b)| b.total_cmp(a));
                 let first = shares.first().map(|(pool, _)| (*pool).to_owned());
                 let falls_back = self.candidates(&route, Some(family), traffic).is_empty();
-                let on_fallback = first.is_some() && falls_back;
-                (first, on_fallback)
+                let found = (first.clone(), first.is_some() && falls_back);
+                known.in_use.insert((index, family, traffic), found.clone());
+                found
             }
         }
     }
 
-    pub(super) fn balancer_view(&self, config: &Config, balancer: &LoadBalancer) -> LoadBalancerView {
+    pub(super) fn balancer_view(
+        &self,
+        config: &Config,
+        balancer: &LoadBalancer,
+        known: &mut Shares,
+    ) -> LoadBalancerView {
         let found = balancer_routes(config, balancer);
         let names: BTreeSet<&str> = found
             .all()
@@ -83,14 +98,14 @@ impl State {
             .collect();
         let pools = names.into_iter().filter_map(|pool| self.plan.pool(pool));
         let standings: Vec<_> = pools.map(|index| self.standings[index]).collect();
-        let mut routes = vec![self.route_view(balancer, &found.main, Vec::new())];
+        let mut routes = vec![self.route_view(balancer, &found.main, Vec::new(), known)];
         let mut seen: Vec<&Route<'_>> = Vec::new();
         for (_, route) in &found.by_country {
             if !seen.contains(&route) {
                 seen.push(route);
                 let same = found.by_country.iter().filter(|(_, other)| other == route);
                 let countries = same.map(|(country, _)| *country).collect();
-                routes.push(self.route_view(balancer, route, countries));
+                routes.push(self.route_view(balancer, route, countries, known));
             }
         }
         let pool_shares = routes.first().map_or_else(Vec::new, |route| {
@@ -107,9 +122,15 @@ impl State {
         }
     }
 
-    fn route_view(&self, balancer: &LoadBalancer, route: &Route<'_>, countries: Vec<Country>) -> RouteView {
+    fn route_view(
+        &self,
+        balancer: &LoadBalancer,
+        route: &Route<'_>,
+        countries: Vec<Country>,
+        known: &mut Shares,
+    ) -> RouteView {
         let shares = match balancer.enabled {
-            true => self.route_shares(route, None, Traffic::Connections),
+            true => self.route_shares(route, None, Traffic::Connections, known),
             false => Vec::new(),
         };
         let share = |name: &str| {

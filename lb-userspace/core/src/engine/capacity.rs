@@ -1,42 +1,58 @@
 //! How many map rows a configuration needs.
 
+use super::design::pool_grain;
 use super::layout::Full;
-use super::routing::{ORDERED_POOLS, balancer_routes};
+use super::names::Names;
+use super::routing::{ORDERED_POOLS, Traffic, balancer_routes, list_grain};
 use crate::image::Capacity;
-use crate::maglev::table_size;
-use crate::model::{Application, Config, Destination, Forwarding, LoadShedding};
+use crate::maglev::{Grain, table_size};
+use crate::model::{Application, Config, Destination, Forwarding, Host, LoadBalancer, LoadShedding, Pool};
 use crate::steering::{CLASSES, Family, Route};
-use std::collections::BTreeSet;
+use core::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Room for clients before anybody asks for it.
 const FEW_CLIENTS: u32 = 16_384;
+
+/// Addresses of a host name for which new maps have room; with more of them the room to grow shrinks.
+const EXPECTED_ADDRESSES: usize = 8;
 
 /// Rows for interfaces' own source addresses: more than a machine has interfaces that lead to origins.
 const SOURCES: usize = 64;
 
 /// The rows that a configuration needs in the worst state of health.
 pub fn required_capacity(config: &Config) -> Capacity {
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let twice = |number: usize| count(number).saturating_mul(2);
+    let rows = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let twice = |number: usize| rows(number).saturating_mul(2);
     let mut origins = 1usize;
     let mut pools = config.pools.len();
     let mut addresses = BTreeSet::new();
+    let mut named = 0;
+    let mut add = |host: &Host| match host {
+        Host::Address(address) => {
+            origins += 1;
+            addresses.insert(*address);
+        }
+        Host::Name(_) => {
+            origins += EXPECTED_ADDRESSES;
+            named += EXPECTED_ADDRESSES;
+        }
+    };
     for pool in &config.pools {
-        origins += pool.origins.len();
-        addresses.extend(pool.origins.iter().map(|origin| origin.address));
+        pool.origins.iter().for_each(|origin| add(&origin.address));
     }
     for application in &config.applications {
         if let Destination::Direct(direct) = &application.destination {
             pools += 1;
-            origins += direct.len();
-            addresses.extend(direct.iter().map(|origin| origin.address));
+            direct.iter().for_each(|origin| add(&origin.address));
         }
     }
     let sources = config.datapath.snat_addresses.len() + SOURCES;
     let origins_of_pools = config.pools.iter().flat_map(|pool| &pool.origins);
-    let dnat = origins_of_pools
+    let dnat: usize = origins_of_pools
         .filter(|origin| origin.forwarding == Forwarding::Dnat)
-        .count();
+        .map(|origin| count(&origin.address, None, None))
+        .sum();
     let (mut listeners, mut spans) = (0, 0);
     for application in &config.applications {
         listeners += application.addresses.len();
@@ -59,17 +75,16 @@ pub fn required_capacity(config: &Config) -> Capacity {
         true => (config.datapath.max_flows / 4).max(FEW_CLIENTS),
         false => FEW_CLIENTS,
     };
-    let routed = |application: &Application| {
-        let name = match &application.destination {
-            Destination::LoadBalancer(name) => name,
-            Destination::Direct(_) => return 0,
-        };
-        let routes = config
-            .load_balancer(name)
-            .map(|balancer| balancer_routes(config, balancer));
-        routes.map_or(0, |routes| routes.by_country.len() * Family::ALL.len())
+    // Applications share the routes of their load balancer.
+    let served = lists_in_use(config);
+    let routed = |balancer: &LoadBalancer| {
+        let lists = served.get(balancer.name.as_str()).map_or(0, BTreeSet::len);
+        match lists {
+            0 => 0,
+            lists => balancer_routes(config, balancer).by_country.len() * lists,
+        }
     };
-    let routes = config.applications.iter().map(routed).sum();
+    let routes = config.load_balancers.iter().map(routed).sum();
     Capacity {
         applications: twice(listeners),
         // Origins that are gone and drain still answer.
@@ -78,11 +93,11 @@ pub fn required_capacity(config: &Config) -> Capacity {
         // All origins may be replaced at once: the old ones drain.
         origins: twice(origins),
         // All origins may change their routers at once.
-        hops: twice(addresses.len() + 1),
-        snat_addresses: count(sources),
+        hops: twice(addresses.len() + named + 1),
+        snat_addresses: rows(sources),
         // Two generations, and half of one because the free space is not in one piece.
-        slots: u32::try_from(slots(config) * 5 / 2).unwrap_or(u32::MAX),
-        application_rows: count(config.applications.len()),
+        slots: u32::try_from(slots(config, None) * 5 / 2).unwrap_or(u32::MAX),
+        application_rows: rows(config.applications.len()),
         // As slots.
         spans: u32::try_from(spans * 5 / 2 + 1).unwrap_or(u32::MAX),
         // The default rules of each list, one for each family, stand with its prefixes, and that for other countries with its countries.
@@ -94,36 +109,44 @@ pub fn required_capacity(config: &Config) -> Capacity {
     }
 }
 
-/// Slots of one generation in the worst state of health.
-fn slots(config: &Config) -> u64 {
+/// Slots of one generation in the worst state of health, with the addresses that host names have or may have.
+fn slots(config: &Config, names: Option<&Names>) -> u64 {
     let mut slots = 0;
     let fallbacks: BTreeSet<&str> = config
         .load_balancers
         .iter()
         .flat_map(|balancer| balancer.fallback_pools())
         .collect();
+    let mut pools: BTreeMap<&str, &Pool> = BTreeMap::new();
     for pool in &config.pools {
+        pools.insert(&pool.name, pool);
+        let grain = pool_grain(pool.origin_steering, has_direct(pool));
         let roles = if fallbacks.contains(pool.name.as_str()) {
             2
         } else {
             1
         };
         for family in Family::ALL {
-            let members = pool
-                .origins
-                .iter()
-                .filter(|origin| origin.forwarding.is_direct() || Family::of(origin.address) == family)
-                .count();
-            slots += roles * u64::from(table_size(members));
+            let members = pool.origins.iter().map(|origin| {
+                let family = (!origin.forwarding.is_direct()).then_some(family);
+                count(&origin.address, family, names)
+            });
+            let members: usize = members.sum();
+            slots += roles * u64::from(table_size(members, grain));
         }
     }
     for application in &config.applications {
         if let Destination::Direct(direct) = &application.destination {
             // The tables of each family, and a list of the one pool.
-            slots += u64::from(table_size(direct.len())) * 2 + 1;
+            let members = direct.iter().map(|origin| count(&origin.address, None, names));
+            slots += u64::from(table_size(members.sum(), Grain::Coarse)) * 2 + 1;
         }
     }
+    let served = lists_in_use(config);
     for balancer in &config.load_balancers {
+        let Some(served) = served.get(balancer.name.as_str()) else {
+            continue;
+        };
         // Equal lists stand once.
         let routes = balancer_routes(config, balancer);
         let mut lists: Vec<&Route<'_>> = Vec::new();
@@ -135,39 +158,79 @@ fn slots(config: &Config) -> u64 {
                 lists.push(route);
             }
         }
-        // One for each family.
-        slots += 2 * lists
-            .into_iter()
-            .map(|route| list_slots(config, route))
-            .sum::<u64>();
+        for family in Family::ALL {
+            let traffic = |traffic| served.contains(&(family, traffic));
+            let served = [Traffic::Connections, Traffic::Sessions].map(traffic);
+            let lists = lists.iter();
+            slots += lists.map(|route| list_slots(&pools, route, served)).sum::<u64>();
+        }
     }
     slots
 }
 
-/// Slots of a route's lists in one family.
-fn list_slots(config: &Config, route: &Route<'_>) -> u64 {
-    let sheds = |sheds: fn(&LoadShedding) -> bool| {
-        let mut pools = route.pools.iter().filter_map(|name| config.pool(name));
-        pools.any(|pool| sheds(&pool.load_shedding))
-    };
+/// How many addresses a host has, of one family or of both. Of a name that nobody has looked up yet it is a guess.
+fn count(host: &Host, family: Option<Family>, names: Option<&Names>) -> usize {
+    let of_family = |address: &IpAddr| family.is_none_or(|family| Family::of(*address) == family);
+    match (host, names) {
+        (Host::Address(address), _) => usize::from(of_family(address)),
+        (Host::Name(_), None) => EXPECTED_ADDRESSES,
+        (Host::Name(_), Some(names)) => names.addresses(host).iter().filter(|a| of_family(a)).count(),
+    }
+}
+
+/// By load balancer, for whom it needs lists.
+fn lists_in_use(config: &Config) -> BTreeMap<&str, BTreeSet<(Family, Traffic)>> {
+    let mut served: BTreeMap<&str, BTreeSet<(Family, Traffic)>> = BTreeMap::new();
+    for application in &config.applications {
+        if let Destination::LoadBalancer(name) = &application.destination {
+            let addresses = application.addresses.iter().copied();
+            let traffic = Traffic::of(application);
+            let lists = addresses.map(|address| (Family::of(address), traffic));
+            served.entry(name).or_default().extend(lists);
+        }
+    }
+    served
+}
+
+fn has_direct(pool: &Pool) -> bool {
+    pool.origins.iter().any(|origin| origin.forwarding.is_direct())
+}
+
+/// Slots of a route's lists in one family, when there are connections and sessions.
+fn list_slots(pools: &BTreeMap<&str, &Pool>, route: &Route<'_>, [connections, sessions]: [bool; 2]) -> u64 {
+    let listed = || route.pools.iter().filter_map(|name| pools.get(name.as_str()));
+    let sheds = |sheds: fn(&LoadShedding) -> bool| listed().any(|pool| sheds(&pool.load_shedding));
+    let grain = list_grain(route.policy, listed().any(|pool| has_direct(pool)));
     let size = match route.policy.is_weighted() {
-        true => u64::from(table_size(route.pools.len())),
+        true => u64::from(table_size(route.pools.len(), grain)),
         false => route.pools.len().min(ORDERED_POOLS) as u64,
     };
-    let shedding = size.max(u64::from(CLASSES));
-    let sessions = sheds(|shedding| shedding.session_percent > 0.0);
-    match sheds(|shedding| shedding.default_percent > 0.0) {
-        true if sessions => 2 * shedding,
-        true => shedding,
-        // Some applications have the one, some the other.
-        false if sessions => size + shedding,
-        false => size,
+    let fine = u64::from(table_size(route.pools.len(), Grain::Fine));
+    let shedding = match route.policy.is_weighted() {
+        true => fine.max(u64::from(CLASSES)),
+        false => u64::from(CLASSES),
+    };
+    let of = |applies: bool, sheds: bool| match (applies, sheds) {
+        (false, _) => 0,
+        (true, false) => size,
+        (true, true) => shedding,
+    };
+    let default_sheds = sheds(|shedding| shedding.default_percent > 0.0);
+    let sessions_shed = sheds(|shedding| shedding.session_percent > 0.0);
+    let lists = [
+        of(connections, default_sheds),
+        of(sessions, default_sheds || sessions_shed),
+    ];
+    match sessions_shed {
+        true => lists.iter().sum(),
+        // Both have the same.
+        false => lists.into_iter().max().unwrap_or(0),
     }
 }
 
 /// Refuses what would fit only as long as some origins are down.
-pub fn check_slots(config: &Config, capacity: &Capacity) -> Result<(), Full> {
-    let (needed, available) = (2 * slots(config), u64::from(capacity.slots));
+pub fn check_slots(config: &Config, names: &Names, capacity: &Capacity) -> Result<(), Full> {
+    let (needed, available) = (2 * slots(config, Some(names)), u64::from(capacity.slots));
     if needed <= available {
         Ok(())
     } else {

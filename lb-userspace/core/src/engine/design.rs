@@ -1,14 +1,14 @@
 //! What the next generation shall hold: the tables and lists that follow from the plan and from health.
 
 use super::compile::{has_countries, jiffies, rate};
-use super::ids::affinity_epoch;
+use super::ids::{affinity_epoch, pools_epoch};
 use super::layout::{Layout, ListenerDesign, PoolDesign, RouteDesign, VipDesign};
 use super::plan::{PlannedOrigin, Route};
 use super::routing::{PoolListDesign, Traffic, balancer_routes};
 use super::{Setup, State};
 use crate::health::OriginHealth;
-use crate::maglev::Member;
-use crate::model::{Application, Config, Echo, OriginSteering, Ports, Transport};
+use crate::maglev::{Grain, Member};
+use crate::model::{Config, Echo, OriginSteering, Ports, Transport};
 use crate::steering::{self, Family, OriginFacts, PoolFacts, balanced};
 use core::net::IpAddr;
 use lb_common::abi::{
@@ -36,12 +36,17 @@ impl State {
             monitored: pool.is_monitored(),
             minimum_origins: pool.minimum_origins,
             origins: origins.collect(),
+            unresolved: match pool.enabled {
+                true => pool.unresolved.iter().filter(|origin| origin.enabled).count(),
+                false => 0,
+            },
         }
     }
 
     pub(super) fn pool_design(&self, index: usize) -> PoolDesign {
         let pool = &self.plan.pools[index];
         let facts = &self.facts[index];
+        let grain = pool_grain(pool.origin_steering, pool.direct);
         let ring = |family, takes: fn(&OriginFacts) -> bool| {
             let members = pool
                 .origins
@@ -50,6 +55,7 @@ impl State {
                 .zip(self.origin_weights(index))
                 .filter(|((_, facts), _)| facts.serves(family));
             Layout::ring(
+                grain,
                 members
                     .map(|((origin, facts), weight)| Member {
                         identity: origin.identity,
@@ -90,11 +96,14 @@ impl State {
         let pool = &self.plan.pools[index];
         let by_flows = pool.origin_steering.counts_flows();
         let counts = &self.figures.of(index).origins;
-        let weight = |(number, origin): (usize, &PlannedOrigin)| match by_flows {
-            true => balanced(origin.weight, counts.get(number).copied().unwrap_or(0)),
-            false => u32::from(origin.weight.hundredths()),
+        let counted = |(number, origin): (usize, &PlannedOrigin)| {
+            (origin.weight(), counts.get(number).copied().unwrap_or(0))
         };
-        pool.origins.iter().enumerate().map(weight).collect()
+        let origins = pool.origins.iter();
+        match by_flows {
+            true => balanced(&origins.enumerate().map(counted).collect::<Vec<_>>()),
+            false => origins.map(PlannedOrigin::weight).collect(),
+        }
     }
 
     /// The listeners, and the pools of countries that have some of their own.
@@ -104,10 +113,13 @@ impl State {
         config: &Config,
     ) -> (Vec<ListenerDesign>, Vec<RouteDesign>) {
         let (mut listeners, mut rerouted) = (Vec::new(), Vec::new());
-        let mut lists = BTreeMap::new();
+        let (mut lists, mut sets, mut epochs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        // Of load balancers that many applications share.
+        let (mut routed, mut direct) = (BTreeMap::new(), BTreeMap::new());
         for (application, planned) in config.applications.iter().zip(&self.plan.applications) {
             let mut flags = 0;
-            if self.has_direct_origins(config, planned.route) {
+            let has_direct = || self.has_direct_origins(config, planned.route);
+            if *direct.entry(planned.route).or_insert_with(has_direct) {
                 flags |= ApplicationFlags::DIRECT;
             }
             if has_countries(application.access.as_deref()) {
@@ -123,35 +135,34 @@ impl State {
             let traffic = Traffic::of(application);
             let routes = match planned.route {
                 Route::Balancer(index) => {
-                    Some((index, balancer_routes(config, &config.load_balancers[index])))
+                    let found = || balancer_routes(config, &config.load_balancers[index]);
+                    Some((index, &*routed.entry(index).or_insert_with(found)))
                 }
                 Route::Direct(_) => None,
             };
-            if routes
-                .as_ref()
-                .is_some_and(|(_, routes)| !routes.by_country.is_empty())
+            let families: BTreeSet<Family> = application.addresses.iter().copied().map(Family::of).collect();
+            let (mut set, mut others_serve) = (0, false);
+            if let Some((index, routes)) = &routes
+                && !routes.by_country.is_empty()
             {
                 flags |= ApplicationFlags::ROUTES;
-            }
-            let families: BTreeSet<Family> = application.addresses.iter().copied().map(Family::of).collect();
-            let mut others_serve = false;
-            for (family, (index, routes)) in families
-                .iter()
-                .flat_map(|family| routes.iter().map(move |routes| (*family, routes)))
-            {
-                for (number, (country, route)) in (1..).zip(&routes.by_country) {
-                    let list = || self.pool_list(route, family, traffic);
-                    let pools = lists
-                        .entry((*index, number, family, traffic))
-                        .or_insert_with(list)
-                        .clone();
-                    others_serve |= pools.serves;
-                    rerouted.push(RouteDesign {
-                        application: planned.id,
-                        family,
-                        country: *country,
-                        pools,
-                    });
+                // The first application of a load balancer gives the number to what all of them share.
+                set = *sets.entry((*index, traffic)).or_insert(planned.id);
+                for family in &families {
+                    for (number, (country, route)) in (1..).zip(&routes.by_country) {
+                        let key = (*index, number, *family, traffic);
+                        let pools = lists.entry(key).or_insert_with(|| {
+                            let pools = self.pool_list(route, *family, traffic);
+                            rerouted.push(RouteDesign {
+                                set,
+                                family: *family,
+                                country: *country,
+                                pools: pools.clone(),
+                            });
+                            pools
+                        });
+                        others_serve |= pools.serves;
+                    }
                 }
             }
             let affinity = application.affinity;
@@ -181,8 +192,11 @@ impl State {
                     source_rate: rate(setup.hz, application.limits.new_flows_per_second_per_source),
                     affinity_ttl: affinity.map_or(0, |affinity| jiffies(setup.hz, affinity.ttl)),
                     affinity_epoch: affinity.map_or(0, |_| {
-                        self.affinity_epoch(config, application, planned.route, family)
+                        let made = || self.pools_epoch(config, planned.route, family);
+                        let pools = *epochs.entry((planned.route, family)).or_insert_with(made);
+                        affinity_epoch(&application.name, pools)
                     }),
+                    routes: set,
                     echo: match application.echo {
                         Echo::Off => false,
                         Echo::Always => true,
@@ -246,36 +260,35 @@ impl State {
         }
     }
 
-    /// What binds clients to origins holds as long as the application's pools are the same and all may serve of which an
-    /// origin could: the packet path sees by itself when an origin does not.
-    fn affinity_epoch(
-        &self,
-        config: &Config,
-        application: &Application,
-        route: Route,
-        family: Family,
-    ) -> u32 {
-        let pools: Vec<usize> = match route {
-            Route::Direct(pool) => vec![pool],
+    /// What binds clients to origins holds as long as the pools that a client of any country may go to are the same, and
+    /// all may serve of which an origin could: the packet path sees by itself when an origin does not.
+    fn pools_epoch(&self, config: &Config, route: Route, family: Family) -> u64 {
+        let serves = |origin: &OriginFacts| origin.health == OriginHealth::Healthy && origin.serves(family);
+        let is_barred = |name: &str| {
+            self.plan.pool(name).is_some_and(|pool| {
+                let mut origins = self.facts[pool].origins.iter();
+                !self.standings[pool].is_usable(family) && origins.any(serves)
+            })
+        };
+        let pools = |names: BTreeSet<&str>| -> Vec<(String, bool)> {
+            let names = names.into_iter();
+            names
+                .map(|name| (self.plan.pool_key(name).to_owned(), is_barred(name)))
+                .collect()
+        };
+        match route {
+            Route::Direct(pool) => {
+                let only = BTreeSet::from([self.plan.pools[pool].name.as_str()]);
+                pools_epoch(&pools(only), &[])
+            }
             Route::Balancer(index) => {
                 let routes = balancer_routes(config, &config.load_balancers[index]);
-                let names: BTreeSet<&str> = routes.all().flat_map(steering::Route::competitors).collect();
-                names
-                    .into_iter()
-                    .filter_map(|name| self.plan.pool(name))
-                    .collect()
+                let of = |route: &steering::Route<'_>| pools(route.competitors().collect());
+                let by_country = routes.by_country.iter();
+                let by_country: Vec<_> = by_country.map(|(country, route)| (*country, of(route))).collect();
+                pools_epoch(&of(&routes.main), &by_country)
             }
-        };
-        let serves = |origin: &OriginFacts| origin.health == OriginHealth::Healthy && origin.serves(family);
-        let barred = pools.iter().copied().filter(|&pool| {
-            !self.standings[pool].is_usable(family) && self.facts[pool].origins.iter().any(serves)
-        });
-        let name = |pool: usize| self.plan.pools[pool].key.as_str();
-        affinity_epoch(
-            &application.name,
-            &pools.iter().copied().map(name).collect(),
-            &barred.map(name).collect(),
-        )
+        }
     }
 
     /// The list of the one pool that an application's `origin_direct` implies.
@@ -288,6 +301,18 @@ impl State {
             fallback: PoolId::NONE,
             serves: usable,
         }
+    }
+}
+
+/// How fine a pool's tables are; `direct`: some of its origins answer clients directly.
+pub fn pool_grain(origin_steering: OriginSteering, direct: bool) -> Grain {
+    match origin_steering {
+        OriginSteering::Hash => Grain::Fine,
+        // Their flows may be too many to be remembered.
+        _ if direct => Grain::Fine,
+        OriginSteering::Random
+        | OriginSteering::LeastConnections
+        | OriginSteering::LeastOutstandingRequests => Grain::Coarse,
     }
 }
 

@@ -4,11 +4,11 @@
 //! that tables are not made anew for nothing, and two pools that are equally near do not take turns.
 
 use super::State;
-use super::plan::PlannedPool;
+use super::plan::{PlannedOrigin, PlannedPool};
 use super::routing::balancer_routes;
 use crate::health::OriginHealth;
 use crate::model::{Config, OriginSteering, SteeringPolicy};
-use crate::steering::balanced;
+use crate::steering::{balanced, parts};
 use core::time::Duration;
 use lb_common::abi::OriginId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,12 +78,9 @@ impl State {
                 continue;
             }
             let newest = self.figures.counts(pool);
-            let weights = || pool.origins.iter().map(|origin| origin.weight);
             let weigh = |counts: &[u64]| -> Vec<u32> {
-                weights()
-                    .zip(counts)
-                    .map(|(weight, count)| balanced(weight, *count))
-                    .collect()
+                let weights = pool.origins.iter().map(PlannedOrigin::weight);
+                balanced(&weights.zip(counts.iter().copied()).collect::<Vec<_>>())
             };
             let in_force = &mut self.figures.in_force[index].origins;
             if difference(&weigh(in_force), &weigh(&newest)) > WRONG_SHARE {
@@ -115,11 +112,9 @@ impl State {
                     .filter_map(|name| self.plan.pool(name))
                     .collect();
                 let weigh = |count: &dyn Fn(usize) -> u64| -> Vec<u32> {
-                    let weight = |pool: usize| route.weights.of(&self.plan.pools[pool].name);
-                    pools
-                        .iter()
-                        .map(|pool| balanced(weight(*pool), count(*pool)))
-                        .collect()
+                    let weight = |pool: usize| parts(route.weights.of(&self.plan.pools[pool].name));
+                    let counted = pools.iter().map(|pool| (weight(*pool), count(*pool)));
+                    balanced(&counted.collect::<Vec<_>>())
                 };
                 let in_force = weigh(&|pool| self.figures.of(pool).open_flows);
                 if difference(&in_force, &weigh(&|pool| newest[pool])) > WRONG_SHARE {

@@ -4,7 +4,7 @@
 use crate::maglev::mix;
 use crate::model::Forwarding;
 use core::net::IpAddr;
-use lb_common::abi::Ip;
+use lb_common::abi::{Country, Ip};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What an origin is, independent of its place in the configuration: FNV-1a (64 bit) over the pool's key, a zero
@@ -36,15 +36,30 @@ pub fn identity(pool: &str, origin: &str, address: IpAddr, port: Option<u16>, fo
     fingerprint(parts.into_iter().flatten().copied())
 }
 
-/// Tells which origins a client of an application may be bound to: it changes with the set of pools, given by name.
-/// Those that may not serve, though some of their origins could, are listed apart.
-pub fn affinity_epoch(application: &str, pools: &BTreeSet<&str>, barred: &BTreeSet<&str>) -> u32 {
-    let names = |pools: &BTreeSet<&str>| -> Vec<u8> {
-        let names = pools.iter().flat_map(|pool| pool.bytes().chain([0]));
+/// A pool by its name, and whether it may not serve though some of its origins could.
+type Offered = (String, bool);
+
+/// Tells which pools clients may be bound to, by their country: it changes with the set of pools of any of them.
+pub fn pools_epoch(pools: &[Offered], by_country: &[(Country, Vec<Offered>)]) -> u64 {
+    let names = |pools: &[Offered]| -> Vec<u8> {
+        let bytes = |(name, barred): &Offered| {
+            let name = name.bytes();
+            name.chain([0, u8::from(*barred)]).collect::<Vec<u8>>()
+        };
+        let names = pools.iter().flat_map(bytes);
         names.chain([0]).collect()
     };
+    let countries = by_country.iter().flat_map(|(country, pools)| {
+        let bytes = country.to_string().into_bytes().into_iter();
+        bytes.chain([0]).chain(names(pools))
+    });
+    fingerprint(names(pools).into_iter().chain(countries))
+}
+
+/// Tells which origins a client of an application may be bound to.
+pub fn affinity_epoch(application: &str, pools_epoch: u64) -> u32 {
     let application = application.bytes().chain([0]);
-    (fingerprint(application.chain(names(pools)).chain(names(barred))) >> 32) as u32
+    (fingerprint(application.chain(pools_epoch.to_be_bytes())) >> 32) as u32
 }
 
 /// The identity of a pool as a competitor of other pools, from what it is known by.

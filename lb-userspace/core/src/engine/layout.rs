@@ -2,7 +2,7 @@
 
 use super::routing::PoolListDesign;
 use crate::arena::Arena;
-use crate::maglev::{self, Member};
+use crate::maglev::{self, Grain, Member};
 use crate::model::Ports;
 use crate::steering::{Family, SheddingTable};
 use core::fmt;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Layout {
     /// A consistent-hash table; members in the order of their identities.
-    Ring(Vec<Member>),
+    Ring(Grain, Vec<Member>),
     /// These owners in this order.
     List(Vec<u32>),
     /// A table of pools some of which give up flows.
@@ -25,13 +25,13 @@ pub enum Layout {
 
 impl Layout {
     /// A table of those members; `None` when none of them can get a slot.
-    pub fn ring(mut members: Vec<Member>) -> Option<Arc<Self>> {
+    pub fn ring(grain: Grain, mut members: Vec<Member>) -> Option<Arc<Self>> {
         members.retain(|member| member.weight > 0);
         members.sort_unstable();
         members
             .iter()
             .any(|member| member.present)
-            .then(|| Arc::new(Self::Ring(members)))
+            .then(|| Arc::new(Self::Ring(grain, members)))
     }
 
     /// A list of pools; `None` when it is empty.
@@ -41,7 +41,7 @@ impl Layout {
 
     pub fn build(&self) -> Vec<u32> {
         match self {
-            Self::Ring(members) => maglev::build(members),
+            Self::Ring(grain, members) => maglev::build(members, *grain),
             Self::List(owners) => owners.clone(),
             Self::Shedding(table) => table.build(),
         }
@@ -72,14 +72,17 @@ pub struct ListenerDesign {
     pub source_rate: Rate,
     pub affinity_ttl: u32,
     pub affinity_epoch: u32,
+    /// The set of routes that its clients' countries have; 0 where they have none.
+    pub routes: u32,
     /// Whether echo requests to the address are answered on its behalf.
     pub echo: bool,
 }
 
-/// The pools of a country's clients as the next generation shall hold them.
+/// The pools of a country's clients, in a set of routes that applications share, as the next generation shall hold them.
 #[derive(Clone, Debug)]
 pub struct RouteDesign {
-    pub application: u32,
+    /// Number of the set that it belongs to.
+    pub set: u32,
     pub family: Family,
     /// [`Country::UNKNOWN`]: of clients whose country is not known.
     pub country: Country,
@@ -207,6 +210,11 @@ impl<K: Ord + Clone, T: Clone> Runs<K, T> {
             }
             kept
         });
+    }
+
+    /// Where the rows of `key` stand, if they do.
+    pub fn get(&self, key: &K) -> Option<&Run<T>> {
+        self.runs.get(key)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Run<T>> {

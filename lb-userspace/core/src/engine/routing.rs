@@ -2,8 +2,8 @@
 
 use super::State;
 use super::layout::Layout;
-use crate::maglev::Member;
-use crate::model::{Application, Config, LoadBalancer, SheddingPolicy, Transport};
+use crate::maglev::{Grain, Member};
+use crate::model::{Application, Config, LoadBalancer, SheddingPolicy, SteeringPolicy, Transport};
 use crate::steering::{
     Candidates, Classes, Entry, Family, Order, PoolFigures, Rest, Route, Routes, candidates, routes,
 };
@@ -46,6 +46,15 @@ pub struct PoolListDesign {
 /// What a load balancer does on this node.
 pub fn balancer_routes<'a>(config: &'a Config, balancer: &'a LoadBalancer) -> Routes<'a> {
     routes(balancer, &config.node, config.geoip.is_some())
+}
+
+/// How fine a table of pools is; `direct`: some of their origins answer clients directly.
+pub fn list_grain(policy: SteeringPolicy, direct: bool) -> Grain {
+    // The flows of direct origins may be too many to be remembered.
+    match policy == SteeringPolicy::Hash || direct {
+        true => Grain::Fine,
+        false => Grain::Coarse,
+    }
 }
 
 impl State {
@@ -146,8 +155,10 @@ impl State {
                         present: pool.usable,
                     })
                 };
+                let mut listed = route.pools.iter().filter_map(|name| self.plan.pool(name));
+                let grain = list_grain(route.policy, listed.any(|pool| self.plan.pools[pool].direct));
                 (
-                    Layout::ring(pools.into_iter().filter_map(member).collect()),
+                    Layout::ring(grain, pools.into_iter().filter_map(member).collect()),
                     steering,
                 )
             }

@@ -8,22 +8,47 @@ use super::State;
 use super::ids::pool_identity;
 use super::layout::Layout;
 use super::plan::Route as Destination;
-use super::routing::{Traffic, balancer_routes};
+use super::routing::{PoolListDesign, Traffic, balancer_routes};
 use super::{Command, Setup};
-use crate::model::Config;
-use crate::steering::{CLASSES, Classes, Family, Route, class_of};
+use crate::model::{Config, LoadBalancer};
+use crate::steering::{CLASSES, Classes, Family, class_of};
 use core::net::IpAddr;
 use lb_common::abi::{HashKey, Ip, Ip6, OriginId, PoolId};
 use lb_common::hash;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Which clients are to leave which origins.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SessionMoves {
     hash_key: HashKey,
-    /// By application, origin and the clients' family.
-    leaving: BTreeMap<(u32, OriginId, Family), Arc<Classes>>,
+    /// By application and the clients' family. Applications of one load balancer share them.
+    leaving: BTreeMap<(u32, Family), Arc<Leaving>>,
+}
+
+/// By origin.
+type Leaving = BTreeMap<OriginId, Arc<Classes>>;
+
+/// By load balancer of the configuration and family: what was made from what. Most changes concern few of them, and it
+/// takes time to make.
+pub type KnownLeaving = BTreeMap<(usize, Family), (LeavingParts, Arc<Leaving>)>;
+
+/// What it depends on who leaves the origins of a load balancer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeavingParts {
+    /// Of all its routes.
+    lists: Vec<PoolListDesign>,
+    pools: Vec<SheddingPool>,
+}
+
+/// A pool that gives up sessions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct SheddingPool {
+    id: PoolId,
+    identity: u64,
+    /// How many classes of clients.
+    classes: u32,
+    origins: Vec<OriginId>,
 }
 
 impl SessionMoves {
@@ -41,8 +66,9 @@ impl SessionMoves {
             Some(v4) => (Family::V4, hash::client4(self.hash_key, v4)),
             None => (Family::V6, hash::client6(self.hash_key, Ip6(client.0))),
         };
-        let leaving = self.leaving.get(&(application, origin, family));
-        leaving.is_some_and(|classes| classes.contains(class_of(hash)))
+        let leaving = self.leaving.get(&(application, family));
+        let classes = leaving.and_then(|leaving| leaving.get(&origin));
+        classes.is_some_and(|classes| classes.contains(class_of(hash)))
     }
 }
 
@@ -59,16 +85,14 @@ impl State {
         }
     }
 
-    fn leaving(&self, config: &Config) -> BTreeMap<(u32, OriginId, Family), Arc<Classes>> {
+    fn leaving(&mut self, config: &Config) -> BTreeMap<(u32, Family), Arc<Leaving>> {
+        let former = core::mem::take(&mut self.leaving);
         let mut leaving = BTreeMap::new();
-        let pools = self.plan.pools.iter().enumerate();
-        let shedding: Vec<(usize, u32)> = pools
-            .map(|(index, pool)| (index, Classes::of_percent(pool.load_shedding.session_percent)))
-            .filter(|(_, classes)| *classes > 0)
-            .collect();
-        if shedding.is_empty() {
+        let mut pools = self.plan.pools.iter();
+        if !pools.any(|pool| pool.load_shedding.session_percent > 0.0) {
             return leaving;
         }
+        let mut known: KnownLeaving = BTreeMap::new();
         for (application, planned) in config.applications.iter().zip(&self.plan.applications) {
             let Destination::Balancer(index) = planned.route else {
                 continue;
@@ -78,47 +102,104 @@ impl State {
             if !served || Traffic::of(application) == Traffic::Connections {
                 continue;
             }
-            let routes = balancer_routes(config, balancer);
-            for family in Family::ALL {
-                let mut addresses = application.addresses.iter();
-                if !addresses.any(|address| Family::of(*address) == family) {
-                    continue;
-                }
-                for &(pool, count) in &shedding {
-                    let mut classes = Classes::given_up(pool_identity(&self.plan.pools[pool].key), count);
-                    for route in routes.all() {
-                        self.keep_returning(route, family, self.plan.pools[pool].id, &mut classes);
-                    }
-                    if classes.is_empty() {
-                        continue;
-                    }
-                    let classes = Arc::new(classes);
-                    for origin in &self.plan.pools[pool].origins {
-                        leaving.insert((planned.id, origin.id, family), Arc::clone(&classes));
-                    }
+            let families: BTreeSet<Family> = application.addresses.iter().copied().map(Family::of).collect();
+            for family in families {
+                let (_, found) = known.entry((index, family)).or_insert_with(|| {
+                    let parts = self.leaving_parts(config, balancer, family);
+                    let same = former.get(&(index, family)).filter(|(known, _)| *known == parts);
+                    let found = match same {
+                        Some((_, found)) => Arc::clone(found),
+                        None => Arc::new(self.leaving_of(&parts)),
+                    };
+                    (parts, found)
+                });
+                if !found.is_empty() {
+                    leaving.insert((planned.id, family), Arc::clone(found));
                 }
             }
         }
+        self.leaving = known;
         leaving
     }
 
-    /// Leaves out the classes that a route gives to the pool all the same.
-    fn keep_returning(&self, route: &Route<'_>, family: Family, pool: PoolId, classes: &mut Classes) {
-        let list = self.pool_list(route, family, Traffic::Sessions);
-        let owns = |owner: u32| owner == pool.0 || owner == PoolId::NONE.0 && list.fallback == pool;
-        match list.layout.as_deref() {
-            Some(Layout::Shedding(table)) => {
-                for (slot, owner) in (0..).zip(table.build()) {
-                    if owns(owner) {
-                        classes.remove(slot % CLASSES);
+    fn leaving_parts(&self, config: &Config, balancer: &LoadBalancer, family: Family) -> LeavingParts {
+        let routes = balancer_routes(config, balancer);
+        // Of a pool that no route names nobody can say where its sessions would go.
+        let names: BTreeSet<&str> = routes
+            .all()
+            .flat_map(|route| route.pools.iter().map(String::as_str).chain(route.fallback))
+            .collect();
+        let shedding = |name: &str| {
+            let pool = &self.plan.pools[self.plan.pool(name)?];
+            let classes = Classes::of_percent(pool.load_shedding.session_percent);
+            (classes > 0).then(|| SheddingPool {
+                id: pool.id,
+                identity: pool_identity(&pool.key),
+                classes,
+                origins: pool.origins.iter().map(|origin| origin.id).collect(),
+            })
+        };
+        let pools: Vec<SheddingPool> = names.into_iter().filter_map(shedding).collect();
+        let lists = match pools.is_empty() {
+            true => Vec::new(),
+            false => routes
+                .all()
+                .map(|route| self.pool_list(route, family, Traffic::Sessions))
+                .collect(),
+        };
+        LeavingParts { lists, pools }
+    }
+
+    fn leaving_of(&self, parts: &LeavingParts) -> Leaving {
+        let mut leaving = BTreeMap::new();
+        if parts.pools.is_empty() {
+            return leaving;
+        }
+        let rows = |list: &PoolListDesign| {
+            let layout = list.layout.as_ref()?;
+            Some((
+                self.generations.rows(layout),
+                matches!(**layout, Layout::Shedding(_)),
+            ))
+        };
+        // Many countries have the same list.
+        let mut lists: Vec<&PoolListDesign> = Vec::new();
+        for list in &parts.lists {
+            if !lists.contains(&list) {
+                lists.push(list);
+            }
+        }
+        let lists: Vec<_> = lists
+            .into_iter()
+            .map(|list| (rows(list), list.fallback))
+            .collect();
+        for pool in &parts.pools {
+            let mut classes = Classes::given_up(pool.identity, pool.classes);
+            // A route may give classes to the pool all the same.
+            for (rows, fallback) in &lists {
+                let owns =
+                    |owner: &u32| *owner == pool.id.0 || *owner == PoolId::NONE.0 && *fallback == pool.id;
+                match rows {
+                    Some((owners, true)) => {
+                        let slots = (0..).zip(owners.iter());
+                        for (slot, _) in slots.filter(|(_, owner)| owns(owner)) {
+                            classes.remove(slot % CLASSES);
+                        }
                     }
+                    // Nobody sheds there, so nobody is to move; or there is only the fallback pool.
+                    Some((owners, false)) if owners.iter().any(owns) => classes = Classes::NONE,
+                    Some(_) => {}
+                    None if *fallback == pool.id => classes = Classes::NONE,
+                    None => {}
                 }
             }
-            // Nobody sheds there, so nobody is to move; or there is only the fallback pool.
-            Some(layout) if layout.build().into_iter().any(owns) => *classes = Classes::NONE,
-            Some(_) => {}
-            None if list.fallback == pool => *classes = Classes::NONE,
-            None => {}
+            if classes.is_empty() {
+                continue;
+            }
+            let classes = Arc::new(classes);
+            let origins = pool.origins.iter();
+            leaving.extend(origins.map(|origin| (*origin, Arc::clone(&classes))));
         }
+        leaving
     }
 }

@@ -163,6 +163,12 @@ impl Generations {
         Ok(Some(ops))
     }
 
+    /// The rows of a layout, whether or not it stands anywhere.
+    pub fn rows(&self, layout: &Arc<Layout>) -> Arc<Vec<u32>> {
+        let placed = self.slots.get(layout);
+        placed.map_or_else(|| Arc::new(layout.build()), |run| Arc::clone(&run.rows))
+    }
+
     /// Everything of the live generation.
     pub fn image(&self, ops: &mut Vec<TableOp>) {
         let parity = Parity((self.live & 1) as u8);
@@ -230,7 +236,7 @@ impl Generations {
                 vips,
             ),
             (
-                "countries with pools of their own, by application",
+                "countries with pools of their own, by load balancer",
                 designs.routes.len(),
                 routes,
             ),
@@ -269,7 +275,7 @@ impl Generations {
         for route in designs.routes {
             let table = self.table(route.pools.layout.as_ref(), &mut next, runs)?;
             let key = RouteKey {
-                application: route.application,
+                set: route.set,
                 country: route.country,
                 parity,
                 v6: u8::from(route.family == Family::V6),
@@ -391,6 +397,8 @@ fn record(listener: &ListenerDesign, table: Table) -> Application {
         access: listener.access,
         affinity_ttl: listener.affinity_ttl,
         affinity_epoch: listener.affinity_epoch,
+        routes: listener.routes,
+        reserved: 0,
         rate: listener.rate,
         source_rate: listener.source_rate,
     }

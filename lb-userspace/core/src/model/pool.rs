@@ -1,8 +1,7 @@
 //! Pools and their origins.
 
-use super::Coordinates;
+use super::{Coordinates, Host, NotificationFilter};
 use core::fmt;
-use core::net::IpAddr;
 use core::time::Duration;
 
 /// `[pools.NAME]`: origins that serve the same thing.
@@ -26,6 +25,8 @@ pub struct Pool {
     pub load_shedding: LoadShedding,
     /// `latitude` and `longitude`, for steering by proximity.
     pub coordinates: Option<Coordinates>,
+    /// Which changes of its health and its origins' are told to webhooks.
+    pub notification_filter: NotificationFilter,
     /// In the order of the file.
     pub origins: Vec<Origin>,
 }
@@ -104,14 +105,15 @@ pub enum SheddingPolicy {
     Hash,
 }
 
-/// `[pools.NAME.origins.NAME]`: one destination.
+/// `[pools.NAME.origins.NAME]`: one destination, or those that a name stands for.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Origin {
     /// Unique in the pool.
     pub name: String,
     /// What its flows and health are known by, whatever it is called now; `None`: its name.
     pub identity: Option<String>,
-    pub address: IpAddr,
+    /// Of a name each address is an origin, and they share its weight.
+    pub address: Host,
     /// `None` (0 in the file): the application's `origin_port`, else its own port.
     pub port: Option<u16>,
     pub weight: Weight,
@@ -121,6 +123,8 @@ pub struct Origin {
     pub forwarding: Forwarding,
     /// `header.Host`: what HTTP monitors ask for, whatever they name themselves.
     pub host: Option<String>,
+    /// The origin's own `drain_timeout`, else the pool's.
+    pub drain_timeout: Option<Duration>,
 }
 
 impl Origin {

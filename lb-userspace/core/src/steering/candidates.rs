@@ -6,6 +6,8 @@ use crate::maglev::Member;
 use crate::model::{SteeringPolicy, Weight};
 use core::time::Duration;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What steering needs to know of a pool that may get flows.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -57,16 +59,32 @@ pub enum Entry {
     Client,
 }
 
-/// Weight ÷ (open flows + 1), in any unit. What has a weight keeps one.
+/// A weight in units that are small enough to be divided.
 #[must_use]
-pub fn balanced(weight: Weight, open_flows: u64) -> u32 {
-    const UNIT: u64 = 1 << 20;
-    if weight == Weight::ZERO {
-        return 0;
-    }
-    let share = u64::from(weight.hundredths()) * UNIT / open_flows.saturating_add(1);
-    // At most 100 units.
-    share.max(1) as u32
+pub fn parts(weight: Weight) -> u32 {
+    // At most 100 · 2^20.
+    u32::from(weight.hundredths()) << 20
+}
+
+/// Weights ÷ (open flows + 1) of competitors, their weights in [`parts`]; what has a weight keeps one. Nobody counts as
+/// having less than half of what would be its part of all flows by weight: whoever is new or has come back gets more than
+/// others, but not nearly everything until counts are taken again.
+#[must_use]
+pub fn balanced(competitors: &[(u32, u64)]) -> Vec<u32> {
+    let weights: u128 = competitors.iter().map(|(weight, _)| u128::from(*weight)).sum();
+    let counted = competitors.iter().filter(|(weight, _)| *weight > 0);
+    let flows: u128 = counted.map(|(_, open_flows)| u128::from(*open_flows)).sum();
+    let balanced = |&(weight, open_flows): &(u32, u64)| {
+        if weight == 0 {
+            return 0;
+        }
+        let part = flows * u128::from(weight) / weights / 2;
+        let counted = open_flows.max(u64::try_from(part).unwrap_or(u64::MAX));
+        let share = u64::from(weight) / counted.saturating_add(1);
+        // Not more than the weight.
+        share.max(1) as u32
+    };
+    competitors.iter().map(balanced).collect()
 }
 
 /// Applies a route's policy. Without any usable pool the list is empty and ordered.
@@ -85,12 +103,18 @@ pub fn candidates<'a>(route: &Route<'a>, figures: impl Fn(&str) -> PoolFigures) 
             ordered(&pools, |a, b| known_first(a.distance, b.distance, f64::total_cmp))
         }
         SteeringPolicy::Random | SteeringPolicy::Hash => {
-            weighted(&pools, |name, _| u32::from(route.weights.of(name).hundredths()))
+            let weights = pools.iter().map(|(name, _)| route.weights.of(name));
+            weighted(
+                &pools,
+                weights.map(|weight| u32::from(weight.hundredths())).collect(),
+            )
         }
         SteeringPolicy::LeastConnections | SteeringPolicy::LeastOutstandingRequests => {
-            weighted(&pools, |name, figures| {
-                balanced(route.weights.of(name), figures.open_flows)
-            })
+            let competitors = pools
+                .iter()
+                .map(|(name, figures)| (parts(route.weights.of(name)), figures.open_flows));
+            let weights = balanced(&competitors.collect::<Vec<_>>());
+            weighted(&pools, weights)
         }
     };
     let competes = |name: &str| match &order {
@@ -130,12 +154,15 @@ fn known_first<T>(a: Option<T>, b: Option<T>, compare: impl Fn(&T, &T) -> Orderi
     }
 }
 
-fn weighted<'a>(pools: &[(&'a str, PoolFigures)], weight: impl Fn(&str, &PoolFigures) -> u32) -> Order<'a> {
-    let pools = pools.iter().map(|(name, figures)| WeightedPool {
-        name,
-        weight: weight(name, figures),
-        usable: figures.usable,
-    });
+fn weighted<'a>(pools: &[(&'a str, PoolFigures)], weights: Vec<u32>) -> Order<'a> {
+    let pools = pools
+        .iter()
+        .zip(weights)
+        .map(|((name, figures), weight)| WeightedPool {
+            name,
+            weight,
+            usable: figures.usable,
+        });
     let pools: Vec<_> = pools.filter(|pool| pool.weight > 0).collect();
     if pools.iter().any(|pool| pool.usable) {
         Order::Weighted(pools)
@@ -193,9 +220,15 @@ impl<'a> Candidates<'a> {
         })
     }
 
-    /// Share of new flows by pool, 0 to 1; pools with no share are left out. `fallback` gets what all give up.
+    /// Share of new flows by pool, 0 to 1; pools with no share are left out. `fallback` gets what all give up. `counts` is
+    /// [`SheddingTable::counts`], or remembers what that said: it takes long.
     #[must_use]
-    pub fn shares(&self, identity: impl Fn(&str) -> u64, fallback: Option<&'a str>) -> Vec<(&'a str, f64)> {
+    pub fn shares(
+        &self,
+        identity: impl Fn(&str) -> u64,
+        fallback: Option<&'a str>,
+        counts: impl FnOnce(SheddingTable) -> Arc<BTreeMap<u32, usize>>,
+    ) -> Vec<(&'a str, f64)> {
         let mut names: Vec<&'a str> = match &self.order {
             Order::Ordered(pools) => pools.clone(),
             Order::Weighted(pools) => pools.iter().map(|pool| pool.name).collect(),
@@ -208,13 +241,14 @@ impl<'a> Candidates<'a> {
         let Some(table) = self.shedding_table(identity, number, rest) else {
             return self.plain_shares();
         };
-        let slots = table.build();
+        let owned = counts(table);
+        let total: usize = owned.values().sum();
         let mut counts = vec![0_usize; names.len()];
         let mut given_up = 0;
-        for owner in &slots {
+        for (owner, owned) in owned.iter() {
             match counts.get_mut(*owner as usize) {
-                Some(count) => *count += 1,
-                None => given_up += 1,
+                Some(count) => *count += owned,
+                None => given_up += owned,
             }
         }
         if let Some(fallback) = fallback {
@@ -226,9 +260,10 @@ impl<'a> Candidates<'a> {
                 }
             }
         }
-        let total = slots.len() as f64;
         let shares = names.into_iter().zip(counts).filter(|(_, count)| *count > 0);
-        shares.map(|(name, count)| (name, count as f64 / total)).collect()
+        shares
+            .map(|(name, count)| (name, count as f64 / total as f64))
+            .collect()
     }
 
     /// Shares when no pool gives up any flows.

@@ -5,11 +5,12 @@
 //! each pool others, so that what one gives up is divided among the others like any other flows. Classes that every
 //! pool gives up go to the fallback pool; without one that can serve they stay, because nobody else is there.
 
-use crate::maglev::{self, Member, mix};
+use crate::maglev::{self, Grain, Member, mix};
 use lb_common::abi::PoolId;
 use lb_common::hash;
+use std::collections::BTreeMap;
 
-/// Number of classes: as many as the smallest table of several members has slots, so that each slot is of one class.
+/// Number of classes: as many as the smallest fine table of several members has slots, so that each slot is of one class.
 pub const CLASSES: u32 = 2048;
 
 /// The class of a flow or of a client, by its hash.
@@ -31,9 +32,15 @@ impl Classes {
         let mut ranking: Vec<(u64, u32)> = (0..CLASSES)
             .map(|class| (mix(identity ^ mix(u64::from(class))), class))
             .collect();
-        ranking.sort_unstable();
         let mut classes = Self::NONE;
-        for (_, class) in ranking.iter().take(count as usize) {
+        let given_up = match ranking.len().min(count as usize) {
+            0 => &[],
+            count => {
+                ranking.select_nth_unstable(count - 1);
+                &ranking[..count]
+            }
+        };
+        for (_, class) in given_up {
             classes.insert(*class);
         }
         classes
@@ -160,11 +167,23 @@ impl SheddingTable {
     }
 }
 
+impl SheddingTable {
+    /// How many slots each owner has.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<u32, usize> {
+        let mut counts = BTreeMap::new();
+        for owner in self.build() {
+            *counts.entry(owner).or_default() += 1;
+        }
+        counts
+    }
+}
+
 impl Base {
     fn build(&self) -> Vec<u32> {
         let few = match self {
             Self::List(pools) => pools.first().map(|first| vec![*first]).unwrap_or_default(),
-            Self::Ring(members) => maglev::build(members),
+            Self::Ring(members) => maglev::build(members, Grain::Fine),
         };
         match few.as_slice() {
             // A single slot stands for any number of them.

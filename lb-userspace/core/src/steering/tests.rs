@@ -8,6 +8,7 @@ use crate::model::{
 use core::time::Duration;
 use lb_common::abi::Country;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const DE: Country = Country::new(*b"DE");
 const FR: Country = Country::new(*b"FR");
@@ -94,7 +95,7 @@ fn shares(
     let found = candidates(&routes.main, |name| {
         figures.get(name).copied().unwrap_or_default()
     });
-    let shares = found.shares(identity, fallback);
+    let shares = found.shares(identity, fallback, |table| Arc::new(table.counts()));
     assert_eq!(found.is_empty(), shares.is_empty());
     let mut shares: Vec<(String, f64)> = shares
         .into_iter()
@@ -554,7 +555,17 @@ fn distances_come_from_coordinates() {
 
 #[test]
 fn a_count_never_takes_a_weight_away_nor_gives_one() {
-    assert_eq!(balanced(Weight::ZERO, 0), 0);
-    assert!(balanced(Weight::from_hundredths(1).unwrap(), u64::MAX) > 0);
-    assert!(balanced(Weight::ONE, 0) > balanced(Weight::ONE, 1));
+    let small = parts(Weight::from_hundredths(1).unwrap());
+    let (zero, one) = (parts(Weight::ZERO), parts(Weight::ONE));
+    let weights = balanced(&[(zero, 0), (small, u64::MAX), (one, 0), (one, 1)]);
+    assert_eq!(weights[0], 0);
+    assert!(weights[1..].iter().all(|weight| *weight > 0), "{weights:?}");
+    let weights = balanced(&[(one, 0), (one, 1)]);
+    assert!(weights[0] > weights[1], "{weights:?}");
+    // Half of its part of all flows, by weight.
+    let empty = balanced(&[(small, 0), (one, 1010)]);
+    let few = balanced(&[(small, 5), (one, 1010)]);
+    assert_eq!(empty, few);
+    assert_eq!(balanced(&[(zero, 7)]), [0]);
+    assert!(balanced(&[]).is_empty());
 }

@@ -128,6 +128,13 @@ impl Asked {
         all.next().map(|(_, value)| value.as_str())
     }
 
+    /// A parameter that is a list: given several times, or with commas.
+    pub fn list(&self, name: &str) -> Vec<&str> {
+        let all = self.query.iter().filter(|(key, _)| key == name);
+        let words = all.flat_map(|(_, value)| value.split(','));
+        words.map(str::trim_end).filter(|word| !word.is_empty()).collect()
+    }
+
     /// A parameter that is a number in `range`.
     ///
     /// # Errors

@@ -2,12 +2,14 @@
 //!
 //! There is one tenant: any well-formed id of an account or zone means this node.
 
+mod analytics;
 mod answer;
 mod objects;
 mod openapi;
 mod overview;
 mod preview;
 
+pub(super) use objects::shown;
 pub(crate) use overview::origin as origin_health;
 
 pub(super) use openapi::document as openapi;
@@ -67,6 +69,18 @@ pub(super) fn router() -> Router<Handle> {
     let spectrum = format!("{PREFIX}/zones/{{zone}}/spectrum");
     objects::routes(router, &format!("{spectrum}/apps"), Kind::Application)
         .route(&format!("{spectrum}/protocols"), get(overview::protocols))
+        .route(
+            &format!("{spectrum}/analytics/aggregate/current"),
+            get(analytics::current),
+        )
+        .route(
+            &format!("{spectrum}/analytics/events/summary"),
+            get(analytics::summary),
+        )
+        .route(
+            &format!("{spectrum}/analytics/events/bytime"),
+            get(analytics::by_time),
+        )
         .route(&format!("{PREFIX}/{{*path}}"), axum::routing::any(no_route))
         .method_not_allowed_fallback(no_method)
         .layer(axum::middleware::from_fn(answer::in_time))

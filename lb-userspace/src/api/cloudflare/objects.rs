@@ -56,7 +56,7 @@ fn catalog(handle: &Handle) -> Arc<Catalog> {
 }
 
 /// An object with what the node knows about it.
-fn shown(entry: &Entry, view: &View) -> Value {
+pub(in super::super) fn shown(entry: &Entry, view: &View) -> Value {
     let mut value = entry.shown();
     if let (Body::Pool(_), Value::Object(fields)) = (&entry.body, &mut value) {
         let pool = view.pools.iter().find(|pool| pool.name == entry.name);

@@ -41,6 +41,11 @@ use utoipa::OpenApi;
     shapes::Resources,
     shapes::Resource,
     shapes::Usage,
+    shapes::CurrentTraffic,
+    shapes::Analytics,
+    shapes::AnalyticsRow,
+    shapes::AnalyticsMetrics,
+    shapes::AnalyticsQuery,
     shapes::Regions,
     shapes::Region,
     shapes::Country,
@@ -113,8 +118,44 @@ pub(in super::super) fn document() -> Value {
         paths.insert(path, json!({"post": operation}));
     }
     let path = format!("{PREFIX}/zones/{{zone}}/spectrum/protocols");
-    let operation = operation(&path, "Names of protocols", &[], None, list("Protocol"));
-    paths.insert(path, json!({"get": operation}));
+    let protocols = operation(&path, "Names of protocols", &[], None, list("Protocol"));
+    paths.insert(path, json!({"get": protocols}));
+
+    let asked = [
+        "dimensions",
+        "metrics",
+        "filters",
+        "sort",
+        "since",
+        "until",
+        "limit",
+        "time_delta",
+    ];
+    let (summary, by_time) = (&asked[..7], &asked[..]);
+    for (path, words, query, result) in [
+        (
+            "aggregate/current",
+            "What applications do now",
+            &["appID", "colo_name"][..],
+            list("CurrentTraffic"),
+        ),
+        (
+            "events/summary",
+            "Events of connections",
+            summary,
+            shape("Analytics"),
+        ),
+        (
+            "events/bytime",
+            "Events of connections by time",
+            by_time,
+            shape("Analytics"),
+        ),
+    ] {
+        let path = format!("{PREFIX}/zones/{{zone}}/spectrum/analytics/{path}");
+        let operation = operation(&path, words, query, None, result);
+        paths.insert(path, json!({"get": operation}));
+    }
 
     let generated = serde_json::to_value(Shapes::openapi()).unwrap_or_default();
     json!({

@@ -136,3 +136,17 @@ fn origins_of_weight_0_are_probed_and_disabled_ones_are_not() {
     let probed: Vec<_> = world.probes.iter().map(|request| request.address).collect();
     assert_eq!(probed, [ip(A)]);
 }
+
+#[test]
+fn one_node_that_sees_a_failure_steers_away_alone() {
+    let settled = || World::settled(steered(SteeringPolicy::Off));
+    let (mut one, mut other) = (settled(), settled());
+    one.kill(A);
+    other.run(7);
+    assert_eq!(
+        (one.serving(VIP), other.serving(VIP)),
+        (vec![B.to_owned()], vec![A.to_owned()])
+    );
+    one.revive(A);
+    assert_eq!(one.serving(VIP), [A]);
+}

@@ -51,6 +51,20 @@ fn flows_of_disabled_and_removed_origins_end_at_the_deadline() {
 }
 
 #[test]
+fn an_origin_may_have_a_time_of_its_own() {
+    let mut world = World::settled(three(60));
+    let b = world.origin(B).id;
+    let mut config = three(60);
+    config.pools[0].origins[1].enabled = false;
+    config.pools[0].origins[1].drain_timeout = Some(Duration::from_secs(10));
+    world.configure(config);
+    world.run(9);
+    assert_eq!(state(&world, b), OriginState::DRAINING);
+    world.run(1);
+    assert_eq!(state(&world, b), OriginState::ENDED);
+}
+
+#[test]
 fn another_drain_timeout_holds_for_what_drains_already() {
     let mut world = World::settled(three(60));
     let [b, c] = [B, C].map(|address| world.origin(address).id);

@@ -312,9 +312,10 @@ impl Maps {
                 let others = self
                     .routes
                     .iter()
-                    .filter(|(key, _)| (key.parity, key.application) == (parity, application.id));
-                let others: Vec<abi::Route> = others.map(|(_, route)| *route).collect();
+                    .filter(|(key, _)| (key.parity, key.set) == (parity, application.routes));
                 let asks = application.flags.has(ApplicationFlags::ROUTES);
+                let others = others.filter(|_| asks);
+                let others: Vec<abi::Route> = others.map(|(_, route)| *route).collect();
                 assert_eq!(asks, !others.is_empty());
                 assert!(!asks || !self.countries.rows().is_empty());
                 routes.extend(others);
@@ -435,13 +436,14 @@ impl Maps {
         };
         let application = self.applications.get(&key)?;
         let key = RouteKey {
-            application: application.id,
+            set: application.routes,
             country,
             parity,
             v6: u8::from(ip(vip).is_ipv6()),
             reserved: [0; 2],
         };
-        let rerouted = self.routes.get(&key).copied();
+        let asks = application.flags.has(ApplicationFlags::ROUTES);
+        let rerouted = self.routes.get(&key).filter(|_| asks).copied();
         let route = rerouted.unwrap_or_else(|| route_of(application));
         let list = route.pools;
         let candidates = (0..8).filter_map(|k| match list.steering {

@@ -10,6 +10,7 @@ mod groups;
 mod limits;
 mod listeners;
 mod maps;
+mod names;
 mod places;
 mod renames;
 mod restart;

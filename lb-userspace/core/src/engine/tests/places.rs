@@ -157,3 +157,72 @@ fn countries_outlive_the_daemon() {
     next.configure(config);
     assert!(next.maps.routes.is_empty());
 }
+
+#[test]
+fn applications_share_the_routes_of_their_load_balancer() {
+    let mut config = by_country();
+    let alone = World::settled(config.clone()).maps.routes.len();
+    for number in 0..10 {
+        let address = format!("203.0.113.{}", 100 + number);
+        config
+            .applications
+            .push(application(&format!("app-{number}"), &address, "web"));
+    }
+    let needed = crate::engine::Engine::required_capacity(&config).routes;
+    assert_eq!(
+        needed as usize,
+        2 * 4,
+        "two generations of three countries and the unknown one"
+    );
+    let mut world = World::settled(config.clone());
+    assert_eq!(world.maps.routes.len(), alone);
+    let others = |world: &World| {
+        let flows = (0..512).map(crate::maglev::mix);
+        let found = flows.filter_map(|flow| world.maps.select_from(DE, "203.0.113.105", flow));
+        let found: BTreeSet<IpAddr> = found
+            .map(|(_, origin)| IpAddr::from(world.maps.origins[&origin].address))
+            .collect();
+        found
+    };
+    assert_eq!(others(&world), BTreeSet::from([ip(B)]));
+    // The application that gave the set its number goes: the set stays.
+    config.applications.remove(0);
+    world.configure(config.clone());
+    world.configure(config);
+    assert_eq!(world.maps.routes.len(), alone);
+    assert_eq!(others(&world), BTreeSet::from([ip(B)]));
+}
+
+#[test]
+fn a_client_is_bound_as_long_as_its_own_countrys_pools_are_the_same() {
+    let mut config = by_country();
+    config.load_balancers[0].pool_sets.clear();
+    config.applications[0].affinity = Some(Affinity {
+        ttl: core::time::Duration::from_secs(600),
+    });
+    let countries = |config: &mut Config, [of_de, of_fr]: [&str; 2]| {
+        let countries = [(DE, vec![of_de.to_owned()]), (FR, vec![of_fr.to_owned()])];
+        config.load_balancers[0].geo.countries = countries.into();
+    };
+    countries(&mut config, ["b", "c"]);
+    let mut world = World::settled(config.clone());
+    let epoch = |world: &World| {
+        let mut records = world.maps.applications.values();
+        records.next_back().map(|record| record.affinity_epoch)
+    };
+    let bound = epoch(&world);
+    world.kill(B);
+    assert_eq!(epoch(&world), bound, "its pool is empty");
+    world.revive(B);
+    // The same pools all in all.
+    let turned = {
+        let mut turned = config.clone();
+        countries(&mut turned, ["c", "b"]);
+        turned
+    };
+    for (config, same) in [(turned, false), (config, true)] {
+        world.configure(config.clone());
+        world.configure(config);
+        assert_eq!(epoch(&world) == bound, same);
+    }
+}

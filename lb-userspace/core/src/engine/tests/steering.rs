@@ -50,7 +50,7 @@ pub fn check(world: &World, expected: &[(&str, f64)], words: &str) {
     }
     // What the status says is what the maps do.
     for (pool, share) in &world.view().load_balancers[0].pool_shares {
-        let address = world.pool(pool).origins[0].address.to_string();
+        let address = world.pool(pool).origins[0].name.clone();
         assert!((shares[&address] - share).abs() < 0.02, "{words}: {pool} {share}");
     }
 }
@@ -238,6 +238,24 @@ fn pools_with_few_flows_get_more() {
     check(&world, &[(A, 0.5), (B, 0.3), (C, 0.2)], "9 flows each");
     open_flows(&mut world, &[]);
     check(&world, &[(A, 0.5), (B, 0.3), (C, 0.2)], "no flows");
+}
+
+#[test]
+fn who_comes_back_empty_does_not_get_everything() {
+    let mut config = steered(SteeringPolicy::LeastConnections);
+    config.load_balancers[0].random_steering = weights(&[], 100);
+    let mut world = World::settled(config);
+    open_flows(&mut world, &[(A, 1000), (B, 1000)]);
+    // As if it had a third of half of all: 333.
+    check(&world, &[(A, 0.2), (B, 0.2), (C, 0.6)], "it has none");
+    open_flows(&mut world, &[(A, 1000), (B, 1000), (C, 500)]);
+    check(&world, &[(A, 0.25), (B, 0.25), (C, 0.5)], "it has half as many");
+    let mut config = web(vec![pool("a", &[A, B, C])], None);
+    config.pools[0].origin_steering = OriginSteering::LeastConnections;
+    let mut world = World::settled(config);
+    open_flows(&mut world, &[(A, 1000), (B, 1000)]);
+    let shares = world.shares(VIP);
+    assert!((shares[C] - 0.6).abs() < 0.02, "{shares:?}");
 }
 
 #[test]
