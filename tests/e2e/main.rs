@@ -23,6 +23,7 @@ mod limits;
 mod many_probes;
 mod matrix;
 mod messages;
+mod monitors;
 mod names;
 mod objects_cli;
 mod others;

@@ -466,6 +466,7 @@ impl Node {
             Command::WatchNames(names) => self.resolver.watch(names),
             Command::Publish(view) => {
                 self.journal.follow(&view, &self.config);
+                self.follow_applications(&view);
                 // Nobody may be looking.
                 let _ = self.view.send_replace(view);
             }
