@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod difference;
 pub mod engine;
 pub mod health;
 pub mod image;

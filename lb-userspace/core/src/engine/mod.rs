@@ -15,6 +15,7 @@ mod hops;
 mod ids;
 mod layout;
 mod message;
+mod moves;
 mod plan;
 mod probes;
 mod records;
@@ -26,10 +27,15 @@ mod tables;
 mod tests;
 mod verdict;
 
+#[cfg(test)]
+pub(crate) use self::tests::world as testing;
+
 pub use self::message::{
     Adopted, Command, DrainRecord, Environment, Event, Exit, HealthRecord, Kept, Path, ProbeRequest, Report,
     TargetId, Via,
 };
+
+pub use self::moves::{Move, Share, Shift, moves};
 
 use self::access::AccessLists;
 use self::drains::Drains;

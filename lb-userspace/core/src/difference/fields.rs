@@ -1,0 +1,487 @@
+//! The fields of a configuration's parts as texts.
+//!
+//! Each part is taken apart without a rest, so that a new field of the model cannot be forgotten here.
+
+use super::{Described, Fields, Part};
+use crate::model::{
+    Access, Affinity, Api, Application, AttachMode, Config, CountryTable, Datapath, Destination, Echo,
+    FlowTimeouts, Forwarding, Limits, LoadBalancer, Member, Monitor, MonitorGroup, MonitorKind, Node, OnExit,
+    OnUnhealthy, Origin, OriginSteering, Pool, Prefix, Probe, ProbeSource, SomeTimeouts, SteeringPolicy,
+    TunnelSource, UdpProbe,
+};
+use core::fmt::Display;
+use core::time::Duration;
+use lb_common::abi::Country;
+
+/// Lists that are longer are told by their length.
+const MAX_LISTED: usize = 8;
+
+/// All parts of a configuration.
+pub fn parts(config: &Config) -> Vec<Described> {
+    let Config {
+        node,
+        datapath,
+        api,
+        monitors,
+        monitor_groups,
+        pools,
+        load_balancers,
+        applications,
+        geoip,
+    } = config;
+    let mut parts = vec![
+        described(Part::Node, "", of_node(node)),
+        described(Part::Datapath, "", of_datapath(datapath)),
+        described(Part::Api, "", of_api(api)),
+    ];
+    parts.extend(
+        geoip
+            .iter()
+            .map(|table| described(Part::Geoip, "", of_geoip(table))),
+    );
+    for monitor in monitors {
+        parts.push(described(Part::Monitor, &monitor.name, of_monitor(monitor)));
+    }
+    for group in monitor_groups {
+        parts.push(described(Part::MonitorGroup, &group.name, of_group(group)));
+    }
+    for pool in pools {
+        parts.push(described(Part::Pool, &pool.name, of_pool(pool)));
+        for origin in &pool.origins {
+            let name = format!("{}/{}", pool.name, origin.name);
+            parts.push(described(Part::Origin, &name, of_origin(origin)));
+        }
+    }
+    for balancer in load_balancers {
+        parts.push(described(
+            Part::LoadBalancer,
+            &balancer.name,
+            of_balancer(balancer),
+        ));
+    }
+    for application in applications {
+        parts.push(described(
+            Part::Application,
+            &application.name,
+            of_application(application),
+        ));
+    }
+    parts
+}
+
+fn described(part: Part, name: &str, Writer(fields): Writer) -> Described {
+    Described {
+        part,
+        name: name.to_owned(),
+        fields,
+    }
+}
+
+/// Fields that are being told.
+#[derive(Default)]
+struct Writer(Fields);
+
+impl Writer {
+    fn tell(&mut self, field: &str, value: impl Display) {
+        self.0.push((field.to_owned(), value.to_string()));
+    }
+
+    fn tell_some(&mut self, field: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.tell(field, value);
+        }
+    }
+
+    /// A time in seconds.
+    fn seconds(&mut self, field: &str, time: Duration) {
+        self.tell(field, time.as_secs_f64());
+    }
+
+    fn some_seconds(&mut self, field: &str, time: Option<Duration>) {
+        self.tell_some(field, time.map(|time| time.as_secs_f64()));
+    }
+
+    /// A text; none when it is empty.
+    fn text(&mut self, field: &str, text: &str) {
+        self.tell_some(field, (!text.is_empty()).then_some(text));
+    }
+
+    /// A list in its order; none when it is empty.
+    fn list<T: Display>(&mut self, field: &str, items: impl IntoIterator<Item = T>) {
+        let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+        if !items.is_empty() {
+            self.tell(field, shortened(&items));
+        }
+    }
+
+    fn access(&mut self, access: Option<&Access>) {
+        let Some(Access {
+            allow,
+            deny,
+            allow_countries,
+            deny_countries,
+        }) = access
+        else {
+            return;
+        };
+        self.list("access.allow", allow);
+        self.list("access.deny", deny);
+        self.list("access.allow_countries", allow_countries.iter().map(letters));
+        self.list("access.deny_countries", deny_countries.iter().map(letters));
+    }
+}
+
+/// A list; of a long one the beginning, and what tells it from others of the same length.
+fn shortened(items: &[String]) -> String {
+    if items.len() <= MAX_LISTED {
+        return items.join(", ");
+    }
+    let bytes = items.iter().flat_map(|item| item.bytes().chain([0]));
+    // FNV-1a: nobody aims at collisions with lists of their own.
+    let print = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!(
+        "{}, .. ({} in all, fingerprint {print:016x})",
+        items[..3].join(", "),
+        items.len()
+    )
+}
+
+fn letters(country: &Country) -> String {
+    country
+        .letters()
+        .map_or_else(|| "unknown".to_owned(), |letters| letters.iter().collect())
+}
+
+fn of_node(node: &Node) -> Writer {
+    let Node {
+        name,
+        pop,
+        region,
+        country,
+        latitude,
+        longitude,
+        state_dir,
+    } = node;
+    let mut fields = Writer::default();
+    fields.tell("name", name);
+    fields.tell_some("pop", pop.as_ref());
+    fields.tell_some("region", region.as_ref());
+    fields.tell_some("country", country.as_ref());
+    fields.tell_some("latitude", *latitude);
+    fields.tell_some("longitude", *longitude);
+    fields.tell("state_dir", state_dir.display());
+    fields
+}
+
+fn of_datapath(datapath: &Datapath) -> Writer {
+    let Datapath {
+        interfaces,
+        mode,
+        snat_addresses,
+        max_flows,
+        on_exit,
+        flow_timeouts,
+        max_replies_per_second,
+        tunnel_source,
+        access,
+    } = datapath;
+    let mut fields = Writer::default();
+    fields.list("interfaces", interfaces);
+    fields.tell(
+        "mode",
+        match mode {
+            AttachMode::Auto => "auto",
+            AttachMode::Native => "native",
+            AttachMode::Generic => "generic",
+        },
+    );
+    fields.list("snat_addresses", snat_addresses);
+    fields.tell("max_flows", max_flows);
+    fields.tell(
+        "on_exit",
+        match on_exit {
+            OnExit::Keep => "keep",
+            OnExit::Detach => "detach",
+        },
+    );
+    let FlowTimeouts {
+        tcp,
+        tcp_handshake,
+        tcp_closing,
+        udp,
+    } = flow_timeouts;
+    fields.seconds("flow_timeouts.tcp", *tcp);
+    fields.seconds("flow_timeouts.tcp_handshake", *tcp_handshake);
+    fields.seconds("flow_timeouts.tcp_closing", *tcp_closing);
+    fields.seconds("flow_timeouts.udp", *udp);
+    fields.tell("max_replies_per_second", max_replies_per_second);
+    let TunnelSource { v4, v6 } = tunnel_source;
+    let prefixes: Vec<&Prefix> = v4.iter().chain(v6).collect();
+    match prefixes.is_empty() {
+        true => fields.tell("tunnel_source", "node"),
+        false => fields.list("tunnel_source", prefixes),
+    }
+    fields.access(access.as_deref());
+    fields
+}
+
+fn of_api(api: &Api) -> Writer {
+    let Api {
+        socket,
+        listen,
+        token_file,
+        edge_ips,
+    } = api;
+    let mut fields = Writer::default();
+    fields.tell("socket", socket.display());
+    fields.list("listen", listen);
+    fields.tell_some("token_file", token_file.as_ref().map(|file| file.display()));
+    fields.list("edge_ips", edge_ips);
+    fields
+}
+
+fn of_geoip(table: &CountryTable) -> Writer {
+    let mut fields = Writer::default();
+    let row = |(prefix, country): &(Prefix, Country)| format!("{prefix} {}", letters(country));
+    fields.list("prefixes", table.rows().iter().map(row));
+    fields
+}
+
+fn of_monitor(monitor: &Monitor) -> Writer {
+    let Monitor {
+        name: _,
+        kind,
+        interval,
+        timeout,
+        retries,
+        consecutive_up,
+        consecutive_down,
+        port,
+        source,
+    } = monitor;
+    let mut fields = Writer::default();
+    fields.tell("type", kind.name());
+    fields.seconds("interval", *interval);
+    fields.seconds("timeout", *timeout);
+    fields.tell("retries", retries);
+    // 0 and 1 are the same.
+    fields.tell("consecutive_up", (*consecutive_up).max(1));
+    fields.tell("consecutive_down", (*consecutive_down).max(1));
+    fields.tell_some("port", *port);
+    let ProbeSource { v4, v6, interface } = source;
+    fields.tell_some("source (IPv4)", *v4);
+    fields.tell_some("source (IPv6)", *v6);
+    fields.tell_some("interface", interface.as_ref());
+    match kind {
+        MonitorKind::Tcp | MonitorKind::IcmpPing | MonitorKind::Smtp => {}
+        MonitorKind::Http(probe) => of_probe(&mut fields, probe),
+        MonitorKind::Https {
+            probe,
+            allow_insecure,
+        } => {
+            of_probe(&mut fields, probe);
+            fields.tell("allow_insecure", allow_insecure);
+        }
+        MonitorKind::UdpIcmp(UdpProbe {
+            payload,
+            expected_reply,
+        }) => {
+            fields.text("payload", &hexadecimal(payload));
+            fields.text("expected_reply", &hexadecimal(expected_reply));
+        }
+    }
+    fields
+}
+
+fn of_probe(fields: &mut Writer, probe: &Probe) {
+    let Probe {
+        method,
+        path,
+        headers,
+        expected_codes,
+        expected_body,
+        follow_redirects,
+    } = probe;
+    fields.tell("method", method);
+    fields.tell("path", path);
+    let header = |(name, value): &(String, String)| format!("{name}: {value}");
+    fields.list("header", headers.iter().map(header));
+    fields.tell("expected_codes", expected_codes);
+    fields.text("expected_body", expected_body);
+    fields.tell("follow_redirects", follow_redirects);
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn of_group(group: &MonitorGroup) -> Writer {
+    let MonitorGroup { name: _, members } = group;
+    let mut fields = Writer::default();
+    fields.list("members", members.iter().map(|member| &member.monitor));
+    for member in members {
+        let Member {
+            monitor,
+            enabled,
+            monitoring_only,
+            must_be_healthy,
+        } = member;
+        fields.tell(&format!("{monitor}.enabled"), enabled);
+        fields.tell(&format!("{monitor}.monitoring_only"), monitoring_only);
+        fields.tell(&format!("{monitor}.must_be_healthy"), must_be_healthy);
+    }
+    fields
+}
+
+fn of_pool(pool: &Pool) -> Writer {
+    let Pool {
+        name: _,
+        enabled,
+        monitor,
+        monitor_group,
+        minimum_origins,
+        origin_steering,
+        on_unhealthy,
+        drain_timeout,
+        // They are parts of their own.
+        origins: _,
+    } = pool;
+    let mut fields = Writer::default();
+    fields.tell("enabled", enabled);
+    fields.tell_some("monitor", monitor.as_ref());
+    fields.tell_some("monitor_group", monitor_group.as_ref());
+    fields.tell("minimum_origins", minimum_origins);
+    fields.tell(
+        "origin_steering.policy",
+        match origin_steering {
+            OriginSteering::Random => "random",
+            OriginSteering::Hash => "hash",
+        },
+    );
+    fields.tell(
+        "on_unhealthy",
+        match on_unhealthy {
+            OnUnhealthy::Keep => "keep",
+            OnUnhealthy::Reset => "reset",
+        },
+    );
+    fields.seconds("drain_timeout", *drain_timeout);
+    fields
+}
+
+fn of_origin(origin: &Origin) -> Writer {
+    let Origin {
+        name: _,
+        address,
+        port,
+        weight,
+        enabled,
+        forwarding,
+        host,
+    } = origin;
+    let mut fields = Writer::default();
+    fields.tell("address", address);
+    fields.tell_some("port", *port);
+    fields.tell("weight", weight.value());
+    fields.tell("enabled", enabled);
+    fields.tell("forwarding", forwarding.name());
+    if let Forwarding::DsrGue { port } = forwarding {
+        fields.tell("gue_port", port);
+    }
+    fields.tell_some("header.Host", host.as_ref());
+    fields
+}
+
+fn of_balancer(balancer: &LoadBalancer) -> Writer {
+    let LoadBalancer {
+        name: _,
+        enabled,
+        default_pools,
+        fallback_pool,
+        steering_policy,
+    } = balancer;
+    let mut fields = Writer::default();
+    fields.tell("enabled", enabled);
+    fields.list("default_pools", default_pools);
+    fields.tell_some("fallback_pool", fallback_pool.as_ref());
+    fields.tell("steering_policy", steering_policy.name());
+    if let SteeringPolicy::Random {
+        weights,
+        default_weight,
+    } = steering_policy
+    {
+        fields.tell("random_steering.default_weight", default_weight.value());
+        for (pool, weight) in weights {
+            fields.tell(&format!("random_steering.pool_weights.{pool}"), weight.value());
+        }
+    }
+    fields
+}
+
+fn of_application(application: &Application) -> Writer {
+    let Application {
+        name: _,
+        enabled,
+        transport: _,
+        ports: _,
+        addresses,
+        destination,
+        origin_port,
+        flow_timeouts,
+        echo,
+        access,
+        limits,
+        affinity,
+    } = application;
+    let mut fields = Writer::default();
+    fields.tell("enabled", enabled);
+    fields.tell("protocol", application.protocol());
+    fields.list("addresses", addresses);
+    match destination {
+        Destination::LoadBalancer(name) => fields.tell("load_balancer", name),
+        Destination::Direct(origins) => {
+            let url = |origin: &crate::model::DirectOrigin| {
+                let address = core::net::SocketAddr::new(origin.address, origin.port);
+                format!("{}://{address}", application.transport)
+            };
+            fields.list("origin_direct", origins.iter().map(url));
+        }
+    }
+    fields.tell_some("origin_port", *origin_port);
+    let SomeTimeouts {
+        tcp,
+        tcp_handshake,
+        tcp_closing,
+        udp,
+    } = flow_timeouts;
+    fields.some_seconds("flow_timeouts.tcp", *tcp);
+    fields.some_seconds("flow_timeouts.tcp_handshake", *tcp_handshake);
+    fields.some_seconds("flow_timeouts.tcp_closing", *tcp_closing);
+    fields.some_seconds("flow_timeouts.udp", *udp);
+    fields.tell(
+        "echo",
+        match echo {
+            Echo::Off => "off",
+            Echo::Always => "always",
+            Echo::Healthy => "healthy",
+        },
+    );
+    fields.access(access.as_deref());
+    let Limits {
+        new_flows_per_second,
+        new_flows_per_second_per_source,
+        flows_per_origin,
+    } = limits;
+    fields.tell_some("limits.new_flows_per_second", *new_flows_per_second);
+    fields.tell_some(
+        "limits.new_flows_per_second_per_source",
+        *new_flows_per_second_per_source,
+    );
+    fields.tell_some("limits.flows_per_origin", *flows_per_origin);
+    if let Some(Affinity { ttl }) = affinity {
+        fields.seconds("affinity.ttl", *ttl);
+    }
+    fields
+}
