@@ -119,6 +119,7 @@ impl Objects {
         let store::Opened {
             database,
             rows,
+            further,
             problem,
         } = store::open(state_dir);
         self.problem = problem;
@@ -128,10 +129,16 @@ impl Objects {
         }
         let tell = self.tell.clone();
         self.committer = database.map(|database| {
-            Committer::start(database, &rows, state_dir.to_owned(), move |committed| {
-                // The daemon is stopping when nobody listens.
-                let _ = tell.send(committed);
-            })
+            Committer::start(
+                database,
+                &rows,
+                &further,
+                state_dir.to_owned(),
+                move |committed| {
+                    // The daemon is stopping when nobody listens.
+                    let _ = tell.send(committed);
+                },
+            )
         });
     }
 

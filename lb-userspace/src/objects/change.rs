@@ -390,10 +390,12 @@ pub fn rows(before: &Catalog, after: &Catalog) -> Vec<crate::store::RowChange> {
     });
     let gone = before.of_api().iter().filter(|entry| !kept.contains(&entry.id));
     let put = changed.map(|entry| crate::store::RowChange {
+        table: crate::store::Table::Objects,
         key: entry.key(),
         value: Some(entry.value()),
     });
     let remove = gone.map(|entry| crate::store::RowChange {
+        table: crate::store::Table::Objects,
         key: entry.key(),
         value: None,
     });
