@@ -125,6 +125,13 @@ pub fn probe(hash: u64, attempt: u32) -> u32 {
     (hash.wrapping_add(step).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32
 }
 
+/// As [`probe`], for a table of pools. The halves of the hash are swapped, so that a pool's share does not choose the
+/// origin's slot as well.
+#[inline(always)]
+pub fn pool_probe(hash: u64, attempt: u32) -> u32 {
+    probe(hash.rotate_left(32), attempt)
+}
+
 /// Scales a 32-bit hash to `0..n` without a division.
 #[inline(always)]
 pub fn scale(hash: u32, n: u32) -> u32 {

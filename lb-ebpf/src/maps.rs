@@ -11,8 +11,8 @@ use lb_common::abi::maps::VERDICT_ROWS;
 use lb_common::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
     Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Held, Hop, HopId, Interface, Ip, Load,
-    Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Settings, Slot, SourceKey, Timeouts, Traffic, Vip,
-    VipKey,
+    Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, SourceKey, Timeouts,
+    Traffic, Vip, VipKey,
 };
 use lb_common::datapath::{InsertError, Memory, Sample, Scratch, Stage, Tables};
 
@@ -34,6 +34,8 @@ static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
 static SPANS: Array<PortSpan, 1> = Array::new();
 #[btf_map]
 static ACCESS: LpmTrie<AccessKey, AccessRule, 1> = LpmTrie::new();
+#[btf_map]
+static ROUTES: HashMap<RouteKey, Route, 1> = HashMap::new();
 #[btf_map]
 static COUNTRY_RULES: HashMap<CountryKey, AccessRule, 1> = HashMap::new();
 #[btf_map]
@@ -229,6 +231,12 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn access(&self, key: &AccessKey) -> Option<AccessRule> {
         ACCESS.get(&Key::new(160, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn route(&self, key: &RouteKey) -> Option<Route> {
+        // SAFETY: an entry of the live generation is not written while it is live.
+        unsafe { ROUTES.get(key) }.copied()
     }
 
     #[inline(always)]

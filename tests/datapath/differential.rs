@@ -2,7 +2,7 @@
 
 use lb_common::abi::{
     ApplicationKey, FlowCore, FragmentFlow, Held, OriginFlags, OriginId, OriginState, Parity, PathMtu,
-    SettingsFlags, TunnelSource, VipKey,
+    RouteKey, SettingsFlags, TunnelSource, VipKey,
 };
 use lb_common::datapath::Verdict;
 use lb_common::testing::check::hex;
@@ -201,6 +201,10 @@ impl Pair {
                 host.applications = std::mem::take(&mut host.applications)
                     .into_iter()
                     .map(|(key, row)| (ApplicationKey { parity: after, ..key }, row))
+                    .collect();
+                host.routes = std::mem::take(&mut host.routes)
+                    .into_iter()
+                    .map(|(key, row)| (RouteKey { parity: after, ..key }, row))
                     .collect();
                 host.vips = std::mem::take(&mut host.vips)
                     .into_iter()

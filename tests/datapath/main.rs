@@ -12,5 +12,6 @@ mod migrate;
 mod object;
 mod probe;
 mod reasons;
+mod steering;
 mod trace;
 mod tunnel;

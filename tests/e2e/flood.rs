@@ -2,13 +2,15 @@
 
 use crate::{eu, http_at, on_all};
 use lb_common::datapath::Notice;
+use lb_common::testing::PacketBuilder;
 use lb_tests::check::SOON;
 use lb_tests::config::{application, balancer, pool};
 use lb_tests::daemon::Daemon;
 use lb_tests::gate::number;
 use lb_tests::lab::{Lab, VIP4};
 use lb_tests::load;
-use lb_tests::traffic::{Flood, Traffic};
+use lb_tests::raw::FrameSocket;
+use lb_tests::traffic::{Flood, Traffic, link};
 use lb_tests::{gate, http, needs_root, servers};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::net::{SocketAddr, TcpStream};
@@ -17,6 +19,8 @@ use std::time::Instant;
 
 /// Flows that lb is told to remember: many times fewer than the packets of a flood.
 const MAX_FLOWS: usize = 65_536;
+const SYN: u8 = 2;
+const RST: u8 = 4;
 /// Packets sent by one call.
 const CHUNK: usize = 1 << 16;
 const WORKERS: usize = 4;
@@ -69,6 +73,21 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// What somebody sends who knows the ends of each, but no sequence numbers: a reset, and then a new connection.
+    fn forge(&self, lab: &Lab) {
+        let [(client, _), (node, _)] = [&lab.client, &lab.node].map(|namespace| link(namespace, "eth0"));
+        let socket = lab.client.enter(|| FrameSocket::open("eth0")).unwrap();
+        for flags in [RST, SYN] {
+            for stream in &self.0 {
+                let (from, to) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+                let packet = PacketBuilder::tcp(from, to, flags).link(client, node);
+                socket.send(&packet.frame()).unwrap();
+            }
+        }
+    }
+}
+
 /// Flows that could have been kept from eviction, had there been room.
 fn without_room(lb: &Daemon) -> u64 {
     lb.verdicts(Notice::FlowTableFull.row()).iter().sum()
@@ -115,6 +134,8 @@ fn ten_thousand_connections_outlive_floods_of_five_million_forged_packets() {
     let mut traffic = Traffic::new(&lab);
     let packets = number("LB_TEST_FLOOD", 5_000_000);
     for (flood, port) in [(Flood::Handshakes, 81), (Flood::Syn, 80), (Flood::Udp, 53)] {
+        kept.forge(&lab);
+        assert_eq!(kept.ask(), Vec::<String>::new(), "after forged resets");
         let before = dropped(&lb);
         traffic.order_flood(flood, (VIP4, port).into());
         let started = Instant::now();

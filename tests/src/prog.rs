@@ -11,7 +11,7 @@ use aya::{Ebpf, Pod};
 use lb_common::abi::maps;
 use lb_common::abi::{
     AccessRule, Application, ApplicationKey, CountryKey, Held, Hop, Interface, Ip, Load, Origin, PathMtu,
-    Pool, PortSpan, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
+    Pool, PortSpan, Route, RouteKey, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
 };
 use lb_common::datapath::{Exit, Stage, Verdict};
 use lb_common::testing::scenario::{ARRAY_ROWS, CLIENT_SIDE, ORIGIN_SIDE};
@@ -79,6 +79,7 @@ pub fn small() -> MapSizes {
             access_prefixes: ARRAY_ROWS,
             country_rules: ARRAY_ROWS,
             country_prefixes: ARRAY_ROWS,
+            routes: ARRAY_ROWS,
             clients: ARRAY_ROWS,
         },
         max_flows: MAX_FLOWS,
@@ -356,6 +357,8 @@ impl Kernel {
         self.fill::<Hop>(maps::HOPS, tables.hops.iter().map(|(k, v)| (k.0, *v)))?;
         self.fill::<Timeouts>(maps::TIMEOUTS, tables.timeouts.iter().map(|(k, v)| (*k, *v)))?;
         self.fill::<PortSpan>(maps::SPANS, tables.spans.iter().map(|(k, v)| (*k, *v)))?;
+        let routes = tables.routes.iter().map(|(k, v)| (*k, *v));
+        self.replace::<RouteKey, Route>(maps::ROUTES, routes)?;
         let vips = tables.vips.iter().map(|(k, v)| (*k, *v));
         self.replace::<VipKey, Vip>(maps::VIPS, vips)?;
         let interfaces = tables.interfaces.iter().map(|(k, v)| (*k, *v));

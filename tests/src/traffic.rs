@@ -219,7 +219,11 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {
 }
 
 /// Link address and index of an interface.
-fn link(namespace: &Netns, interface: &str) -> ([u8; 6], u32) {
+///
+/// # Panics
+/// There is none of that name.
+#[must_use]
+pub fn link(namespace: &Netns, interface: &str) -> ([u8; 6], u32) {
     let shown = namespace.run("ip", &["-json", "link", "show", "dev", interface]);
     let shown: Value = serde_json::from_str(&shown).expect("ip writes JSON");
     let address = shown[0]["address"].as_str().expect("an interface has an address");

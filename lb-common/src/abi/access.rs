@@ -49,12 +49,32 @@ impl Country {
         Self((first as u32) << 8 | second as u32)
     }
 
+    /// The country with these two capital letters.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.as_bytes() {
+            &[first, second] if first.is_ascii_uppercase() && second.is_ascii_uppercase() => {
+                Some(Self::new([first, second]))
+            }
+            _ => None,
+        }
+    }
+
     /// Its letters; `None` when it is not known.
     #[must_use]
     pub const fn letters(self) -> Option<[char; 2]> {
         match self {
             Self::UNKNOWN => None,
             Self(word) => Some([(word >> 8) as u8 as char, word as u8 as char]),
+        }
+    }
+}
+
+impl core::fmt::Display for Country {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.letters() {
+            Some([first, second]) => write!(f, "{first}{second}"),
+            None => f.write_str("unknown"),
         }
     }
 }

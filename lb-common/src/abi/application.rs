@@ -50,6 +50,8 @@ impl ApplicationFlags {
     pub const COUNTRIES: u32 = 1;
     /// An origin answers its clients directly, so its flows may be forwarded without being known.
     pub const DIRECT: u32 = 2;
+    /// Clients of some countries go to other pools: see [`super::Route`].
+    pub const ROUTES: u32 = 4;
 
     #[inline(always)]
     pub const fn has(self, bits: u32) -> bool {
@@ -87,7 +89,7 @@ pub struct Steering(pub u32);
 impl Steering {
     /// The list in its order: the first pool that has an origin to give.
     pub const ORDERED: Self = Self(0);
-    /// A consistent-hash table of pools, entered with the flow's hash.
+    /// A consistent-hash table of pools, entered with the flow's hash. [`PoolId::NONE`] stands for the fallback pool.
     pub const WEIGHTED: Self = Self(1);
     /// As [`Self::WEIGHTED`], entered with the hash of the client's address.
     pub const WEIGHTED_BY_CLIENT: Self = Self(2);

@@ -13,6 +13,8 @@ pub const TENTATIVE4: &str = "TENTATIVE4";
 pub const TENTATIVE6: &str = "TENTATIVE6";
 /// Applications: hash, [`super::ApplicationKey`] → [`super::Application`], two generations.
 pub const APPLICATIONS: &str = "APPLICATIONS";
+/// Pools by the client's country: hash, [`super::RouteKey`] → [`super::Route`], two generations.
+pub const ROUTES: &str = "ROUTES";
 /// Idle times: array of [`super::Timeouts`] by application id.
 pub const TIMEOUTS: &str = "TIMEOUTS";
 /// Addresses of applications and those that `nat` translates to: hash, [`super::VipKey`] → [`super::Vip`], two generations.
@@ -75,13 +77,14 @@ pub const REPORTS: &str = "REPORTS";
 pub const SCRATCH: &str = "SCRATCH";
 
 /// Every map that is pinned, so that flows and tables outlive the daemon.
-pub const PINNED: [&str; 30] = [
+pub const PINNED: [&str; 31] = [
     SETTINGS,
     FLOWS4,
     FLOWS6,
     TENTATIVE4,
     TENTATIVE6,
     APPLICATIONS,
+    ROUTES,
     TIMEOUTS,
     VIPS,
     SPANS,

@@ -9,8 +9,8 @@ macro_rules! pod {
 }
 
 pod!(AccessKey AccessRule Affinity AffinityKey Application ApplicationKey Country CountryKey Flow4 Flow6 FlowKey4 FlowKey6);
-pod!(FragmentFlow FragmentKey Hop Interface Ip Load Origin PathMtu Pool PortSpan Settings Slot SourceKey Timeouts Traffic);
-pod!(Tracing Vip VipKey);
+pod!(FragmentFlow FragmentKey Hop Interface Ip Load Origin PathMtu Pool PortSpan Route RouteKey Settings Slot SourceKey Timeouts);
+pod!(Tracing Traffic Vip VipKey);
 
 // SAFETY: as above.
 unsafe impl aya::Pod for crate::tunnel::Local {}

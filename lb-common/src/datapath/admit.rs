@@ -5,11 +5,12 @@
 //! 3. TCP segments that open nothing end here, except where they may belong to a flow that needs no memory.
 //! 4. Rates, each only charged when no other refuses. What an origin gives up because it serves no longer is opened anew,
 //!    and counts.
-//! 5. The origin that the client is bound to, which leaves nothing to choose; or that of a flow which may not be over.
+//! 5. The pools of the client's country, where it has some of its own.
+//! 6. The origin that the client is bound to, which leaves nothing to choose; or that of a flow which may not be over.
 
 use super::access;
 use super::family::{Family, V4, V6};
-use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LEN};
 use super::rate;
 use super::scratch::{Errand, Scratch};
 use super::select;
@@ -17,7 +18,9 @@ use super::span;
 use super::tables::Tables;
 use super::verdict::{DropReason, Pass, Reply};
 use super::{Stage, Step, drop, pass};
-use crate::abi::{Application, ApplicationFlags, ApplicationKey, Ip, Rate, SettingsFlags, SourceKey};
+use crate::abi::{
+    Application, ApplicationFlags, ApplicationKey, Country, Ip, Rate, RouteKey, SettingsFlags, SourceKey,
+};
 use crate::packet::Packet;
 
 /// Decides whether the scratch's packet, which belongs to no known flow, may open one.
@@ -98,11 +101,31 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
     if scratch.errand == Errand::Ask {
         return Step::Go(Stage::Retire);
     }
+    if scratch.opening.application.flags.has(ApplicationFlags::ROUTES) {
+        reroute::<F, T>(tables, source, scratch);
+    }
     select::begin::<F>(settings, scratch);
     if scratch.opening.application.affinity_ttl != 0 {
         select::recall(tables, scratch);
     }
     Step::Go(Stage::Select)
+}
+
+/// Replaces the application's pools by those of the client's country, where it has some of its own.
+#[inline(always)]
+fn reroute<F: Family, T: Tables>(tables: &T, source: Ip, scratch: &mut Scratch) {
+    let opening = &mut scratch.opening;
+    let key = RouteKey {
+        application: opening.application.id,
+        country: tables.country(source).unwrap_or(Country::UNKNOWN),
+        parity: opening.parity,
+        v6: (F::HEADER_LEN == IPV6_LEN) as u8,
+        reserved: [0; 2],
+    };
+    if let Some(route) = tables.route(&key) {
+        opening.application.pools = route.pools;
+        opening.application.fallback = route.fallback;
+    }
 }
 
 /// What rates need of the time.

@@ -189,8 +189,7 @@ fn choose<P: Packet, T: Tables>(
         let index = if ordered {
             attempt
         } else {
-            // The halves are swapped so that a pool's share does not choose the origin's slot as well.
-            hash::probe(entry.rotate_left(32), attempt >> 1) & extent
+            hash::pool_probe(entry, attempt >> 1) & extent
         };
         let first = ordered || attempt & 1 == 0;
         attempt += 1;
@@ -198,6 +197,10 @@ fn choose<P: Packet, T: Tables>(
             break;
         };
         let pool = PoolId(if first { slot.owner } else { slot.alternate });
+        if pool == PoolId::NONE {
+            // What all pools give up is the fallback pool's.
+            break;
+        }
         if let Some(choice) = pick(tables, pool, Role::Steered, search) {
             return Some(choice);
         }

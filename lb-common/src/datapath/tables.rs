@@ -3,7 +3,8 @@
 use crate::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
     Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Origin,
-    OriginId, PathMtu, Pool, PoolRow, PortSpan, Settings, Slot, SourceKey, Timeouts, Vip, VipKey,
+    OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, SourceKey, Timeouts, Vip,
+    VipKey,
 };
 
 /// Access to the tables. Closures instead of references: no borrow of map memory escapes.
@@ -13,6 +14,7 @@ pub trait Tables {
     /// The number of the live generation, read once a packet; 0: none.
     fn generation(&self) -> u32;
     fn application(&self, key: &ApplicationKey) -> Option<Application>;
+    fn route(&self, key: &RouteKey) -> Option<Route>;
     /// The idle times of an application's flows.
     fn timeouts(&self, application: u32) -> Option<Timeouts>;
     fn vip(&self, key: &VipKey) -> Option<Vip>;

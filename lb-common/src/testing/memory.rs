@@ -4,7 +4,8 @@ use super::reasons::Reason;
 use crate::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
     Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Load, Origin,
-    OriginId, PathMtu, Pool, PoolRow, PortSpan, Settings, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
+    OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, SourceKey, Timeouts,
+    Traffic, Vip, VipKey,
 };
 use crate::datapath::{InsertError, Memory, Sample, Tables};
 use std::cell::RefCell;
@@ -21,6 +22,7 @@ pub struct MemoryTables {
     pub max_established: usize,
     pub max_tentative: usize,
     pub applications: BTreeMap<ApplicationKey, Application>,
+    pub routes: BTreeMap<RouteKey, Route>,
     pub timeouts: BTreeMap<u32, Timeouts>,
     pub vips: BTreeMap<VipKey, Vip>,
     pub spans: BTreeMap<u32, PortSpan>,
@@ -215,6 +217,10 @@ impl Tables for MemoryTables {
 
     fn application(&self, key: &ApplicationKey) -> Option<Application> {
         self.applications.get(key).copied()
+    }
+
+    fn route(&self, key: &RouteKey) -> Option<Route> {
+        self.routes.get(key).copied()
     }
 
     fn timeouts(&self, application: u32) -> Option<Timeouts> {

@@ -14,6 +14,7 @@ pub mod pieces;
 pub mod probes;
 pub mod random;
 pub mod reasons;
+pub mod routes;
 pub mod rules;
 pub mod scenario;
 pub mod script;

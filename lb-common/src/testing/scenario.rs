@@ -82,6 +82,8 @@ pub mod app {
     /// Origins that are full: some, or all.
     pub const SOME_FULL: u32 = 28;
     pub const ALL_FULL: u32 = 29;
+    /// Clients of some countries go elsewhere; see [`crate::testing::routes`].
+    pub const ROUTED: u32 = 30;
 }
 
 /// Addresses of the applications, by family.
@@ -235,6 +237,7 @@ impl Scenario {
         }
         super::modes::add(&mut this);
         super::rules::add(&mut this, &[eu, us], sorry);
+        super::routes::add(&mut this, &[eu, us], sorry);
         this.announce();
         this
     }
@@ -404,7 +407,7 @@ impl Scenario {
     }
 
     /// Adds a run of slots and returns where it begins.
-    fn slots(&mut self, owners: Vec<u32>) -> u32 {
+    pub(super) fn slots(&mut self, owners: Vec<u32>) -> u32 {
         let base = self.slots;
         for owner in owners {
             let slot = Slot {

@@ -3,7 +3,7 @@
 use crate::model::CountryTable;
 use lb_common::abi::{
     AccessList, AccessRule, Application, ApplicationKey, Country, Hop, HopId, Interface, Ip, Origin,
-    OriginId, Pool, PoolRow, PortSpan, Settings, Slot, Timeouts, Vip, VipKey,
+    OriginId, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, Timeouts, Vip, VipKey,
 };
 use std::sync::Arc;
 
@@ -41,6 +41,10 @@ pub enum TableOp {
     Vip { key: VipKey, record: Vip },
     /// Removes a record of the generation that is not live.
     RemoveVip { key: VipKey },
+    /// Writes the pools of a country, of the generation that is not live.
+    Route { key: RouteKey, record: Route },
+    /// Removes a record of the generation that is not live.
+    RemoveRoute { key: RouteKey },
     /// Writes an access list under a number that no readable generation names.
     AccessList {
         list: AccessList,
@@ -102,6 +106,8 @@ pub struct Capacity {
     pub country_prefixes: u32,
     /// Clients whose origin or rate is remembered.
     pub clients: u32,
+    /// Countries with pools of their own, by application and family: two generations.
+    pub routes: u32,
 }
 
 /// The slots of a run: beside each owner the next other one, which in a consistent-hash table is a random one by weight.

@@ -7,7 +7,8 @@
 //! restart, agree on the table. And members that are absent for a while (unhealthy, disabled) take part in a first
 //! filling and only then leave their slots to the others: what goes away and comes back moves its own slots alone.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
 
 /// One competitor for slots.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -26,6 +27,8 @@ pub struct Member {
 const SMALLEST: u32 = 2048;
 /// Slots for each member: a share is exact to less than one slot.
 const SLOTS_PER_MEMBER: u32 = 128;
+/// When of so many turns only one takes a slot, they are not gone through one by one.
+const IDLE_TURNS: u64 = 16;
 /// Largest table.
 const LARGEST: u32 = 1 << 22;
 /// Not yet owned. Neither an origin nor a pool ever has this number.
@@ -81,6 +84,10 @@ pub fn build(members: &[Member]) -> Vec<u32> {
 fn fill(slots: &mut [u32], walks: &mut [Walk]) {
     let heaviest = walks.iter().map(|walk| walk.weight).max().unwrap_or(0);
     let mut free = slots.iter().filter(|owner| **owner == FREE).count();
+    let total: u64 = walks.iter().map(|walk| walk.weight).sum();
+    if total < heaviest * (walks.len() as u64 / IDLE_TURNS) {
+        return fill_by_turns(slots, walks, heaviest, free);
+    }
     while free > 0 {
         for walk in walks.iter_mut() {
             walk.credit += walk.weight;
@@ -94,6 +101,24 @@ fn fill(slots: &mut [u32], walks: &mut [Walk]) {
                 break;
             }
         }
+    }
+}
+
+/// As the rounds of [`fill`], without those turns in which a member takes nothing: its `n`-th slot is due in the round in
+/// which its weight has added up to `n` times the heaviest.
+fn fill_by_turns(slots: &mut [u32], walks: &mut [Walk], heaviest: u64, free: usize) {
+    let due = |turn: u64, walk: &Walk| (turn * heaviest).div_ceil(walk.weight);
+    let turns = walks
+        .iter()
+        .enumerate()
+        .map(|(index, walk)| Reverse((due(1, walk), index, 1)));
+    let mut turns: BinaryHeap<_> = turns.collect();
+    for _ in 0..free {
+        let Some(Reverse((_, index, turn))) = turns.pop() else {
+            return;
+        };
+        walks[index].take(slots);
+        turns.push(Reverse((due(turn + 1, &walks[index]), index, turn + 1)));
     }
 }
 
@@ -246,6 +271,37 @@ mod tests {
         weights[0] = 50;
         let after = build(&members(7, &weights));
         assert!(moved(&before, &after, 1) <= 0.04);
+    }
+
+    #[test]
+    fn turns_that_are_skipped_change_nothing() {
+        let mut weights = vec![1; 60];
+        weights[7] = 100;
+        weights[20] = 37;
+        let mut all = members(3, &weights);
+        all.sort_unstable();
+        let walks = || {
+            all.iter()
+                .map(|member| Walk::new(member, 8192))
+                .collect::<Vec<_>>()
+        };
+        let (mut slots, mut sparse) = (vec![FREE; 8192], vec![FREE; 8192]);
+        fill_by_turns(&mut sparse, &mut walks(), 100, 8192);
+        // Enough of the heaviest that the turns are gone through.
+        let mut walks = walks();
+        let mut rounds = 0;
+        while slots.contains(&FREE) {
+            rounds += 1;
+            for walk in &mut walks {
+                walk.credit += walk.weight;
+                if walk.credit >= 100 && slots.contains(&FREE) {
+                    walk.credit -= 100;
+                    walk.take(&mut slots);
+                }
+            }
+        }
+        assert!(rounds > 1000);
+        assert!(slots == sparse && slots == build(&all));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 use crate::vote::Role;
 use core::net::IpAddr;
 use core::time::Duration;
-use lb_common::abi::OriginId;
+use lb_common::abi::{Country, OriginId, PoolId};
 
 /// The snapshot. All lists keep the order of the configuration.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -52,15 +52,44 @@ pub struct LoadBalancerView {
     pub name: String,
     pub health: GroupHealth,
     pub steering_policy: &'static str,
-    /// Share of new flows by pool, 0 to 1; pools with no share are left out.
+    /// Share of new flows by pool, 0 to 1, of the first of `routes`; pools with no share are left out.
     pub pool_shares: Vec<(String, f64)>,
-    /// Whether the fallback pool is in use.
+    /// Whether a fallback pool is in use for the flows of some place.
     pub on_fallback: bool,
+    /// At least one: the first is for all clients but those of the other ones' countries.
+    pub routes: Vec<RouteView>,
+}
+
+/// What a load balancer does with the flows of a place.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RouteView {
+    /// Of the clients; [`Country::UNKNOWN`] for those whose country is not known. Empty: all that are in no other route.
+    pub countries: Vec<Country>,
+    /// Which part of the load balancer says so, such as `default_pools`.
+    pub source: String,
+    pub steering_policy: &'static str,
+    /// In failover order, then the fallback pool as long as it has a share.
+    pub pools: Vec<RoutedPool>,
+    pub fallback_pool: Option<String>,
+    /// Whether the fallback pool is in use because no other can serve.
+    pub on_fallback: bool,
+}
+
+/// A pool of a route.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RoutedPool {
+    pub name: String,
+    /// Of the route's new flows, 0 to 1.
+    pub share: f64,
+    /// What speaks for it or against it.
+    pub why: String,
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct PoolView {
     pub name: String,
+    /// Row of the pool's records.
+    pub id: PoolId,
     pub health: GroupHealth,
     pub healthy_origins: u32,
     pub minimum_origins: u32,

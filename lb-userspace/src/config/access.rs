@@ -1,10 +1,10 @@
 //! `access` of applications and of the node: prefixes and countries, some of them in files of their own.
 
-use super::reader::{Place, Table, Value};
+use super::reader::{Located, Place, Sink, Table, Value};
 use super::{address, lines};
 use lb_common::abi::Country;
 use lb_core::model::{Access, CountryTable, Prefix};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub(super) struct Lists<'i> {
     known: RefCell<BTreeSet<Arc<Access>>>,
     /// Where countries are asked for.
     countries: RefCell<Vec<Place>>,
+    /// Whether countries make a difference where the node's own may do.
+    wished: Cell<bool>,
 }
 
 impl<'i> Lists<'i> {
@@ -35,6 +37,7 @@ impl<'i> Lists<'i> {
             damaged: RefCell::default(),
             known: RefCell::default(),
             countries: RefCell::default(),
+            wished: Cell::default(),
         }
     }
 
@@ -45,6 +48,23 @@ impl<'i> Lists<'i> {
     /// Where countries are asked for.
     pub fn countries(&self) -> Vec<Place> {
         self.countries.borrow().clone()
+    }
+
+    /// Whether countries make a difference where the node's own may do.
+    pub fn wishes(&self) -> bool {
+        self.wished.get()
+    }
+
+    /// A country that makes a difference, whether or not it is known which clients are there.
+    pub fn wish(&self, sink: &Sink, name: &Located<String>) -> Option<Country> {
+        self.wished.set(true);
+        let country = code(&name.value);
+        if country.is_none() {
+            let message = format!("\"{}\" is not a country code", name.value);
+            let help = "two capital letters, such as \"DE\"".to_owned();
+            sink.error(&name.place, message, help);
+        }
+        country
     }
 
     /// Reads `access` of a table.
@@ -178,11 +198,7 @@ fn country(value: &Value<'_>) -> Option<Country> {
 
 /// The country with these two capital letters (ISO 3166-1 alpha-2).
 pub(super) fn code(text: &str) -> Option<Country> {
-    let letters: [u8; 2] = text.as_bytes().try_into().ok()?;
-    letters
-        .iter()
-        .all(u8::is_ascii_uppercase)
-        .then(|| Country::new(letters))
+    Country::parse(text)
 }
 
 fn letters(country: &Country) -> String {

@@ -42,12 +42,13 @@ pub(super) fn references(
     let pools = Index::new("pool", pools);
     for balancer in load_balancers {
         let object = &balancer.object;
-        for name in object.default_pools.iter().chain(&object.fallback_pool) {
+        for name in &object.pools {
             let _ = pools.resolve(sink, name);
         }
-        for name in &object.weighted_pools {
+        for (name, list) in &object.weighted {
             if pools.resolve(sink, name).is_some()
-                && !object.load_balancer.default_pools.contains(&name.value)
+                && !list.contains(&name.value)
+                && object.load_balancer.pool_sets.is_empty()
             {
                 let message = format!(
                     "pool `{}` is not one of `default_pools`: its weight has no effect",
@@ -150,7 +151,7 @@ fn families(
     let mut reached: Vec<(IpAddr, bool)> = Vec::new();
     match balancer {
         Some(balancer) => {
-            for name in balancer.default_pools.iter().chain(&balancer.fallback_pool) {
+            for name in &balancer.pools {
                 // An unknown pool is reported where it is named; what it would hold cannot be guessed.
                 let Some(pool) = pools.objects.get(name.value.as_str()) else {
                     return;
@@ -213,9 +214,7 @@ fn origin_ports(
         let balancer = load_balancer
             .as_ref()
             .and_then(|name| balancers.objects.get(name.value.as_str()));
-        let names = balancer
-            .iter()
-            .flat_map(|balancer| balancer.default_pools.iter().chain(&balancer.fallback_pool));
+        let names = balancer.iter().flat_map(|balancer| &balancer.pools);
         for pool in names.filter_map(|name| pools.objects.get(name.value.as_str())) {
             for (origin, places) in pool.pool.origins.iter().zip(&pool.origins) {
                 let (port, place) = match origin.port {

@@ -21,7 +21,7 @@ enum Kind {
     Prefixes,
 }
 
-/// Reads the table, and what it names if some access list asks for countries.
+/// Reads the table, and what it names if some access list or load balancer asks for countries.
 pub(super) fn geoip(root: &Table<'_>, lists: &Lists<'_>) -> Option<Arc<CountryTable>> {
     let asked = lists.countries();
     let Some(table) = root.table("geoip") else {
@@ -57,7 +57,7 @@ pub(super) fn geoip(root: &Table<'_>, lists: &Lists<'_>) -> Option<Arc<CountryTa
     table.report_unknown();
     let value = value?;
     let path = value.string()?;
-    if asked.is_empty() {
+    if asked.is_empty() && !lists.wishes() {
         // A mistake is better found before the first list that needs it.
         if let Err(error) = fs::metadata(path) {
             value.error(format!("cannot read the file: {error}"), None);

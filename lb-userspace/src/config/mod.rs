@@ -22,7 +22,9 @@ mod monitor;
 mod monitor_group;
 mod node;
 mod pool;
+mod pool_set;
 mod reader;
+mod steering;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -221,7 +223,8 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
     let monitors = objects(roots, Kind::Monitor, monitor::monitor);
     let groups = objects(roots, Kind::MonitorGroup, monitor_group::monitor_group);
     let pools = objects(roots, Kind::Pool, pool::pool);
-    let load_balancers = objects(roots, Kind::LoadBalancer, load_balancer::load_balancer);
+    let load_balancer = |name: &Located<String>, table| load_balancer::load_balancer(name, table, &lists);
+    let load_balancers = objects(roots, Kind::LoadBalancer, load_balancer);
     let application = |name: &Located<String>, table| application::application(name, table, &lists);
     let applications = objects(roots, Kind::Application, application);
     let geoip = geoip::geoip(root, &lists);
@@ -235,6 +238,7 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
         &load_balancers,
         &applications,
     );
+    steering::check(root.sink, &node, geoip.is_some(), &pools, &load_balancers);
     Some(Config {
         node,
         datapath,

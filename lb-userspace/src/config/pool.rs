@@ -2,7 +2,9 @@
 
 use super::reader::{Located, Place, Sink, Table, Value};
 use super::{address, check_name, enabled, node, seconds};
-use lb_core::model::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight};
+use lb_core::model::{
+    Coordinates, Forwarding, LoadShedding, OnUnhealthy, Origin, OriginSteering, Pool, SheddingPolicy, Weight,
+};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -59,6 +61,8 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
             .and_then(|value| value.integer(0..=u32::MAX))
             .unwrap_or(1),
         origin_steering: steering(&table),
+        load_shedding: load_shedding(&table),
+        coordinates: coordinates(&table),
         on_unhealthy: table
             .get("on_unhealthy")
             .and_then(|value| value.word(&[("keep", OnUnhealthy::Keep), ("reset", OnUnhealthy::Reset)]))
@@ -94,14 +98,11 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
             None,
         );
     }
-    table.unsupported("load_shedding", "lower the weights of the pool's origins instead");
     table.unsupported("health_sources", "each node probes for itself");
     table.unsupported("notification_filter", "watch the events of the API instead");
     table.unsupported("notification_email", "watch the events of the API instead");
     table.inert("check_regions", "each node probes for itself");
     table.inert("networks", "it belongs to Cloudflare's network");
-    // Accepted for steering by proximity, which load balancers refuse for now.
-    let _ = node::coordinates(&table);
     table.note("description");
     table.report_unknown();
     ReadPool {
@@ -117,25 +118,46 @@ fn steering(table: &Table<'_>) -> OriginSteering {
         return OriginSteering::default();
     };
     let words = [
-        ("random", Some(OriginSteering::Random)),
-        ("hash", Some(OriginSteering::Hash)),
-        ("least_connections", None),
-        ("least_outstanding_requests", None),
-    ];
-    let policy = steering.get("policy").and_then(|value| {
-        let policy = value.word(&words)?;
-        if policy.is_none() {
-            let word = value.string().unwrap_or_default();
-            let help = "use \"random\" or \"hash\"".to_owned();
-            value.error(
-                format!("origin steering \"{word}\" is not supported in this version"),
-                help,
-            );
-        }
-        policy
-    });
+        OriginSteering::Random,
+        OriginSteering::Hash,
+        OriginSteering::LeastConnections,
+        OriginSteering::LeastOutstandingRequests,
+    ]
+    .map(|policy| (policy.name(), policy));
+    let policy = steering.get("policy").and_then(|value| value.word(&words));
     steering.report_unknown();
     policy.unwrap_or_default()
+}
+
+fn load_shedding(table: &Table<'_>) -> LoadShedding {
+    let mut shedding = LoadShedding::default();
+    let Some(table) = table.table("load_shedding") else {
+        return shedding;
+    };
+    for (key, percent) in [
+        ("default_percent", &mut shedding.default_percent),
+        ("session_percent", &mut shedding.session_percent),
+    ] {
+        let value = table.get(key);
+        *percent = value
+            .and_then(|value| value.number_in(0.0..=100.0, " percent"))
+            .unwrap_or(0.0);
+    }
+    let words = [("random", SheddingPolicy::Random), ("hash", SheddingPolicy::Hash)];
+    let policy = table.get("default_policy").and_then(|value| value.word(&words));
+    shedding.default_policy = policy.unwrap_or_default();
+    if let Some(value) = table.get("session_policy") {
+        // A part of the sessions at random, again and again, would leave none.
+        let _ = value.word(&[("hash", ())]);
+    }
+    table.report_unknown();
+    shedding
+}
+
+fn coordinates(table: &Table<'_>) -> Option<Coordinates> {
+    let (latitude, longitude) = node::coordinates(table);
+    let (latitude, longitude) = (latitude?, longitude?);
+    Some(Coordinates { latitude, longitude })
 }
 
 /// `forwarding` and `gue_port` of a pool or an origin, as they are written.

@@ -1,11 +1,12 @@
 //! Files that are right, and files that are wrong in many ways: every mistake is found, at its place.
 
 mod documents;
+mod steering;
 
 use super::*;
 use lb_common::abi::Country;
 use lb_core::model::{
-    Destination, Echo, Forwarding, MonitorKind, OnUnhealthy, Pool, SteeringPolicy, TunnelSource, Weight,
+    Destination, Echo, Forwarding, MonitorKind, OnUnhealthy, Pool, SteeringPolicy, TunnelSource,
 };
 use proptest::prelude::*;
 use std::time::Duration;
@@ -47,7 +48,7 @@ fn every_mistake_of_a_broken_file_is_reported_at_its_place() {
     let files = broken_files!(
         "access" "api" "applications" "columns" "datapath" "direct" "forwarding" "geoip" "http" "limits" "load_balancers" "monitors"
         "monitor_groups" "names" "node"
-        "one_line" "origins" "pools" "ranges" "refused" "syntax" "types" "unknown" "warnings"
+        "one_line" "origins" "pool_sets" "pools" "ranges" "refused" "steering" "syntax" "types" "unknown" "warnings"
     );
     for (name, text, expected) in files {
         assert_eq!(verdict(text), expected, "{name}.toml");
@@ -428,11 +429,10 @@ fn random_steering_carries_its_weights() {
         random_steering = { default_weight = 0.2, pool_weights = { a = 0.5 } }
     ";
     let config = parse_text(text).unwrap().config;
-    let expected = SteeringPolicy::Random {
-        weights: vec![("a".to_owned(), Weight::try_from(0.5).unwrap())],
-        default_weight: Weight::try_from(0.2).unwrap(),
-    };
-    assert_eq!(config.load_balancers[0].steering_policy, expected);
+    let balancer = &config.load_balancers[0];
+    assert_eq!(balancer.steering_policy, SteeringPolicy::Random);
+    let weight = |pool: &str| balancer.random_steering.of(pool).hundredths();
+    assert_eq!((weight("a"), weight("b")), (50, 20));
 }
 
 #[test]

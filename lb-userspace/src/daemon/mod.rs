@@ -10,6 +10,7 @@ mod preview;
 mod reload;
 mod requests;
 mod setup;
+mod sweeps;
 mod takeover;
 mod tracer;
 mod watch;

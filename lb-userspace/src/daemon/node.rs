@@ -25,8 +25,7 @@ use crate::store::{Saver, Store};
 use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
-use lb_common::datapath::select::SWEEP_SECONDS;
-use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest};
+use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, SessionMoves};
 use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
@@ -42,12 +41,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout, timeout_at
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-/// Time between two sweeps of the flow tables, unless they take so long that it must be more.
-const SWEEP: Duration = Duration::from_secs(1);
-/// A sweep may take this part of the time.
-const SWEEP_SHARE: u32 = 20;
-/// But there are caps on flows only as long as somebody sweeps: see [`SWEEP_SECONDS`].
-const LONGEST_PAUSE: Duration = Duration::from_secs(SWEEP_SECONDS as u64 / 3);
 /// Time between two comparisons of the maps with what they should hold.
 const REPAIR: Duration = Duration::from_secs(30);
 /// How long the start waits for neighbours to answer.
@@ -72,7 +65,7 @@ pub struct Node {
     pub(super) overrides: Vec<String>,
     pub(super) config: Arc<Config>,
     pub(super) objects: Objects,
-    engine: Engine,
+    pub(super) engine: Engine,
     pub(super) datapath: Datapath,
     pub(super) explainer: Explainer,
     pub(super) view: watch::Sender<Arc<View>>,
@@ -80,11 +73,12 @@ pub struct Node {
     pub(super) held: Arc<HeldCounts>,
     /// Read and swept by threads that may block.
     pub(super) flows: Arc<Mutex<FlowTables>>,
-    sweeps: mpsc::Sender<Result<FlowCounts>>,
+    pub(super) sweeps: mpsc::Sender<Result<FlowCounts>>,
     swept: mpsc::Receiver<Result<FlowCounts>>,
     /// `None` while one is going on.
-    next_sweep: Option<tokio::time::Instant>,
-    sweep_started: Instant,
+    pub(super) next_sweep: Option<tokio::time::Instant>,
+    pub(super) sweep_started: Instant,
+    pub(super) moves: Arc<SessionMoves>,
     pub(super) drains: Drains,
     pub(super) tracer: Tracer,
     /// Whether a step of the writer has failed since everything was written.
@@ -253,6 +247,7 @@ impl Node {
             swept,
             next_sweep: Some(tokio::time::Instant::now()),
             sweep_started: started,
+            moves: Arc::default(),
             drains: Drains::default(),
             tracer,
             unwritten: false,
@@ -453,6 +448,7 @@ impl Node {
                     saver.save(records);
                 }
             }
+            Command::Shed(moves) => self.moves = moves,
             Command::Report(report) => self.report(report),
         }
     }
@@ -478,37 +474,8 @@ impl Node {
         });
     }
 
-    /// Has flows that have timed out removed and the others counted.
-    fn start_sweep(&mut self) {
-        self.next_sweep = None;
-        let (flows, clock, done) = (self.flows.clone(), self.datapath.clock, self.sweeps.clone());
-        tokio::task::spawn_blocking(move || {
-            let result = lock(&flows).sweep(&clock);
-            // The daemon is stopping when nobody listens.
-            let _ = done.blocking_send(result);
-        });
-        self.sweep_started = Instant::now();
-    }
-
-    fn end_sweep(&mut self, result: Result<FlowCounts>) {
-        match result {
-            Ok(mut counts) => {
-                let named = std::mem::take(&mut counts.named);
-                self.drains.swept(self.sweep_started, named);
-                self.counts = counts;
-            }
-            Err(error) => warn!(error = %format!("{error:#}"), "the flow tables cannot be read"),
-        }
-        self.write_again();
-        if self.interfaces.is_refused() {
-            self.follow_interfaces();
-        }
-        let pause = (self.sweep_started.elapsed() * SWEEP_SHARE).clamp(SWEEP, LONGEST_PAUSE);
-        self.next_sweep = Some(tokio::time::Instant::now() + pause);
-    }
-
     /// Writes everything, after a step of the writer had failed: what the maps hold is not known any more.
-    fn write_again(&mut self) {
+    pub(super) fn write_again(&mut self) {
         if !self.unwritten {
             return;
         }

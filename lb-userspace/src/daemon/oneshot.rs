@@ -127,7 +127,12 @@ fn execute(commands: Vec<Command>, datapath: &mut Datapath, paths: &PathWatcher)
             Command::Apply(steps) => datapath.writer.apply(&steps)?,
             Command::WatchPaths(addresses) => paths.watch(addresses),
             Command::Report(Report::Refused(why)) => return Err(Failure::new(Exit::Failed, why)),
-            Command::Probe(_) | Command::Publish(_) | Command::Persist(_) | Command::Report(_) => {}
+            // Without a daemon nobody removes what remembers sessions.
+            Command::Probe(_)
+            | Command::Publish(_)
+            | Command::Persist(_)
+            | Command::Shed(_)
+            | Command::Report(_) => {}
         }
     }
     Ok(())

@@ -34,6 +34,8 @@ const FLOOR: Capacity = Capacity {
     country_rules: 16_384,
     country_prefixes: 1 << 22,
     clients: 65_536,
+    // 100 load balancers with all the countries there are, for both families.
+    routes: 1 << 17,
 };
 
 /// The sizes of new maps for a configuration, with room to grow.
@@ -55,6 +57,7 @@ pub fn sizes(config: &Config) -> MapSizes {
             country_rules: twice(needed.country_rules, FLOOR.country_rules),
             country_prefixes: twice(needed.country_prefixes, FLOOR.country_prefixes),
             clients: twice(needed.clients, FLOOR.clients),
+            routes: twice(needed.routes, FLOOR.routes),
         },
         max_flows: config.datapath.max_flows,
     }

@@ -4,6 +4,7 @@
 use super::clock::Clock;
 use super::kernel::Datapath;
 use super::question::Question;
+use super::steering_words::steering_words;
 use crate::wire::{Explain, ExplainStep};
 use anyhow::Result;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -11,12 +12,12 @@ use aya::maps::{Array, HashMap, MapData};
 use lb_common::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
     Flow6, FlowCore, FlowKey4, FlowKey6, Forwarding, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip,
-    Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolRow, Port, PortSpan, Settings, Slot,
-    SourceKey, Timeouts, Vip, VipKey, maps,
+    Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolId, PoolRow, Port, PortSpan, Route,
+    RouteKey, Settings, Slot, SourceKey, Timeouts, Vip, VipKey, maps,
 };
 use lb_common::datapath::{self, Arrival, InsertError, Memory, Sample, Scratch, Tables, Verdict};
 use lb_core::view::{OriginView, PoolView, View};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -30,6 +31,7 @@ pub struct Explainer {
     snat_addresses: Array<MapData, Ip>,
     timeouts: Array<MapData, Timeouts>,
     vips: HashMap<MapData, VipKey, Vip>,
+    routes: HashMap<MapData, RouteKey, Route>,
     spans: Array<MapData, PortSpan>,
     access: LpmTrie<MapData, AccessKey, AccessRule>,
     country_rules: HashMap<MapData, CountryKey, AccessRule>,
@@ -64,6 +66,7 @@ impl Explainer {
             snat_addresses: datapath.open_map(maps::SNAT_ADDRESSES)?.try_into()?,
             timeouts: datapath.open_map(maps::TIMEOUTS)?.try_into()?,
             vips: datapath.open_map(maps::VIPS)?.try_into()?,
+            routes: datapath.open_map(maps::ROUTES)?.try_into()?,
             spans: datapath.open_map(maps::SPANS)?.try_into()?,
             access: datapath.open_map(maps::ACCESS)?.try_into()?,
             country_rules: datapath.open_map(maps::COUNTRY_RULES)?.try_into()?,
@@ -92,6 +95,8 @@ impl Explainer {
             settings,
             view,
             steps: RefCell::default(),
+            application: Cell::default(),
+            country: Cell::default(),
             flows4: RefCell::default(),
             flows6: RefCell::default(),
         };
@@ -111,6 +116,9 @@ struct Recorder<'a> {
     settings: Settings,
     view: &'a View,
     steps: RefCell<Vec<ExplainStep>>,
+    /// Of the packet, as far as it was asked for.
+    application: Cell<Option<u32>>,
+    country: Cell<Option<Country>>,
     /// What this packet has changed; `None`: removed.
     flows4: RefCell<BTreeMap<(Memory, FlowKey4), Option<Flow4>>>,
     flows6: RefCell<BTreeMap<(Memory, FlowKey6), Option<Flow6>>>,
@@ -320,6 +328,7 @@ impl Tables for Recorder<'_> {
     fn application(&self, key: &ApplicationKey) -> Option<Application> {
         let found = self.maps.applications.get(key, 0).ok();
         let place = address(key.address, key.port);
+        self.application.set(found.map(|application| application.id));
         match found {
             Some(application) => {
                 let name = self
@@ -336,6 +345,10 @@ impl Tables for Recorder<'_> {
             None => self.note("application", format!("none listens on {place}")),
         }
         found
+    }
+
+    fn route(&self, key: &RouteKey) -> Option<Route> {
+        self.maps.routes.get(key, 0).ok()
     }
 
     fn timeouts(&self, application: u32) -> Option<Timeouts> {
@@ -386,7 +399,8 @@ impl Tables for Recorder<'_> {
             Some([first, second]) => format!("is in {first}{second}"),
             None => "is in no country that is known".to_owned(),
         };
-        self.note("country", format!("{} {place}", IpAddr::from(address)));
+        self.note_once("country", format!("{} {place}", IpAddr::from(address)));
+        self.country.set(country);
         country
     }
 
@@ -396,7 +410,17 @@ impl Tables for Recorder<'_> {
 
     fn pool(&self, row: PoolRow) -> Option<Pool> {
         let pool = self.maps.pools.get(&row.0, 0).ok()?;
-        self.note("pool", format!("number {}", row.0 / 2));
+        if let Some(application) = self.application.get() {
+            for words in steering_words(self.view, application, self.country.get()) {
+                self.note_once("steering", words);
+            }
+        }
+        let id = PoolId(row.0 / 2);
+        let known = self.view.pools.iter().find(|pool| pool.id == id);
+        self.note(
+            "pool",
+            known.map_or_else(|| format!("number {}", id.0), |pool| pool.name.clone()),
+        );
         Some(pool)
     }
 

@@ -9,11 +9,12 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Forwarding, Ip, Origin, OriginId, Port, Protocol,
-    TcpState, Timeouts, maps,
+    Affinity, AffinityKey, Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, Forwarding, Ip, Origin,
+    OriginId, Port, Protocol, TcpState, Timeouts, maps,
 };
 use lb_common::datapath::Memory;
 use lb_common::datapath::track::{self, Age};
+use lb_core::engine::SessionMoves;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -27,6 +28,7 @@ pub struct FlowTables {
     origins: Array<MapData, Origin>,
     swept_at: Array<MapData, u32>,
     loads: Loads,
+    affinity: MapData,
 }
 
 struct Table<K, V> {
@@ -238,10 +240,10 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         })
     }
 
-    fn flush(&mut self, wanted: &mut dyn FnMut(&FlowCore) -> bool, loads: &mut Loads) -> Result<u64> {
+    fn flush(&mut self, wanted: &mut dyn FnMut(&K, &V) -> bool, loads: &mut Loads) -> Result<u64> {
         let mut found = Vec::new();
         self.for_each(|key, flow| {
-            if flow.core().side == FlowSide::CLIENT && wanted(flow.core()) {
+            if flow.core().side == FlowSide::CLIENT && wanted(key, flow) {
                 let twin = (!flow.core().forwarding.is_direct()).then(|| flow.twin(key));
                 found.push((*key, twin, *flow.core()));
             }
@@ -309,6 +311,10 @@ impl FlowTables {
             timeouts: take(maps::TIMEOUTS)?.try_into()?,
             origins: take(maps::ORIGINS)?.try_into()?,
             swept_at: take(maps::SWEPT_AT)?.try_into()?,
+            affinity: match take(maps::AFFINITY)? {
+                Map::LruHashMap(data) => data,
+                other => anyhow::bail!("the map {} is of another kind: {other:?}", maps::AFFINITY),
+            },
             loads: Loads::new(take)?,
         })
     }
@@ -367,11 +373,45 @@ impl FlowTables {
     pub fn flush(&mut self, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<u64> {
         let mut flushed = 0;
         for table in &mut self.v4 {
-            flushed += table.flush(&mut wanted, &mut self.loads)?;
+            flushed += table.flush(&mut |_, flow| wanted(flow.core()), &mut self.loads)?;
         }
         for table in &mut self.v6 {
-            flushed += table.flush(&mut wanted, &mut self.loads)?;
+            flushed += table.flush(&mut |_, flow| wanted(flow.core()), &mut self.loads)?;
         }
         Ok(flushed)
     }
+
+    /// Forgets the UDP flows and the bound clients that are to leave their origins, and returns how many.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn shed(&mut self, moves: &SessionMoves) -> Result<u64> {
+        if moves.is_empty() {
+            return Ok(0);
+        }
+        let mut shed = 0;
+        for table in &mut self.v4 {
+            shed += table.flush(&mut |key, flow| leaves(moves, key, flow), &mut self.loads)?;
+        }
+        for table in &mut self.v6 {
+            shed += table.flush(&mut |key, flow| leaves(moves, key, flow), &mut self.loads)?;
+        }
+        let mut clients: Vec<AffinityKey> = Vec::new();
+        let affinity = self.affinity.fd().as_fd();
+        sys::for_each(affinity, |key: &AffinityKey, bound: &Affinity| {
+            if moves.leaves(key.application, bound.origin, key.client.into()) {
+                clients.push(*key);
+            }
+        })
+        .context("read the clients that are bound to origins")?;
+        sys::remove_all(affinity, &clients).context("release clients from their origins")?;
+        Ok(shed + clients.len() as u64)
+    }
+}
+
+/// Whether a flow is one of datagrams, whose client is to leave its origin.
+fn leaves<V: Entry>(moves: &SessionMoves, key: &V::Key, flow: &V) -> bool {
+    let core = flow.core();
+    let client = || flow.describe(key).arriving.0.ip();
+    V::protocol(key) == Protocol::UDP && moves.leaves(core.application, core.origin, client())
 }

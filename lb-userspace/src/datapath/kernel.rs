@@ -17,7 +17,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, ProgramArray};
 use lb_common::abi::{
     Application, ApplicationKey, HashKey, Hop, HopId, Interface, Ip, Origin, OriginId, Parity, Pool, PoolId,
-    Settings, Steering, Table, Vip, VipKey, maps,
+    Route, RouteKey, Settings, Steering, Table, Vip, VipKey, maps,
 };
 use lb_common::datapath::Stage;
 use lb_core::engine::Adopted;
@@ -411,6 +411,7 @@ fn existing(pins: &Pins, wanted: MapSizes) -> Result<MapSizes> {
         country_rules,
         country_prefixes,
         clients,
+        routes,
     } = wanted.capacity;
     let max_flows = size(maps::FLOWS4, wanted.max_flows.saturating_mul(2))? / 2;
     if max_flows != wanted.max_flows {
@@ -435,6 +436,7 @@ fn existing(pins: &Pins, wanted: MapSizes) -> Result<MapSizes> {
             country_rules: size(maps::COUNTRY_RULES, country_rules)?,
             country_prefixes: size(maps::COUNTRIES, country_prefixes)?,
             clients: size(maps::AFFINITY, clients)?,
+            routes: size(maps::ROUTES, routes)?,
         },
         max_flows,
     })
@@ -461,14 +463,17 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
     let all: HashMap<_, VipKey, Vip> = open_map(pins, maps::VIPS)?.try_into()?;
     let all: Vec<(VipKey, Vip)> = all.iter().collect::<Result<_, _>>()?;
     let (vips, stale_vips): (Vec<_>, Vec<_>) = all.into_iter().partition(|(key, _)| key.parity == live);
+    let all: HashMap<_, RouteKey, Route> = open_map(pins, maps::ROUTES)?.try_into()?;
+    let all: Vec<(RouteKey, Route)> = all.iter().collect::<Result<_, _>>()?;
+    let (routes, stale_routes): (Vec<_>, Vec<_>) = all.into_iter().partition(|(key, _)| key.parity == live);
     let pools: Array<_, Pool> = open_map(pins, maps::POOLS)?.try_into()?;
     let mut tables = BTreeSet::new();
     for id in 0..pools.len() / 2 {
         let pool = pools.get(&PoolId(id).row(live).0, 0)?;
         tables.extend(pool.tables.iter().map(|table| (table.base, table.size)));
     }
-    for (_, application) in &applications {
-        let list = application.pools;
+    let lists = applications.iter().map(|(_, application)| application.pools);
+    for list in lists.chain(routes.iter().map(|(_, route)| route.pools)) {
         let size = if list.steering == Steering::ORDERED {
             list.extent
         } else {
@@ -496,6 +501,8 @@ fn adopted(pins: &Pins) -> Result<Option<Adopted>> {
         stale_applications,
         vips,
         stale_vips: stale_vips.into_iter().map(|(key, _)| key).collect(),
+        routes,
+        stale_routes: stale_routes.into_iter().map(|(key, _)| key).collect(),
         hops: rows(&hops)?
             .into_iter()
             .map(|(id, row)| (HopId(id), row))

@@ -14,6 +14,7 @@ pub mod object;
 pub mod pins;
 pub mod question;
 pub mod reader;
+mod steering_words;
 pub mod sys;
 pub mod trace;
 pub mod ways;

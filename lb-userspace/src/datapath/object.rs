@@ -45,6 +45,7 @@ impl MapSizes {
             country_rules,
             country_prefixes,
             clients,
+            routes,
         } = self.capacity;
         Some(match name {
             maps::SETTINGS => 1,
@@ -66,6 +67,7 @@ impl MapSizes {
             maps::ACCESS => access_prefixes,
             maps::COUNTRY_RULES => country_rules,
             maps::COUNTRIES => country_prefixes,
+            maps::ROUTES => routes,
             maps::SOURCE_RATES | maps::AFFINITY => clients,
             maps::FRAGMENTS => FRAGMENTS,
             maps::FRAGMENT_COUNT | maps::SWEPT_AT => 1,

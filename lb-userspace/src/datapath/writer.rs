@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, Interface, Ip, Load, Origin, PathMtu, Pool, Settings, Timeouts,
-    Traffic, Vip, VipKey, maps,
+    Application, ApplicationKey, Hop, Interface, Ip, Load, Origin, PathMtu, Pool, Route, RouteKey, Settings,
+    Timeouts, Traffic, Vip, VipKey, maps,
 };
 use lb_core::image::{TableOp, slots};
 use std::os::fd::AsFd;
@@ -28,6 +28,7 @@ pub struct Writer {
     slots: MapData,
     spans: MapData,
     vips: HashMap<MapData, VipKey, Vip>,
+    routes: HashMap<MapData, RouteKey, Route>,
     interfaces: HashMap<MapData, u32, Interface>,
     access: AccessMaps,
 }
@@ -61,6 +62,7 @@ impl Writer {
             slots,
             spans,
             vips: take(maps::VIPS)?.try_into()?,
+            routes: take(maps::ROUTES)?.try_into()?,
             interfaces: take(maps::INTERFACES)?.try_into()?,
             access: AccessMaps::new(take)?,
         })
@@ -124,6 +126,13 @@ impl Writer {
             }
             TableOp::Vip { key, record } => self.vips.insert(key, record, 0).context("write an address"),
             TableOp::RemoveVip { key } => gone(self.vips.remove(key)).context("remove an address"),
+            TableOp::Route { key, record } => self
+                .routes
+                .insert(key, record, 0)
+                .context("write the pools of a country"),
+            TableOp::RemoveRoute { key } => {
+                gone(self.routes.remove(key)).context("remove the pools of a country")
+            }
             TableOp::AccessList { list, rules } => self
                 .access
                 .write(*list, rules)
@@ -185,6 +194,8 @@ impl Writer {
             TableOp::RemoveApplication { key } => self.applications.get(key, 0).is_err(),
             TableOp::Vip { key, record } => self.vips.get(key, 0).is_ok_and(|found| found == *record),
             TableOp::RemoveVip { key } => self.vips.get(key, 0).is_err(),
+            TableOp::Route { key, record } => self.routes.get(key, 0).is_ok_and(|found| found == *record),
+            TableOp::RemoveRoute { key } => self.routes.get(key, 0).is_err(),
             TableOp::Settings(settings) => self.settings.get(&0, 0)? == *settings,
             TableOp::AccessList { list, rules } => self.access.holds(*list, rules)?,
             // Slots are many and nobody writes them but this daemon, into runs that are not live.

@@ -387,7 +387,7 @@ fn mistakes_are_told_at_their_place_in_the_body() {
             json!({"name": "x", "default_pools": [eu], "fallback_pool": eu, "session_affinity": "cookie"}),
             1002,
             "session_affinity: session affinity \"cookie\" needs HTTP, which a packet-level balancer does not see (use \
-             `origin_steering = { policy = \"hash\" }` on the pools: the client's address picks the origin)",
+             `affinity = { ttl = 600 }` on the application, or `origin_steering = { policy = \"hash\" }` on the pools: the client's address picks the origin)",
             "/session_affinity",
         ),
         (

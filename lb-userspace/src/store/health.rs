@@ -41,6 +41,9 @@ struct Row {
     healthy: bool,
     /// Words only: a restored reason is for the operator.
     failure_reason: Option<String>,
+    /// The moving average of round-trip times, in microseconds; files of former versions have none.
+    #[serde(default)]
+    latency_us: Option<u64>,
     age_ms: u64,
 }
 
@@ -209,6 +212,9 @@ impl Row {
             monitor: record.monitor.clone(),
             healthy: record.healthy,
             failure_reason: record.failure_reason.as_ref().map(crate::wire::failure_reason),
+            latency_us: record
+                .latency
+                .and_then(|latency| u64::try_from(latency.as_micros()).ok()),
             age_ms: milliseconds(record.age),
         }
     }
@@ -221,6 +227,7 @@ impl Row {
             monitor: self.monitor,
             healthy: self.healthy,
             failure_reason: self.failure_reason.map(FailureReason::Other),
+            latency: self.latency_us.map(Duration::from_micros),
             age: Duration::from_millis(self.age_ms).saturating_add(passed),
         }
     }
@@ -238,6 +245,7 @@ mod tests {
             monitor: "tcp".into(),
             healthy: true,
             failure_reason: None,
+            latency: Some(Duration::from_micros(1234)),
             age: Duration::from_millis(1500),
         }
     }

@@ -4,7 +4,9 @@ use super::{API_VERSION, Ordered};
 use lb_common::abi::Traffic;
 use lb_core::health::{GroupHealth, OriginHealth};
 use lb_core::time::Timestamp;
-use lb_core::view::{ApplicationView, LoadBalancerView, MonitorView, OriginView, PoolView, View};
+use lb_core::view::{
+    ApplicationView, LoadBalancerView, MonitorView, OriginView, PoolView, RouteView, RoutedPool, View,
+};
 use lb_core::vote::Role;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -124,6 +126,29 @@ pub struct LoadBalancerStatus {
     /// Share of new flows by pool, 0 to 1.
     pub pool_shares: Ordered<f64>,
     pub on_fallback: bool,
+    /// What becomes of the flows of each place; the first one's shares are `pool_shares`.
+    #[serde(default)]
+    pub routes: Vec<RouteStatus>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// Of the clients, `unknown` included. Empty: all that are in no other route.
+    pub countries: Vec<String>,
+    /// Which part of the load balancer says so, such as `default_pools`.
+    pub source: String,
+    pub steering_policy: String,
+    pub fallback_pool: Option<String>,
+    pub on_fallback: bool,
+    pub pools: Vec<RoutedPoolStatus>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RoutedPoolStatus {
+    pub name: String,
+    /// Of new flows, 0 to 1.
+    pub share: f64,
+    pub why: String,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -253,6 +278,23 @@ fn load_balancer(view: &LoadBalancerView) -> LoadBalancerStatus {
         steering_policy: view.steering_policy.to_owned(),
         pool_shares: Ordered(view.pool_shares.clone()),
         on_fallback: view.on_fallback,
+        routes: view.routes.iter().map(route).collect(),
+    }
+}
+
+fn route(view: &RouteView) -> RouteStatus {
+    let pool = |pool: &RoutedPool| RoutedPoolStatus {
+        name: pool.name.clone(),
+        share: pool.share,
+        why: pool.why.clone(),
+    };
+    RouteStatus {
+        countries: view.countries.iter().map(ToString::to_string).collect(),
+        source: view.source.clone(),
+        steering_policy: view.steering_policy.to_owned(),
+        fallback_pool: view.fallback_pool.clone(),
+        on_fallback: view.on_fallback,
+        pools: view.pools.iter().map(pool).collect(),
     }
 }
 
@@ -334,7 +376,7 @@ fn origin_health(health: OriginHealth) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_common::abi::OriginId;
+    use lb_common::abi::{Country, OriginId, PoolId};
     use lb_core::health::FailureReason;
     use lb_core::model::{Forwarding, Weight};
     use lb_core::monitor::Counts;
@@ -367,9 +409,22 @@ mod tests {
                 steering_policy: "off",
                 pool_shares: vec![("sorry".to_owned(), 1.0)],
                 on_fallback: true,
+                routes: vec![RouteView {
+                    countries: vec![Country::UNKNOWN, Country::new(*b"DE")],
+                    source: "default_pools".to_owned(),
+                    steering_policy: "off",
+                    pools: vec![RoutedPool {
+                        name: "sorry".to_owned(),
+                        share: 1.0,
+                        why: "fallback pool".to_owned(),
+                    }],
+                    fallback_pool: Some("sorry".to_owned()),
+                    on_fallback: true,
+                }],
             }],
             pools: vec![PoolView {
                 name: "sorry".to_owned(),
+                id: PoolId(0),
                 health: GroupHealth::Healthy,
                 healthy_origins: 1,
                 minimum_origins: 1,
@@ -423,7 +478,9 @@ mod tests {
                 r#""applications":[{"name":"web","protocol":"tcp/80","addresses":["203.0.113.10"],"load_balancer":"web","#,
                 r#""pool":"sorry","on_fallback":true,"flows":1,"new_flows_total":1,"packets_total":5,"bytes_total":500}],"#,
                 r#""load_balancers":[{"name":"web","health":"critical","steering_policy":"off","#,
-                r#""pool_shares":{"sorry":1.0},"on_fallback":true}],"#,
+                r#""pool_shares":{"sorry":1.0},"on_fallback":true,"routes":[{"countries":["unknown","DE"],"source":"default_pools","#,
+                r#""steering_policy":"off","fallback_pool":"sorry","on_fallback":true,"#,
+                r#""pools":[{"name":"sorry","share":1.0,"why":"fallback pool"}]}]}],"#,
                 r#""pools":[{"name":"sorry","health":"healthy","healthy_origins":1,"minimum_origins":1,"#,
                 r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
                 r#""failure_reason":"TCP Timeout","monitors":[],"weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,

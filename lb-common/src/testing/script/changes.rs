@@ -2,8 +2,9 @@
 
 use super::{Bytes, Player};
 use crate::abi::{
-    AccessKey, AccessList, AccessRule, AddressRole, ApplicationKey, Forwarding, Ip, Ip4, OriginFlags,
-    OriginState, Parity, Port, PortSpan, Rate, SettingsFlags, Slot, Spans, Tag, TunnelSource, Vip, VipKey,
+    AccessKey, AccessList, AccessRule, AddressRole, ApplicationFlags, ApplicationKey, Forwarding, Ip, Ip4,
+    OriginFlags, OriginState, Parity, Port, PortSpan, Rate, RouteKey, SettingsFlags, Slot, Spans, Tag,
+    TunnelSource, Vip, VipKey,
 };
 
 /// Number of the access list that scripts fill.
@@ -179,12 +180,13 @@ impl Player {
         let count = tables.applications.len().max(1);
         let application = tables.applications.values_mut().nth(choice % count)?;
         let rate = Rate(bytes.pick(&[0, 1 << 32, 250 << 32, 1 << 60, u64::MAX])?);
-        match what % 6 {
+        match what % 7 {
             0 => application.rate = rate,
             1 => application.source_rate = rate,
             2 => application.affinity_ttl = bytes.pick(&[0, 1, 1_000, u32::MAX])?,
             3 => application.affinity_epoch = application.affinity_epoch.wrapping_add(1),
             4 => application.access = bytes.pick(&[LIST, AccessList::NONE])?,
+            5 => application.flags.0 ^= ApplicationFlags::ROUTES,
             _ => {
                 let length = 32 + u32::from(bytes.byte()? % 129);
                 let address = bytes.pick(&[
@@ -238,6 +240,10 @@ impl Player {
         let applications = std::mem::take(&mut tables.applications).into_iter();
         tables.applications = applications
             .map(|(key, row)| (ApplicationKey { parity: after, ..key }, row))
+            .collect();
+        let routes = std::mem::take(&mut tables.routes).into_iter();
+        tables.routes = routes
+            .map(|(key, row)| (RouteKey { parity: after, ..key }, row))
             .collect();
         let vips = std::mem::take(&mut tables.vips).into_iter();
         tables.vips = vips

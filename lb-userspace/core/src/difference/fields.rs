@@ -4,10 +4,10 @@
 
 use super::{Described, Fields, Part};
 use crate::model::{
-    Access, Affinity, Api, Application, AttachMode, Config, CountryTable, Datapath, Destination, Echo,
-    FlowTimeouts, Forwarding, Limits, LoadBalancer, Member, Monitor, MonitorGroup, MonitorKind, Node, OnExit,
-    OnUnhealthy, Origin, OriginSteering, Pool, Prefix, Probe, ProbeSource, SomeTimeouts, SteeringPolicy,
-    TunnelSource, UdpProbe,
+    Access, Affinity, Api, Application, AttachMode, Config, Coordinates, CountryTable, Datapath, Destination,
+    Echo, FlowTimeouts, Forwarding, GeoPools, Limits, LoadBalancer, LoadShedding, Member, Monitor,
+    MonitorGroup, MonitorKind, Node, OnExit, OnUnhealthy, Origin, Pool, PoolSet, PoolWeights, Prefix, Probe,
+    ProbeSource, SheddingPolicy, SomeTimeouts, Topology, TunnelSource, UdpProbe,
 };
 use core::fmt::Display;
 use core::time::Duration;
@@ -345,6 +345,8 @@ fn of_pool(pool: &Pool) -> Writer {
         origin_steering,
         on_unhealthy,
         drain_timeout,
+        load_shedding,
+        coordinates,
         // They are parts of their own.
         origins: _,
     } = pool;
@@ -353,13 +355,7 @@ fn of_pool(pool: &Pool) -> Writer {
     fields.tell_some("monitor", monitor.as_ref());
     fields.tell_some("monitor_group", monitor_group.as_ref());
     fields.tell("minimum_origins", minimum_origins);
-    fields.tell(
-        "origin_steering.policy",
-        match origin_steering {
-            OriginSteering::Random => "random",
-            OriginSteering::Hash => "hash",
-        },
-    );
+    fields.tell("origin_steering.policy", origin_steering.name());
     fields.tell(
         "on_unhealthy",
         match on_unhealthy {
@@ -368,6 +364,26 @@ fn of_pool(pool: &Pool) -> Writer {
         },
     );
     fields.seconds("drain_timeout", *drain_timeout);
+    let LoadShedding {
+        default_percent,
+        default_policy,
+        session_percent,
+    } = load_shedding;
+    if *default_percent > 0.0 || *session_percent > 0.0 {
+        fields.tell("load_shedding.default_percent", default_percent);
+        fields.tell(
+            "load_shedding.default_policy",
+            match default_policy {
+                SheddingPolicy::Random => "random",
+                SheddingPolicy::Hash => "hash",
+            },
+        );
+        fields.tell("load_shedding.session_percent", session_percent);
+    }
+    if let Some(Coordinates { latitude, longitude }) = coordinates {
+        fields.tell("latitude", latitude);
+        fields.tell("longitude", longitude);
+    }
     fields
 }
 
@@ -401,23 +417,72 @@ fn of_balancer(balancer: &LoadBalancer) -> Writer {
         default_pools,
         fallback_pool,
         steering_policy,
+        random_steering,
+        geo,
+        pool_sets,
     } = balancer;
     let mut fields = Writer::default();
     fields.tell("enabled", enabled);
     fields.list("default_pools", default_pools);
     fields.tell_some("fallback_pool", fallback_pool.as_ref());
     fields.tell("steering_policy", steering_policy.name());
-    if let SteeringPolicy::Random {
-        weights,
-        default_weight,
-    } = steering_policy
-    {
-        fields.tell("random_steering.default_weight", default_weight.value());
-        for (pool, weight) in weights {
-            fields.tell(&format!("random_steering.pool_weights.{pool}"), weight.value());
-        }
+    of_weights(&mut fields, "random_steering", random_steering);
+    let GeoPools {
+        pops,
+        countries,
+        regions,
+    } = geo;
+    for (pop, pools) in pops {
+        fields.list(&format!("pop_pools.{pop}"), pools);
+    }
+    for (country, pools) in countries {
+        fields.list(&format!("country_pools.{}", letters(country)), pools);
+    }
+    for (region, pools) in regions {
+        fields.list(&format!("region_pools.{region}"), pools);
+    }
+    // The first one that matches counts.
+    fields.list("pool_sets", pool_sets.iter().map(|set| &set.name));
+    for set in pool_sets {
+        of_pool_set(&mut fields, set);
     }
     fields
+}
+
+fn of_weights(fields: &mut Writer, place: &str, weights: &PoolWeights) {
+    let PoolWeights { named, default } = weights;
+    fields.tell(&format!("{place}.default_weight"), default.value());
+    for (pool, weight) in named {
+        fields.tell(&format!("{place}.pool_weights.{pool}"), weight.value());
+    }
+}
+
+fn of_pool_set(fields: &mut Writer, set: &PoolSet) {
+    let PoolSet {
+        name,
+        disabled,
+        topology,
+        pools,
+        weights,
+        fallback_pool,
+        steering_policy,
+    } = set;
+    let Topology {
+        pops,
+        countries,
+        regions,
+    } = topology;
+    let field = |field: &str| format!("pool_sets.{name}.{field}");
+    fields.tell(&field("disabled"), disabled);
+    fields.list(&field("pops"), pops);
+    fields.list(&field("countries"), countries.iter().map(letters));
+    fields.list(&field("regions"), regions);
+    fields.list(&field("pools"), pools.iter().flatten());
+    if let Some(weights) = weights {
+        of_weights(fields, &format!("pool_sets.{name}"), weights);
+    }
+    fields.tell_some(&field("fallback_pool"), fallback_pool.as_ref());
+    fields.tell(&field("steering_policy"), steering_policy.name());
 }
 
 fn of_application(application: &Application) -> Writer {

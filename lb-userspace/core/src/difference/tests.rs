@@ -1,7 +1,7 @@
 //! Differences as they are told.
 
 use super::*;
-use crate::engine::testing::{application, balancer, ip, monitor, pool, web};
+use crate::engine::testing::{application, balancer, ip, monitor, pool, web, weights};
 use crate::model::{Affinity, MonitorKind, Probe, SteeringPolicy, Weight};
 use core::time::Duration;
 
@@ -57,14 +57,12 @@ fn each_field_is_told_with_both_values() {
         ),
         (
             |config| {
-                config.load_balancers[0].steering_policy = SteeringPolicy::Random {
-                    weights: vec![("eu".to_owned(), Weight::ZERO)],
-                    default_weight: Weight::ONE,
-                };
+                config.load_balancers[0].steering_policy = SteeringPolicy::Random;
+                config.load_balancers[0].random_steering = weights(&[("eu", 0)], 50);
             },
             &[
                 "Changed load balancer web: steering_policy off > random",
-                "Changed load balancer web: random_steering.default_weight - > 1",
+                "Changed load balancer web: random_steering.default_weight 1 > 0.5",
                 "Changed load balancer web: random_steering.pool_weights.eu - > 0",
             ],
         ),

@@ -1,11 +1,11 @@
 //! How many map rows a configuration needs.
 
-use super::design::ORDERED_POOLS;
 use super::layout::Full;
+use super::routing::{ORDERED_POOLS, balancer_routes};
 use crate::image::Capacity;
 use crate::maglev::table_size;
-use crate::model::{Application, Config, Destination, Forwarding, SteeringPolicy};
-use crate::steering::Family;
+use crate::model::{Application, Config, Destination, Forwarding, LoadShedding};
+use crate::steering::{CLASSES, Family, Route};
 use std::collections::BTreeSet;
 
 /// Room for clients before anybody asks for it.
@@ -59,6 +59,17 @@ pub fn required_capacity(config: &Config) -> Capacity {
         true => (config.datapath.max_flows / 4).max(FEW_CLIENTS),
         false => FEW_CLIENTS,
     };
+    let routed = |application: &Application| {
+        let name = match &application.destination {
+            Destination::LoadBalancer(name) => name,
+            Destination::Direct(_) => return 0,
+        };
+        let routes = config
+            .load_balancer(name)
+            .map(|balancer| balancer_routes(config, balancer));
+        routes.map_or(0, |routes| routes.by_country.len() * Family::ALL.len())
+    };
+    let routes = config.applications.iter().map(routed).sum();
     Capacity {
         applications: twice(listeners),
         // Origins that are gone and drain still answer.
@@ -79,6 +90,7 @@ pub fn required_capacity(config: &Config) -> Capacity {
         country_rules: twice(countries),
         country_prefixes: twice(config.geoip.as_ref().map_or(0, |table| table.rows().len())).max(1),
         clients,
+        routes: twice(routes),
     }
 }
 
@@ -88,7 +100,7 @@ fn slots(config: &Config) -> u64 {
     let fallbacks: BTreeSet<&str> = config
         .load_balancers
         .iter()
-        .filter_map(|balancer| balancer.fallback_pool.as_deref())
+        .flat_map(|balancer| balancer.fallback_pools())
         .collect();
     for pool in &config.pools {
         let roles = if fallbacks.contains(pool.name.as_str()) {
@@ -112,14 +124,45 @@ fn slots(config: &Config) -> u64 {
         }
     }
     for balancer in &config.load_balancers {
-        let size = match &balancer.steering_policy {
-            SteeringPolicy::Off => balancer.default_pools.len().min(ORDERED_POOLS) as u64,
-            SteeringPolicy::Random { .. } => u64::from(table_size(balancer.default_pools.len())),
-        };
-        // One list for each family.
-        slots += 2 * size;
+        // Equal lists stand once.
+        let routes = balancer_routes(config, balancer);
+        let mut lists: Vec<&Route<'_>> = Vec::new();
+        for route in routes.all() {
+            let same = |known: &&Route<'_>| {
+                (known.pools, known.policy, known.weights) == (route.pools, route.policy, route.weights)
+            };
+            if !lists.iter().any(same) {
+                lists.push(route);
+            }
+        }
+        // One for each family.
+        slots += 2 * lists
+            .into_iter()
+            .map(|route| list_slots(config, route))
+            .sum::<u64>();
     }
     slots
+}
+
+/// Slots of a route's lists in one family.
+fn list_slots(config: &Config, route: &Route<'_>) -> u64 {
+    let sheds = |sheds: fn(&LoadShedding) -> bool| {
+        let mut pools = route.pools.iter().filter_map(|name| config.pool(name));
+        pools.any(|pool| sheds(&pool.load_shedding))
+    };
+    let size = match route.policy.is_weighted() {
+        true => u64::from(table_size(route.pools.len())),
+        false => route.pools.len().min(ORDERED_POOLS) as u64,
+    };
+    let shedding = size.max(u64::from(CLASSES));
+    let sessions = sheds(|shedding| shedding.session_percent > 0.0);
+    match sheds(|shedding| shedding.default_percent > 0.0) {
+        true if sessions => 2 * shedding,
+        true => shedding,
+        // Some applications have the one, some the other.
+        false if sessions => size + shedding,
+        false => size,
+    }
 }
 
 /// Refuses what would fit only as long as some origins are down.

@@ -8,7 +8,7 @@ use super::records::Wanted;
 use super::{Command, Report, Setup, State, TargetId};
 use crate::health::OriginHealth;
 use crate::image::TableOp;
-use crate::model::{self, Access, Config, FlowTimeouts, OnUnhealthy, Prefix};
+use crate::model::{self, Access, Config, FlowTimeouts, OnUnhealthy, Prefix, SteeringPolicy};
 use crate::steering::pool_standing;
 use crate::time::Timestamp;
 use core::time::Duration;
@@ -34,6 +34,7 @@ impl State {
         let former: BTreeMap<String, bool> = self.usability();
         self.stale_pools.clear();
         self.stale_vips = false;
+        self.stale_lists = false;
         self.rebuilt = Some(now);
         let mut plan = Plan::new(&config, &mut self.numbers)?;
         if !setup.assume_healthy {
@@ -53,6 +54,10 @@ impl State {
             .collect();
         self.update_drains(&former_plan, now);
         self.standings = self.facts.iter().map(pool_standing).collect();
+        self.renew_figures();
+        let by_latency = |policy| policy == SteeringPolicy::DynamicLatency;
+        let mut balancers = config.load_balancers.iter();
+        self.steers_by_latency = balancers.any(|balancer| balancer.uses(by_latency));
         self.designs = (0..self.plan.pools.len())
             .map(|pool| self.pool_design(pool))
             .collect();
@@ -79,6 +84,7 @@ impl State {
             }
         }
         self.report_fallbacks(&config, commands);
+        self.follow_sessions(setup, &config, commands);
         self.publish(commands);
         self.records_are_due = !setup.assume_healthy;
         Ok(())
@@ -141,7 +147,10 @@ impl State {
         let Some(config) = self.config.clone() else { return };
         self.rebuilt = Some(now);
         self.stale_vips = false;
-        for pool in core::mem::take(&mut self.stale_pools) {
+        let stale = core::mem::take(&mut self.stale_pools);
+        self.follow_latencies(&stale);
+        self.stale_lists = false;
+        for pool in stale {
             let former = self.standings[pool];
             self.standings[pool] = pool_standing(&self.facts[pool]);
             self.designs[pool] = self.pool_design(pool);
@@ -158,6 +167,7 @@ impl State {
             )))),
         }
         self.report_fallbacks(&config, commands);
+        self.follow_sessions(setup, &config, commands);
         self.publish(commands);
         // While many origins change, what is written to the disk each time is all that is known.
         self.records_are_due = !setup.assume_healthy;
@@ -376,7 +386,7 @@ impl State {
         even_if_equal: bool,
         shared: Vec<TableOp>,
     ) -> Result<Option<Vec<TableOp>>, Full> {
-        let listeners = self.listeners(setup, config);
+        let (listeners, routes) = self.listeners(setup, config);
         self.roles = self.records.roles();
         self.ranges = listeners.iter().any(|listener| listener.ports.is_range());
         let wanted = self.settings(setup);
@@ -396,6 +406,7 @@ impl State {
             pools: &self.designs,
             vips: &self.vips(&listeners),
             listeners: &listeners,
+            routes: &routes,
         };
         let ops = self
             .generations
@@ -438,7 +449,7 @@ impl State {
     fn report_fallbacks(&mut self, config: &Config, commands: &mut Vec<Command>) {
         let mut fallbacks = BTreeMap::new();
         for balancer in &config.load_balancers {
-            let active = self.is_on_fallback(balancer);
+            let active = self.is_on_fallback(config, balancer);
             if active != self.fallbacks.get(&balancer.name).copied().unwrap_or(false) {
                 let load_balancer = balancer.name.clone();
                 commands.push(Command::Report(Report::Fallback {

@@ -1,24 +1,20 @@
 //! What the next generation shall hold: the tables and lists that follow from the plan and from health.
 
 use super::compile::{has_countries, jiffies, rate};
-use super::ids::{affinity_epoch, pool_identity};
-use super::layout::{Layout, ListenerDesign, PoolDesign, VipDesign};
-use super::plan::Route;
+use super::ids::affinity_epoch;
+use super::layout::{Layout, ListenerDesign, PoolDesign, RouteDesign, VipDesign};
+use super::plan::{PlannedOrigin, Route};
+use super::routing::{PoolListDesign, Traffic, balancer_routes};
 use super::{Setup, State};
 use crate::health::OriginHealth;
 use crate::maglev::Member;
-use crate::model::{Application, Config, Echo, LoadBalancer, Ports, Transport};
-use crate::steering::{Candidates, Family, OriginFacts, PoolFacts, candidates, competitors};
+use crate::model::{Application, Config, Echo, OriginSteering, Ports, Transport};
+use crate::steering::{self, Family, OriginFacts, PoolFacts, balanced};
 use core::net::IpAddr;
 use lb_common::abi::{
     AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
 };
-use lb_common::datapath::select::MAX_POOLS;
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-/// The packet path tries this many pools of an ordered list.
-pub const ORDERED_POOLS: usize = MAX_POOLS as usize;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl State {
     pub(super) fn pool_facts(&self, setup: &Setup, index: usize) -> PoolFacts {
@@ -51,13 +47,14 @@ impl State {
                 .origins
                 .iter()
                 .zip(&facts.origins)
-                .filter(|(_, facts)| facts.serves(family));
+                .zip(self.origin_weights(index))
+                .filter(|((_, facts), _)| facts.serves(family));
             Layout::ring(
                 members
-                    .map(|(origin, facts)| Member {
+                    .map(|((origin, facts), weight)| Member {
                         identity: origin.identity,
                         owner: origin.id.0,
-                        weight: u32::from(origin.weight.hundredths()),
+                        weight,
                         present: takes(facts),
                     })
                     .collect(),
@@ -72,7 +69,12 @@ impl State {
         };
         PoolDesign {
             id: pool.id,
-            flags: PoolFlags(if pool.by_client { PoolFlags::BY_CLIENT } else { 0 }),
+            flags: PoolFlags(match pool.origin_steering {
+                OriginSteering::Hash => PoolFlags::BY_CLIENT,
+                OriginSteering::Random
+                | OriginSteering::LeastConnections
+                | OriginSteering::LeastOutstandingRequests => 0,
+            }),
             // In the order of TableKind.
             tables: [
                 ring(Family::V4, OriginFacts::is_eligible),
@@ -83,8 +85,25 @@ impl State {
         }
     }
 
-    pub(super) fn listeners(&self, setup: &Setup, config: &Config) -> Vec<ListenerDesign> {
-        let mut listeners = Vec::new();
+    /// The weights by which a pool's origins compete, in any unit.
+    pub(super) fn origin_weights(&self, index: usize) -> Vec<u32> {
+        let pool = &self.plan.pools[index];
+        let by_flows = pool.origin_steering.counts_flows();
+        let counts = &self.figures.of(index).origins;
+        let weight = |(number, origin): (usize, &PlannedOrigin)| match by_flows {
+            true => balanced(origin.weight, counts.get(number).copied().unwrap_or(0)),
+            false => u32::from(origin.weight.hundredths()),
+        };
+        pool.origins.iter().enumerate().map(weight).collect()
+    }
+
+    /// The listeners, and the pools of countries that have some of their own.
+    pub(super) fn listeners(
+        &self,
+        setup: &Setup,
+        config: &Config,
+    ) -> (Vec<ListenerDesign>, Vec<RouteDesign>) {
+        let (mut listeners, mut rerouted) = (Vec::new(), Vec::new());
         let mut lists = BTreeMap::new();
         for (application, planned) in config.applications.iter().zip(&self.plan.applications) {
             let mut flags = 0;
@@ -94,44 +113,67 @@ impl State {
             if has_countries(application.access.as_deref()) {
                 flags |= ApplicationFlags::COUNTRIES;
             }
-            let (last_resort, served) = match planned.route {
-                Route::Balancer(index) => {
-                    let balancer = &config.load_balancers[index];
-                    let fallback = balancer
-                        .fallback_pool
-                        .as_deref()
-                        .and_then(|pool| self.plan.pool(pool));
-                    (fallback, balancer.enabled)
-                }
-                Route::Direct(_) => (None, true),
+            let served = match planned.route {
+                Route::Balancer(index) => config.load_balancers[index].enabled,
+                Route::Direct(_) => true,
             };
             if !(application.enabled && served) {
                 continue;
             }
+            let traffic = Traffic::of(application);
+            let routes = match planned.route {
+                Route::Balancer(index) => {
+                    Some((index, balancer_routes(config, &config.load_balancers[index])))
+                }
+                Route::Direct(_) => None,
+            };
+            if routes
+                .as_ref()
+                .is_some_and(|(_, routes)| !routes.by_country.is_empty())
+            {
+                flags |= ApplicationFlags::ROUTES;
+            }
+            let families: BTreeSet<Family> = application.addresses.iter().copied().map(Family::of).collect();
+            let mut others_serve = false;
+            for (family, (index, routes)) in families
+                .iter()
+                .flat_map(|family| routes.iter().map(move |routes| (*family, routes)))
+            {
+                for (number, (country, route)) in (1..).zip(&routes.by_country) {
+                    let list = || self.pool_list(route, family, traffic);
+                    let pools = lists
+                        .entry((*index, number, family, traffic))
+                        .or_insert_with(list)
+                        .clone();
+                    others_serve |= pools.serves;
+                    rerouted.push(RouteDesign {
+                        application: planned.id,
+                        family,
+                        country: *country,
+                        pools,
+                    });
+                }
+            }
             let affinity = application.affinity;
             for address in &application.addresses {
                 let family = Family::of(*address);
-                let (pools, steering) = match planned.route {
-                    Route::Balancer(index) => lists
-                        .entry((index, family))
-                        .or_insert_with(|| self.pool_list(&config.load_balancers[index], family))
-                        .clone(),
-                    Route::Direct(pool) => {
-                        let usable = self.standings[pool].is_usable(family);
-                        let pools = usable.then(|| self.plan.pools[pool].id.0).into_iter().collect();
-                        (Layout::list(pools), Steering::ORDERED)
+                let pools = match (planned.route, &routes) {
+                    (Route::Balancer(index), Some((_, routes))) => {
+                        let list = || self.pool_list(&routes.main, family, traffic);
+                        lists
+                            .entry((index, 0, family, traffic))
+                            .or_insert_with(list)
+                            .clone()
                     }
+                    (Route::Direct(pool) | Route::Balancer(pool), _) => self.direct_list(pool, family),
                 };
-                let serves = pools.is_some()
-                    || last_resort.is_some_and(|pool| self.standings[pool].is_last_resort(family));
+                let serves = pools.serves || others_serve;
                 listeners.push(ListenerDesign {
                     address: Ip::from(*address),
                     ports: application.ports,
                     protocol: protocol(application.transport),
                     application: planned.id,
                     pools,
-                    steering,
-                    fallback: last_resort.map_or(PoolId::NONE, |pool| self.plan.pools[pool].id),
                     origin_port: Port::new(application.port_at_origins()),
                     flags: ApplicationFlags(flags),
                     access: planned.access,
@@ -149,7 +191,7 @@ impl State {
                 });
             }
         }
-        listeners
+        (listeners, rerouted)
     }
 
     /// The addresses that the listeners listen on, and those by which origins answer.
@@ -198,8 +240,8 @@ impl State {
             Route::Direct(pool) => has(pool),
             Route::Balancer(index) => {
                 let balancer = &config.load_balancers[index];
-                let pools = balancer.default_pools.iter().chain(&balancer.fallback_pool);
-                pools.filter_map(|name| self.plan.pool(name)).any(has)
+                let mut pools = balancer.pools().filter_map(|name| self.plan.pool(name));
+                pools.any(has)
             }
         }
     }
@@ -216,8 +258,12 @@ impl State {
         let pools: Vec<usize> = match route {
             Route::Direct(pool) => vec![pool],
             Route::Balancer(index) => {
-                let names = competitors(&config.load_balancers[index]);
-                names.filter_map(|name| self.plan.pool(name)).collect()
+                let routes = balancer_routes(config, &config.load_balancers[index]);
+                let names: BTreeSet<&str> = routes.all().flat_map(steering::Route::competitors).collect();
+                names
+                    .into_iter()
+                    .filter_map(|name| self.plan.pool(name))
+                    .collect()
             }
         };
         let serves = |origin: &OriginFacts| origin.health == OriginHealth::Healthy && origin.serves(family);
@@ -232,32 +278,15 @@ impl State {
         )
     }
 
-    fn pool_list(&self, balancer: &LoadBalancer, family: Family) -> (Option<Arc<Layout>>, Steering) {
-        let usable = |name: &str| {
-            self.plan
-                .pool(name)
-                .is_some_and(|index| self.standings[index].is_usable(family))
-        };
-        let owner = |name: &str| self.plan.pool(name).map(|index| self.plan.pools[index].id.0);
-        match candidates(balancer, usable) {
-            Candidates::Ordered(pools) => {
-                let owners = pools.into_iter().filter_map(owner).take(ORDERED_POOLS).collect();
-                (Layout::list(owners), Steering::ORDERED)
-            }
-            Candidates::Weighted(pools) => {
-                let member = |pool: crate::steering::WeightedPool<'_>| {
-                    Some(Member {
-                        identity: pool_identity(pool.name),
-                        owner: owner(pool.name)?,
-                        weight: u32::from(pool.weight.hundredths()),
-                        present: pool.usable,
-                    })
-                };
-                (
-                    Layout::ring(pools.into_iter().filter_map(member).collect()),
-                    Steering::WEIGHTED,
-                )
-            }
+    /// The list of the one pool that an application's `origin_direct` implies.
+    fn direct_list(&self, pool: usize, family: Family) -> PoolListDesign {
+        let usable = self.standings[pool].is_usable(family);
+        let pools = usable.then(|| self.plan.pools[pool].id.0).into_iter().collect();
+        PoolListDesign {
+            layout: Layout::list(pools),
+            steering: Steering::ORDERED,
+            fallback: PoolId::NONE,
+            serves: usable,
         }
     }
 }

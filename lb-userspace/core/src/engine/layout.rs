@@ -1,12 +1,13 @@
 //! What generations are made of: designs, and the runs of rows that they share.
 
+use super::routing::PoolListDesign;
 use crate::arena::Arena;
 use crate::maglev::{self, Member};
 use crate::model::Ports;
+use crate::steering::{Family, SheddingTable};
 use core::fmt;
 use lb_common::abi::{
-    AccessList, AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Rate,
-    Steering,
+    AccessList, AddressRole, ApplicationFlags, Country, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Rate,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ pub enum Layout {
     Ring(Vec<Member>),
     /// These owners in this order.
     List(Vec<u32>),
+    /// A table of pools some of which give up flows.
+    Shedding(SheddingTable),
 }
 
 impl Layout {
@@ -40,6 +43,7 @@ impl Layout {
         match self {
             Self::Ring(members) => maglev::build(members),
             Self::List(owners) => owners.clone(),
+            Self::Shedding(table) => table.build(),
         }
     }
 }
@@ -60,9 +64,7 @@ pub struct ListenerDesign {
     pub ports: Ports,
     pub protocol: Protocol,
     pub application: u32,
-    pub pools: Option<Arc<Layout>>,
-    pub steering: Steering,
-    pub fallback: PoolId,
+    pub pools: PoolListDesign,
     pub origin_port: Port,
     pub flags: ApplicationFlags,
     pub access: AccessList,
@@ -72,6 +74,16 @@ pub struct ListenerDesign {
     pub affinity_epoch: u32,
     /// Whether echo requests to the address are answered on its behalf.
     pub echo: bool,
+}
+
+/// The pools of a country's clients as the next generation shall hold them.
+#[derive(Clone, Debug)]
+pub struct RouteDesign {
+    pub application: u32,
+    pub family: Family,
+    /// [`Country::UNKNOWN`]: of clients whose country is not known.
+    pub country: Country,
+    pub pools: PoolListDesign,
 }
 
 /// An address as the next generation shall hold it.
@@ -91,6 +103,7 @@ pub struct Designs<'a> {
     pub pools: &'a [PoolDesign],
     pub vips: &'a [VipDesign],
     pub listeners: &'a [ListenerDesign],
+    pub routes: &'a [RouteDesign],
 }
 
 /// Something does not fit into the maps.

@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out of it.
 
+use super::sessions::SessionMoves;
 use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::model::{Config, Forwarding, Monitor};
@@ -8,7 +9,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{
     AccessKey, AccessRule, Application, ApplicationKey, CountryKey, HashKey, Hop, HopId, Interface, Ip, Mac,
-    Origin, OriginId, PortRange, Settings, SettingsFlags, Table, Tag, Vip, VipKey,
+    Origin, OriginId, PortRange, Route, RouteKey, Settings, SettingsFlags, Table, Tag, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,6 +46,9 @@ pub enum Event {
     Interfaces(BTreeMap<u32, u32>),
     /// The addresses that interfaces of this node have, also those without the program.
     Addresses(BTreeSet<IpAddr>),
+    /// Open flows by origin, for the policies that go by them; origins that are missing have none. Wanted about once a second
+    /// as long as [`super::Engine::counts_flows`] says so.
+    OpenFlows(BTreeMap<OriginId, u64>),
 }
 
 /// Everything the engine can ask for.
@@ -60,6 +64,8 @@ pub enum Command {
     Publish(Arc<View>),
     /// What a next start may go on with has changed.
     Persist(Kept),
+    /// From now on these sessions are to move: what remembers them is to be removed whenever it is seen.
+    Shed(Arc<SessionMoves>),
     /// Tell the operator.
     Report(Report),
 }
@@ -131,6 +137,8 @@ pub struct HealthRecord {
     pub monitor: String,
     pub healthy: bool,
     pub failure_reason: Option<FailureReason>,
+    /// The moving average of its round-trip times.
+    pub latency: Option<Duration>,
     /// How long before the record was made the last run ended.
     pub age: Duration,
 }
@@ -222,6 +230,10 @@ pub struct Adopted {
     pub vips: Vec<(VipKey, Vip)>,
     /// As `stale_applications`.
     pub stale_vips: Vec<VipKey>,
+    /// All records of the live generation.
+    pub routes: Vec<(RouteKey, Route)>,
+    /// As `stale_applications`.
+    pub stale_routes: Vec<RouteKey>,
     /// All rows that are not empty. Hops that are not given here are left alone until no origin names them.
     pub hops: Vec<(HopId, Hop)>,
     /// All records.

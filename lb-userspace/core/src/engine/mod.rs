@@ -7,10 +7,12 @@
 //! ```
 
 mod access;
+mod balancers;
 mod capacity;
 mod compile;
 mod design;
 mod drains;
+mod figures;
 mod hops;
 mod ids;
 mod layout;
@@ -19,7 +21,9 @@ mod moves;
 mod plan;
 mod probes;
 mod records;
+mod routing;
 mod served;
+mod sessions;
 mod snapshot;
 mod sources;
 mod tables;
@@ -36,9 +40,11 @@ pub use self::message::{
 };
 
 pub use self::moves::{Move, Share, Shift, moves};
+pub use self::sessions::SessionMoves;
 
 use self::access::AccessLists;
 use self::drains::Drains;
+use self::figures::Figures;
 use self::ids::Ids;
 use self::layout::PoolDesign;
 use self::plan::{Numbers, Plan};
@@ -107,6 +113,13 @@ struct State {
     designs: Vec<PoolDesign>,
     /// Pools whose standings and designs are behind the facts.
     stale_pools: BTreeSet<usize>,
+    figures: Figures,
+    /// Whether the live generation's lists of pools are behind the figures.
+    stale_lists: bool,
+    /// Whether a load balancer goes by round-trip times.
+    steers_by_latency: bool,
+    /// What was said last.
+    moves: Arc<SessionMoves>,
     /// When tables were made last.
     rebuilt: Option<Timestamp>,
     /// By load balancer of the configuration, whether its fallback pool was reported to be in use.
@@ -176,6 +189,10 @@ impl Engine {
             standings: Vec::new(),
             designs: Vec::new(),
             stale_pools: BTreeSet::new(),
+            figures: Figures::default(),
+            stale_lists: false,
+            steers_by_latency: false,
+            moves: Arc::default(),
             rebuilt: None,
             fallbacks: BTreeMap::new(),
             inherited_applications: BTreeMap::new(),
@@ -255,6 +272,7 @@ impl Engine {
                 self.state.set_interfaces(&self.setup, &interfaces, &mut ops);
             }
             Event::Addresses(addresses) => self.state.set_addresses(addresses),
+            Event::OpenFlows(counts) => self.state.set_open_flows(counts),
         }
         let due = self.state.rebuild_deadline();
         if may_rebuild && due.is_some_and(|deadline| deadline <= now) {
@@ -280,6 +298,13 @@ impl Engine {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Whether [`Event::OpenFlows`] makes a difference.
+    #[must_use]
+    pub fn counts_flows(&self) -> bool {
+        let config = self.state.config.as_deref();
+        config.is_some_and(figures::counts_flows)
     }
 
     /// Everything the maps should hold now, the number of the live generation last: for the periodic comparison that
@@ -344,7 +369,7 @@ impl State {
         ops: &mut Vec<TableOp>,
         commands: &mut Vec<Command>,
     ) {
-        let mut flips = Vec::new();
+        let (mut flips, mut measured) = (Vec::new(), BTreeSet::new());
         for &(target, progress) in steps {
             match progress {
                 Progress::Nothing => {}
@@ -355,11 +380,13 @@ impl State {
                 Progress::Confirmed => {
                     self.view_is_due = true;
                     self.records_are_due = true;
+                    measured.extend(self.probes.get(target).map(|probed| probed.pool));
                 }
                 Progress::Changed { healthy } => flips.push((target, healthy)),
             }
         }
         self.flip(&flips, ops, commands);
+        self.follow_latencies(&measured);
     }
 
     /// Says how packets to the origin leave, where its address cannot.
@@ -386,7 +413,7 @@ impl State {
         let deadline = self
             .rebuilt
             .map_or(at_once, |rebuilt| rebuilt.after(REBUILD_INTERVAL));
-        (self.stale_vips || !self.stale_pools.is_empty()).then_some(deadline)
+        (self.stale_vips || self.stale_lists || !self.stale_pools.is_empty()).then_some(deadline)
     }
 
     /// When results that changed nothing are to go out. Between a change of health and the tables that follow it the
@@ -533,6 +560,7 @@ impl State {
                 monitor: probed.target.monitor().name.clone(),
                 healthy,
                 failure_reason: probed.target.failure().cloned(),
+                latency: probed.latency(),
                 age,
             })
         });

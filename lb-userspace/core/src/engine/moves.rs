@@ -5,14 +5,15 @@
 //! tables of origins by different bits, and that of a client is another one than that of its flow, so shares of what is
 //! entered by different hashes multiply.
 
-use super::layout::{Layout, ListenerDesign};
+use super::layout::Layout;
 use super::plan::Plan;
-use super::{Engine, Environment, Kept};
+use super::routing::PoolListDesign;
+use super::{Engine, Environment, Kept, State};
 use crate::model::{Config, Forwarding};
 use crate::steering::Family;
 use crate::time::Timestamp;
 use core::net::{IpAddr, SocketAddr};
-use lb_common::abi::{HashKey, PoolFlags, PoolId, PortRange, SettingsFlags, Steering, TableKind};
+use lb_common::abi::{Country, HashKey, PoolFlags, PoolId, PortRange, SettingsFlags, Steering, TableKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ use std::sync::Arc;
 pub struct Move {
     pub application: String,
     pub family: Family,
+    /// Of clients of a country that has pools of its own in either configuration; `None`: of all others.
+    pub country: Option<Country>,
     /// The share of flows, 0 to 1, that would get another origin, or nobody instead of somebody, or the reverse. What is
     /// bound to an origin already, by a connection or by affinity, stays with it as long as it is there.
     pub moved: f64,
@@ -58,13 +61,14 @@ pub fn moves(before: &Arc<Config>, after: &Arc<Config>) -> Result<Vec<Move>, Str
         .iter()
         .filter(|key| !after.listeners.contains_key(key));
     for key in after.order.iter().chain(gone) {
-        let (old, new) = (before.listeners.get(key), after.listeners.get(key));
+        let (old, new) = (before.listener(key), after.listener(key));
         let moved = comparison.moved(old, new);
         let shares = shifts(&before.shares(old), &after.shares(new));
         if moved > 0.0 || shares.iter().any(|shift| shift.before != shift.after) {
             moves.push(Move {
                 application: key.0.clone(),
                 family: key.1,
+                country: key.2,
                 moved,
                 shares,
             });
@@ -73,8 +77,8 @@ pub fn moves(before: &Arc<Config>, after: &Arc<Config>) -> Result<Vec<Move>, Str
     Ok(moves)
 }
 
-/// An application by its name, and a family of its addresses.
-type Key = (String, Family);
+/// An application by its name, a family of its addresses, and a country of clients.
+type Key = (String, Family, Option<Country>);
 
 /// Which hash enters a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,12 +91,11 @@ enum Entry {
 #[derive(Clone, Debug)]
 struct Entered {
     entry: Entry,
-    rows: Arc<Vec<u32>>,
+    rows: Vec<u32>,
 }
 
 /// What a configuration gives to flows.
 struct Destinations {
-    plan: Plan,
     /// By kind and pool of the plan; rows are indexes into `origins`.
     tables: BTreeMap<(usize, usize), Entered>,
     origins: Vec<Origin>,
@@ -114,6 +117,12 @@ struct Listener {
     pools: Entered,
     /// Of tables of origins, by index: their key in [`Destinations::tables`]; `None`: nobody.
     tables: Vec<Option<(usize, usize)>>,
+    entrance: Entrance,
+}
+
+/// What an application says about all its flows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Entrance {
     /// Whether the client's hash stands for that of the flow.
     by_client: bool,
     /// At origins that name none.
@@ -137,7 +146,7 @@ impl Destinations {
             )
             .map_err(|refusal| refusal.to_string())?;
         let Engine { setup, state } = engine;
-        let listeners = state.listeners(&setup, config);
+        let (listeners, routes) = state.listeners(&setup, config);
         let names: BTreeMap<u32, &str> = state
             .plan
             .applications
@@ -156,39 +165,69 @@ impl Destinations {
             });
         }
         let mut destinations = Self {
-            plan: Plan::default(),
             tables: BTreeMap::new(),
             origins,
             order: Vec::new(),
             listeners: BTreeMap::new(),
         };
-        for listener in listeners {
-            let name = names.get(&listener.application).copied().unwrap_or_default();
-            let family = Family::of(IpAddr::from(listener.address));
-            let key = (name.to_owned(), family);
+        let mut entrances = BTreeMap::new();
+        for design in &listeners {
+            let family = Family::of(IpAddr::from(design.address));
+            let entrance = Entrance {
+                by_client: design.affinity_ttl != 0,
+                port: design.origin_port.host(),
+            };
+            entrances.insert((design.application, family), entrance);
+            let name = names.get(&design.application).copied().unwrap_or_default();
+            let key = (name.to_owned(), family, None);
             // All addresses of a family lead to the same.
-            if destinations.listeners.contains_key(&key) {
-                continue;
+            if !destinations.listeners.contains_key(&key) {
+                destinations.add(&state, &numbers, key, &design.pools, entrance);
             }
-            let routed = Listener::new(&listener, &state.plan, family);
-            for table in routed.tables.iter().flatten() {
-                let design = &state.designs[table.1];
-                let rows = design.tables[table.0].as_deref().map(Layout::build);
-                let number = |owner: &u32| numbers.get(owner).copied().unwrap_or(u32::MAX);
-                let rows = || rows.unwrap_or_default().iter().map(number).collect::<Vec<u32>>();
-                destinations.tables.entry(*table).or_insert_with(|| Entered {
+        }
+        for design in &routes {
+            let Some(entrance) = entrances.get(&(design.application, design.family)) else {
+                continue;
+            };
+            let name = names.get(&design.application).copied().unwrap_or_default();
+            let key = (name.to_owned(), design.family, Some(design.country));
+            destinations.add(&state, &numbers, key, &design.pools, *entrance);
+        }
+        Ok(destinations)
+    }
+
+    /// Takes in where some flows go, and the tables of those pools. `numbers`: of origins, by id.
+    fn add(
+        &mut self,
+        state: &State,
+        numbers: &BTreeMap<u32, u32>,
+        key: Key,
+        pools: &PoolListDesign,
+        entrance: Entrance,
+    ) {
+        let listener = Listener::new(pools, &state.plan, key.1, entrance);
+        let number = |owner: u32| numbers.get(&owner).copied().unwrap_or(u32::MAX);
+        for &(kind, pool) in listener.tables.iter().flatten() {
+            self.tables.entry((kind, pool)).or_insert_with(|| {
+                let design = &state.designs[pool];
+                let rows = design.tables[kind].as_deref().map(Layout::build);
+                Entered {
                     entry: match design.flags.has(PoolFlags::BY_CLIENT) {
                         true => Entry::Client,
                         false => Entry::Flow,
                     },
-                    rows: Arc::new(rows()),
-                });
-            }
-            destinations.order.push(key.clone());
-            destinations.listeners.insert(key, routed);
+                    rows: rows.into_iter().flatten().map(number).collect(),
+                }
+            });
         }
-        destinations.plan = state.plan;
-        Ok(destinations)
+        self.order.push(key.clone());
+        self.listeners.insert(key, listener);
+    }
+
+    /// Where the flows of a key go; those of a country without pools of its own like all others.
+    fn listener(&self, key: &Key) -> Option<&Listener> {
+        let others = || self.listeners.get(&(key.0.clone(), key.1, None));
+        self.listeners.get(key).or_else(others)
     }
 
     /// The rows of a listener's table; none when nobody is there.
@@ -199,7 +238,7 @@ impl Destinations {
 
     fn end(&self, listener: &Listener, row: u32) -> Option<End> {
         let origin = self.origins.get(row as usize)?;
-        let port = origin.port.unwrap_or(listener.port);
+        let port = origin.port.unwrap_or(listener.entrance.port);
         Some((SocketAddr::new(origin.address, port), origin.forwarding))
     }
 
@@ -222,13 +261,13 @@ impl Destinations {
 }
 
 impl Listener {
-    fn new(design: &ListenerDesign, plan: &Plan, family: Family) -> Self {
+    fn new(design: &PoolListDesign, plan: &Plan, family: Family, entrance: Entrance) -> Self {
         let (steered, last_resort) = match family {
             Family::V4 => (TableKind::Steered4, TableKind::LastResort4),
             Family::V6 => (TableKind::Steered6, TableKind::LastResort6),
         };
         let index = |id: u32| plan.pools.iter().position(|pool| pool.id == PoolId(id));
-        let mut owners = match design.pools.as_deref() {
+        let mut owners = match design.layout.as_deref() {
             Some(layout) => layout.build(),
             None => vec![PoolId::NONE.0],
         };
@@ -251,18 +290,20 @@ impl Listener {
             .map(|owner| u32::try_from(row(owner)).unwrap_or(u32::MAX));
         Self {
             pools: Entered {
-                entry: Entry::Flow,
-                rows: Arc::new(rows.collect()),
+                entry: match design.steering == Steering::WEIGHTED_BY_CLIENT {
+                    true => Entry::Client,
+                    false => Entry::Flow,
+                },
+                rows: rows.collect(),
             },
             tables: tables.collect(),
-            by_client: design.affinity_ttl != 0,
-            port: design.origin_port.host(),
+            entrance,
         }
     }
 
     /// The hash that enters one of the listener's tables.
     fn entry(&self, table: &Entered) -> Entry {
-        match self.by_client {
+        match self.entrance.by_client {
             true => Entry::Client,
             false => table.entry,
         }
@@ -277,8 +318,8 @@ struct Comparison<'d> {
     tables: BTreeMap<TablePair, f64>,
 }
 
-/// The tables, how they are entered, and the ports at origins that name none.
-type TablePair = [((usize, usize), bool, u16); 2];
+/// Two tables of origins, and how they are entered.
+type TablePair = [((usize, usize), Entrance); 2];
 
 impl Comparison<'_> {
     /// The share of flows that get another origin.
@@ -310,7 +351,7 @@ impl Comparison<'_> {
         };
         let key = |listener: &Listener, index: u32| {
             let table = listener.tables.get(index as usize).copied().flatten();
-            Some((table?, listener.by_client, listener.port))
+            Some((table?, listener.entrance))
         };
         let known = key(old, a).zip(key(new, b)).map(|(a, b)| [a, b]);
         if let Some(share) = known.and_then(|known| self.tables.get(&known)) {

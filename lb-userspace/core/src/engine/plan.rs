@@ -5,8 +5,8 @@ use super::ids::{Ids, identity};
 use super::layout::Full;
 use super::served::{Asked, Served};
 use crate::model::{
-    Application, Config, Destination, Forwarding, Monitor, MonitorGroup, OnUnhealthy, OriginSteering, Pool,
-    Weight,
+    Application, Config, Destination, Forwarding, LoadShedding, Monitor, MonitorGroup, OnUnhealthy,
+    OriginSteering, Pool, Weight,
 };
 use crate::vote::Role;
 use core::net::IpAddr;
@@ -41,7 +41,10 @@ pub struct PlannedPool {
     /// Those that probe. Of a pool with one monitor: that.
     pub watchers: Vec<Watcher>,
     pub minimum_origins: u32,
-    pub by_client: bool,
+    pub origin_steering: OriginSteering,
+    pub load_shedding: LoadShedding,
+    /// From the node, in kilometres.
+    pub distance: Option<f64>,
     pub on_unhealthy: OnUnhealthy,
     pub drain_timeout: Duration,
     /// Whether some load balancer names it as its fallback pool.
@@ -205,8 +208,9 @@ impl Plan {
         let fallbacks: BTreeSet<&str> = config
             .load_balancers
             .iter()
-            .filter_map(|balancer| balancer.fallback_pool.as_deref())
+            .flat_map(|balancer| balancer.fallback_pools())
             .collect();
+        let home = config.node.coordinates();
         let served = Served::new(config);
         let groups: BTreeMap<&str, &MonitorGroup> = config
             .monitor_groups
@@ -255,10 +259,9 @@ impl Plan {
                 origins: pool.origins.iter().map(origin).collect(),
                 watchers,
                 minimum_origins: pool.minimum_origins,
-                by_client: match pool.origin_steering {
-                    OriginSteering::Random => false,
-                    OriginSteering::Hash => true,
-                },
+                origin_steering: pool.origin_steering,
+                load_shedding: pool.load_shedding,
+                distance: home.zip(pool.coordinates).map(|(home, pool)| home.distance(pool)),
                 on_unhealthy: pool.on_unhealthy,
                 drain_timeout: pool.drain_timeout,
                 last_resort: fallbacks.contains(pool.name.as_str()),
@@ -312,7 +315,9 @@ impl Plan {
             enabled: true,
             watchers: Vec::new(),
             minimum_origins: 1,
-            by_client: false,
+            origin_steering: OriginSteering::Random,
+            load_shedding: LoadShedding::default(),
+            distance: None,
             on_unhealthy: OnUnhealthy::Keep,
             drain_timeout: Pool::DRAIN_TIMEOUT,
             last_resort: false,

@@ -8,12 +8,15 @@ use crate::model::Monitor;
 use crate::monitor::{Counts, Progress, Spread, Start, Target};
 use crate::time::Timestamp;
 use core::net::IpAddr;
+use core::time::Duration;
 use lb_common::abi::OriginState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A health record counts for this many intervals of its monitor.
 const RECORD_HOLDS: u32 = 3;
+/// What a moving average of round-trip times keeps with each new sample: a half after five.
+const PAST: f64 = 0.870_550_563_296_124;
 
 /// Pool, origin, its address, and the monitor.
 type RecordKey = (String, String, IpAddr, String);
@@ -44,6 +47,21 @@ pub struct Probed {
     request: ProbeRequest,
     /// Why attempts do not go the way that they should.
     pub astray: Option<String>,
+    latency: Option<Duration>,
+}
+
+impl Probed {
+    /// The moving average of its round-trip times.
+    pub fn latency(&self) -> Option<Duration> {
+        self.latency
+    }
+
+    fn measure(&mut self, rtt: Duration) {
+        self.latency = Some(match self.latency {
+            None => rtt,
+            Some(before) => before.mul_f64(PAST) + rtt.mul_f64(1.0 - PAST),
+        });
+    }
 }
 
 impl Probes {
@@ -116,16 +134,19 @@ impl Probes {
         let monitor = &pool.watchers[watcher_index].monitor;
         let asked = origin.probes[watcher_index].asked;
         let mut astray = None;
+        let latency;
         let (id, target) = match former {
             Some((id, mut probed)) => {
                 let number = self.seed.wrapping_add(id.0);
                 let spread = Spread { number, together };
                 probed.target.retime(Arc::clone(monitor), spread, now);
                 astray = probed.astray;
+                latency = probed.latency;
                 (id, probed.target)
             }
             None => {
-                let start = self.start(pool, origin, monitor, inherited(origin), now);
+                let start;
+                (start, latency) = self.start(pool, origin, monitor, inherited(origin), now);
                 let id = TargetId(self.next);
                 self.next += 1;
                 let number = self.seed.wrapping_add(id.0);
@@ -156,6 +177,7 @@ impl Probes {
                 identity: origin.identity,
                 request,
                 astray,
+                latency,
             },
         );
         id
@@ -198,7 +220,14 @@ impl Probes {
         observation: Observation,
         now: Timestamp,
     ) -> Progress {
-        self.step(id, |target| target.observe(attempt, observation, now))
+        let rtt = observation.as_ref().ok().copied();
+        let progress = self.step(id, |target| target.observe(attempt, observation, now));
+        if let (Progress::Confirmed | Progress::Changed { .. }, Some(rtt)) = (progress, rtt)
+            && let Some(probed) = self.targets.get_mut(&id)
+        {
+            probed.measure(rtt);
+        }
+        progress
     }
 
     /// Takes in that an attempt could not be made.
@@ -243,7 +272,7 @@ impl Probes {
         monitor: &Monitor,
         inherited: Option<OriginState>,
         now: Timestamp,
-    ) -> Start {
+    ) -> (Start, Option<Duration>) {
         let age = now.since(self.started);
         let (name, watcher) = (origin.name.clone(), monitor.name.clone());
         let key = (pool.name.clone(), name, origin.address, watcher);
@@ -255,17 +284,19 @@ impl Probes {
                 record.failure_reason,
                 record.age.saturating_add(age),
             );
-            return Start::Restored {
+            let start = Start::Restored {
                 healthy,
                 failure,
                 age,
             };
+            return (start, record.latency);
         }
-        match inherited {
+        let start = match inherited {
             Some(OriginState::UP) => Start::Assumed { healthy: true },
             Some(OriginState::DOWN) => Start::Assumed { healthy: false },
             Some(_) | None => Start::Unknown,
-        }
+        };
+        (start, None)
     }
 }
 

@@ -34,8 +34,8 @@ impl<'a> Served<'a> {
             let Some(balancer) = balancers.get(name.as_str()) else {
                 continue;
             };
-            for pool in balancer.default_pools.iter().chain(&balancer.fallback_pool) {
-                applications.entry(pool.as_str()).or_default().push(application);
+            for pool in balancer.pools() {
+                applications.entry(pool).or_default().push(application);
             }
         }
         Self { applications }

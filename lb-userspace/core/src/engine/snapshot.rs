@@ -3,9 +3,9 @@
 use super::State;
 use super::plan::{PlannedOrigin, PlannedPool, Route};
 use crate::health::OriginHealth;
-use crate::model::{Application, Config, LoadBalancer};
-use crate::steering::{Family, OriginFacts, balancer_health, candidates};
-use crate::view::{ApplicationView, LoadBalancerView, MonitoringView, OriginView, PoolView, View};
+use crate::model::Config;
+use crate::steering::{Family, OriginFacts};
+use crate::view::{ApplicationView, MonitoringView, OriginView, PoolView, View};
 
 impl State {
     /// Puts together the snapshot of a configured engine.
@@ -18,7 +18,7 @@ impl State {
             load_balancers: config
                 .load_balancers
                 .iter()
-                .map(|balancer| self.balancer_view(balancer))
+                .map(|balancer| self.balancer_view(config, balancer))
                 .collect(),
             pools: (0..self.plan.pools.len())
                 .map(|index| self.pool_view(index))
@@ -29,19 +29,6 @@ impl State {
     fn monitoring_view(&self) -> MonitoringView {
         let (targets, runs) = self.probes.counts();
         MonitoringView { targets, runs }
-    }
-
-    /// Whether a load balancer's new flows go to its fallback pool.
-    pub(super) fn is_on_fallback(&self, balancer: &LoadBalancer) -> bool {
-        balancer.enabled
-            && balancer.fallback_pool.is_some()
-            && candidates(balancer, |pool| self.is_pool_usable_somewhere(pool)).is_empty()
-    }
-
-    fn is_pool_usable_somewhere(&self, pool: &str) -> bool {
-        self.plan
-            .pool(pool)
-            .is_some_and(|index| self.standings[index].is_usable_somewhere())
     }
 
     fn applications_view(&self, config: &Config) -> Vec<ApplicationView> {
@@ -68,84 +55,6 @@ impl State {
             .collect()
     }
 
-    /// The pool with the largest share of the application's new flows (at its first address), and whether it is the
-    /// fallback pool in that role.
-    fn pool_in_use(
-        &self,
-        config: &Config,
-        application: &Application,
-        route: Route,
-    ) -> (Option<String>, bool) {
-        let Some(family) = application.addresses.first().map(|address| Family::of(*address)) else {
-            return (None, false);
-        };
-        if !application.enabled {
-            return (None, false);
-        }
-        match route {
-            Route::Direct(index) => {
-                let usable = self.standings[index].is_usable(family);
-                (usable.then(|| self.plan.pools[index].name.clone()), false)
-            }
-            Route::Balancer(index) => {
-                let balancer = &config.load_balancers[index];
-                if !balancer.enabled {
-                    return (None, false);
-                }
-                let usable = |pool: &str| {
-                    self.plan
-                        .pool(pool)
-                        .is_some_and(|pool| self.standings[pool].is_usable(family))
-                };
-                let mut shares = candidates(balancer, usable).shares();
-                // Stable: of equal shares the first pool of the list wins.
-                shares.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-                if let Some((pool, _)) = shares.first() {
-                    return (Some((*pool).to_owned()), false);
-                }
-                let fallback = balancer.fallback_pool.as_ref().filter(|pool| {
-                    self.plan
-                        .pool(pool)
-                        .is_some_and(|pool| self.standings[pool].is_last_resort(family))
-                });
-                (fallback.cloned(), fallback.is_some())
-            }
-        }
-    }
-
-    fn balancer_view(&self, balancer: &LoadBalancer) -> LoadBalancerView {
-        let candidates = candidates(balancer, |pool| self.is_pool_usable_somewhere(pool));
-        let on_fallback = self.is_on_fallback(balancer);
-        let mut pool_shares: Vec<(String, f64)> = Vec::new();
-        if balancer.enabled {
-            pool_shares.extend(
-                candidates
-                    .shares()
-                    .into_iter()
-                    .map(|(pool, share)| (pool.to_owned(), share)),
-            );
-            pool_shares.extend(
-                balancer
-                    .fallback_pool
-                    .iter()
-                    .filter(|_| on_fallback)
-                    .map(|pool| (pool.clone(), 1.0)),
-            );
-        }
-        let pools = balancer
-            .default_pools
-            .iter()
-            .filter_map(|pool| self.plan.pool(pool));
-        let standings: Vec<_> = pools.map(|index| self.standings[index]).collect();
-        LoadBalancerView {
-            name: balancer.name.clone(),
-            health: balancer_health(balancer.enabled, &standings),
-            steering_policy: balancer.steering_policy.name(),
-            pool_shares,
-            on_fallback,
-        }
-    }
-
     fn pool_view(&self, index: usize) -> PoolView {
         let pool = &self.plan.pools[index];
         let standing = self.standings[index];
@@ -155,26 +64,31 @@ impl State {
             true => origin.is_eligible(),
             false => pool.last_resort && origin.is_last_resort(),
         };
+        let weights = self.origin_weights(index);
         let total = |family| -> f64 {
             let takers = facts
                 .origins
                 .iter()
-                .filter(|origin| origin.serves(family) && takes(origin));
-            takers.map(|origin| origin.weight.value()).sum()
+                .zip(&weights)
+                .filter(|(origin, _)| origin.serves(family) && takes(origin));
+            takers.map(|(_, weight)| f64::from(*weight)).sum()
         };
         let totals = Family::ALL.map(total);
-        let share = |origin: &OriginFacts| match takes(origin) {
-            true => origin.weight.value() / totals[origin.family as usize],
+        let share = |origin: &OriginFacts, weight: u32| match takes(origin) {
+            true => f64::from(weight) / totals[origin.family as usize],
             false => 0.0,
         };
-        let origins = pool.origins.iter().zip(&facts.origins);
+        let origins = pool.origins.iter().zip(&facts.origins).zip(&weights);
         PoolView {
             name: pool.name.clone(),
+            id: pool.id,
             health: standing.health,
             healthy_origins: standing.healthy_origins,
             minimum_origins: pool.minimum_origins,
             origins: origins
-                .map(|(origin, facts)| self.origin_view(pool, origin, facts.health, share(facts)))
+                .map(|((origin, facts), weight)| {
+                    self.origin_view(pool, origin, facts.health, share(facts, *weight))
+                })
                 .collect(),
         }
     }

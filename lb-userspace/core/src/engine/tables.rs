@@ -6,10 +6,12 @@
 
 use super::Adopted;
 use super::layout::{Designs, Full, Layout, ListenerDesign, Runs};
+use super::routing::PoolListDesign;
 use crate::image::{Capacity, TableOp};
+use crate::steering::Family;
 use lb_common::abi::{
-    Application, ApplicationKey, Parity, Pool, PoolId, PoolList, Port, PortSpan, Settings, Spans, Steering,
-    Table, Vip, VipKey,
+    Application, ApplicationKey, Parity, Pool, PoolId, PoolList, Port, PortSpan, Route, RouteKey, Settings,
+    Spans, Steering, Table, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +24,8 @@ struct Held {
     applications: BTreeMap<ApplicationKey, Option<Application>>,
     /// As `applications`.
     vips: BTreeMap<VipKey, Option<Vip>>,
+    /// As `applications`.
+    routes: BTreeMap<RouteKey, Option<Route>>,
     /// Bases of the runs of slots that this generation uses.
     slots: BTreeSet<u32>,
     /// Bases of the runs of port ranges that this generation uses.
@@ -76,6 +80,12 @@ impl Generations {
         for key in &adopted.stale_vips {
             self.held_mut(key.parity).vips.insert(*key, None);
         }
+        for (key, record) in &adopted.routes {
+            self.held_mut(key.parity).routes.insert(*key, Some(*record));
+        }
+        for key in &adopted.stale_routes {
+            self.held_mut(key.parity).routes.insert(*key, None);
+        }
     }
 
     /// Number of the live generation; 0: there is none yet.
@@ -117,6 +127,9 @@ impl Generations {
         for key in held.vips.keys().filter(|key| !next.vips.contains_key(key)) {
             ops.push(TableOp::RemoveVip { key: *key });
         }
+        for key in held.routes.keys().filter(|key| !next.routes.contains_key(key)) {
+            ops.push(TableOp::RemoveRoute { key: *key });
+        }
         for (id, record) in &next.pools {
             if held.pools.get(id) != Some(record) {
                 ops.push(TableOp::Pool {
@@ -133,6 +146,11 @@ impl Generations {
         for (key, record) in &next.vips {
             if held.vips.get(key) != Some(record) {
                 ops.extend(record.map(|record| TableOp::Vip { key: *key, record }));
+            }
+        }
+        for (key, record) in &next.routes {
+            if held.routes.get(key) != Some(record) {
+                ops.extend(record.map(|record| TableOp::Route { key: *key, record }));
             }
         }
         // Rows of pools that are gone keep what they hold.
@@ -171,6 +189,9 @@ impl Generations {
         for (key, record) in &held.vips {
             ops.extend(record.map(|record| TableOp::Vip { key: *key, record }));
         }
+        for (key, record) in &held.routes {
+            ops.extend(record.map(|record| TableOp::Route { key: *key, record }));
+        }
     }
 
     fn held_mut(&mut self, parity: Parity) -> &mut Held {
@@ -196,7 +217,10 @@ impl Generations {
         runs: &mut Vec<TableOp>,
     ) -> Result<Held, Full> {
         let Capacity {
-            applications, vips, ..
+            applications,
+            vips,
+            routes,
+            ..
         } = self.capacity;
         for (what, needed, available) in [
             ("addresses of applications", designs.listeners.len(), applications),
@@ -204,6 +228,11 @@ impl Generations {
                 "addresses of applications, nat and dnat",
                 designs.vips.len(),
                 vips,
+            ),
+            (
+                "countries with pools of their own, by application",
+                designs.routes.len(),
+                routes,
             ),
         ] {
             // Two generations.
@@ -228,7 +257,7 @@ impl Generations {
             next.pools.insert(pool.id, record);
         }
         for listener in designs.listeners {
-            let table = self.table(listener.pools.as_ref(), &mut next, runs)?;
+            let table = self.table(listener.pools.layout.as_ref(), &mut next, runs)?;
             let key = ApplicationKey {
                 address: listener.address,
                 port: Port::new(listener.ports.first()),
@@ -236,6 +265,21 @@ impl Generations {
                 parity,
             };
             next.applications.insert(key, Some(record(listener, table)));
+        }
+        for route in designs.routes {
+            let table = self.table(route.pools.layout.as_ref(), &mut next, runs)?;
+            let key = RouteKey {
+                application: route.application,
+                country: route.country,
+                parity,
+                v6: u8::from(route.family == Family::V6),
+                reserved: [0; 2],
+            };
+            let record = Route {
+                pools: pool_list(&route.pools, table),
+                fallback: route.pools.fallback,
+            };
+            next.routes.insert(key, Some(record));
         }
         for vip in designs.vips {
             let key = VipKey {
@@ -305,6 +349,10 @@ impl Generations {
             let parity = key.parity.other();
             live.vips.get(&VipKey { parity, ..*key }) == Some(record)
         };
+        let same_route = |(key, record): (&RouteKey, &Option<Route>)| {
+            let parity = key.parity.other();
+            live.routes.get(&RouteKey { parity, ..*key }) == Some(record)
+        };
         let same_pool = |(id, record): (&PoolId, &Pool)| live.pools.get(id) == Some(record);
         self.live != 0
             && next.pools.iter().all(same_pool)
@@ -312,26 +360,31 @@ impl Generations {
             && next.applications.iter().all(same_application)
             && live.vips.len() == next.vips.len()
             && next.vips.iter().all(same_vip)
+            && live.routes.len() == next.routes.len()
+            && next.routes.iter().all(same_route)
+    }
+}
+
+fn pool_list(design: &PoolListDesign, table: Table) -> PoolList {
+    PoolList {
+        base: table.base,
+        extent: match design.steering {
+            Steering::ORDERED => table.size,
+            _ => table.size.saturating_sub(1),
+        },
+        steering: design.steering,
     }
 }
 
 fn record(listener: &ListenerDesign, table: Table) -> Application {
-    let extent = match listener.steering {
-        Steering::ORDERED => table.size,
-        _ => table.size.saturating_sub(1),
-    };
     let first_port = match listener.ports.is_range() {
         true => Port::new(listener.ports.first()),
         false => Port::default(),
     };
     Application {
         id: listener.application,
-        pools: PoolList {
-            base: table.base,
-            extent,
-            steering: listener.steering,
-        },
-        fallback: listener.fallback,
+        pools: pool_list(&listener.pools, table),
+        fallback: listener.pools.fallback,
         origin_port: listener.origin_port,
         first_port,
         flags: listener.flags,

@@ -47,6 +47,14 @@ impl State {
         times.iter().sum::<Duration>().checked_div(count)
     }
 
+    /// The same of moving averages.
+    pub(super) fn average_rtt(&self, pool: &PlannedPool, origin: &PlannedOrigin) -> Option<Duration> {
+        let counted = self.results(pool, origin).filter(|(role, _)| role.counts());
+        let times: Vec<Duration> = counted.filter_map(|(_, probed)| probed?.latency()).collect();
+        let count = u32::try_from(times.len()).ok()?;
+        times.iter().sum::<Duration>().checked_div(count)
+    }
+
     /// Why some monitor's probes do not go the way that they should.
     pub(super) fn astray(&self, pool: &PlannedPool, origin: &PlannedOrigin) -> Option<String> {
         self.results(pool, origin)

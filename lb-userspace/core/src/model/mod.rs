@@ -9,16 +9,20 @@ mod load_balancer;
 mod monitor;
 mod monitor_group;
 mod node;
+mod place;
 mod pool;
 mod prefix;
 
 pub use access::{Access, CountryTable};
 pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
-pub use load_balancer::{LoadBalancer, SteeringPolicy};
+pub use load_balancer::{GeoPools, LoadBalancer, PoolSet, PoolWeights, SteeringPolicy, Topology};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe, ProbeSource, UdpProbe};
 pub use monitor_group::{Member, MonitorGroup};
 pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
-pub use pool::{Forwarding, OnUnhealthy, Origin, OriginSteering, Pool, Weight, WeightError};
+pub use place::Coordinates;
+pub use pool::{
+    Forwarding, LoadShedding, OnUnhealthy, Origin, OriginSteering, Pool, SheddingPolicy, Weight, WeightError,
+};
 pub use prefix::{Prefix, PrefixError};
 
 use std::sync::Arc;
@@ -34,7 +38,7 @@ pub struct Config {
     pub pools: Vec<Pool>,
     pub load_balancers: Vec<LoadBalancer>,
     pub applications: Vec<Application>,
-    /// `[geoip]`, loaded if some access list has countries.
+    /// `[geoip]`, loaded if some access list or load balancer has countries.
     pub geoip: Option<Arc<CountryTable>>,
 }
 

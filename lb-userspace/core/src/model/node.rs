@@ -1,6 +1,6 @@
 //! The machine lb runs on, how it attaches, and where its API listens.
 
-use super::{Access, Prefix};
+use super::{Access, Coordinates, Prefix};
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::path::PathBuf;
@@ -20,6 +20,15 @@ pub struct Node {
     pub longitude: Option<f64>,
     /// Default `/var/lib/lb`.
     pub state_dir: PathBuf,
+}
+
+impl Node {
+    /// Where the node stands, if it says so.
+    #[must_use]
+    pub fn coordinates(&self) -> Option<Coordinates> {
+        let (latitude, longitude) = (self.latitude?, self.longitude?);
+        Some(Coordinates { latitude, longitude })
+    }
 }
 
 /// `[datapath]`: where and how the program attaches.

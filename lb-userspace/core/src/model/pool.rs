@@ -1,5 +1,6 @@
 //! Pools and their origins.
 
+use super::Coordinates;
 use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -20,6 +21,9 @@ pub struct Pool {
     pub on_unhealthy: OnUnhealthy,
     /// How long flows of a disabled or removed origin may go on; default [`Pool::DRAIN_TIMEOUT`].
     pub drain_timeout: Duration,
+    pub load_shedding: LoadShedding,
+    /// `latitude` and `longitude`, for steering by proximity.
+    pub coordinates: Option<Coordinates>,
     /// In the order of the file.
     pub origins: Vec<Origin>,
 }
@@ -46,6 +50,49 @@ pub enum OriginSteering {
     #[default]
     Random,
     /// By the client's address, weighted and consistent.
+    Hash,
+    /// By the flow's hash and weight ÷ (open flows + 1).
+    LeastConnections,
+    /// As [`Self::LeastConnections`].
+    LeastOutstandingRequests,
+}
+
+impl OriginSteering {
+    /// The word used in files, in the API and in output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Hash => "hash",
+            Self::LeastConnections => "least_connections",
+            Self::LeastOutstandingRequests => "least_outstanding_requests",
+        }
+    }
+
+    /// Whether the number of open flows counts.
+    #[must_use]
+    pub const fn counts_flows(self) -> bool {
+        matches!(self, Self::LeastConnections | Self::LeastOutstandingRequests)
+    }
+}
+
+/// `load_shedding`: a part of the flows that a pool would get goes to the load balancer's other pools.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct LoadShedding {
+    /// Of new flows, 0 to 100.
+    pub default_percent: f64,
+    pub default_policy: SheddingPolicy,
+    /// Of clients that are bound to the pool, and of open UDP flows, 0 to 100; always by the client's address.
+    pub session_percent: f64,
+}
+
+/// `load_shedding.default_policy`: which of the new flows go elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SheddingPolicy {
+    /// Any.
+    #[default]
+    Random,
+    /// All of the same clients.
     Hash,
 }
 

@@ -183,25 +183,35 @@ fn load_balancers(status: &Status) -> Option<Table> {
         ("POOLS", Align::Left),
     ]);
     for balancer in &status.load_balancers {
-        let shares = balancer
-            .pool_shares
-            .0
-            .iter()
-            .map(|(pool, share)| format!("{pool} {}", percent(*share)));
-        let shares = if balancer.pool_shares.0.is_empty() {
-            "none".to_owned()
-        } else {
-            list(shares)
-        };
-        let mark = if balancer.on_fallback { " FALLBACK" } else { "" };
+        let shares = balancer.pool_shares.0.iter();
+        let main = balancer.routes.first();
+        let on_fallback = main.map_or(balancer.on_fallback, |route| route.on_fallback);
         table.row([
             balancer.name.clone(),
             balancer.health.clone(),
             balancer.steering_policy.clone(),
-            format!("{shares}{mark}"),
+            shares_of(shares.map(|(pool, share)| (pool, *share)), on_fallback),
         ]);
+        for route in balancer.routes.iter().skip(1) {
+            let pools = route.pools.iter().filter(|pool| pool.share > 0.0);
+            table.row([
+                format!("  from {}", list(route.countries.iter().cloned())),
+                String::new(),
+                route.steering_policy.clone(),
+                shares_of(pools.map(|pool| (&pool.name, pool.share)), route.on_fallback),
+            ]);
+        }
     }
     Some(table).filter(|table| !table.is_empty())
+}
+
+fn shares_of<'a>(shares: impl Iterator<Item = (&'a String, f64)>, on_fallback: bool) -> String {
+    let shares = list(shares.map(|(pool, share)| format!("{pool} {}", percent(share))));
+    match shares.as_str() {
+        "" => "none".to_owned(),
+        _ if on_fallback => format!("{shares} FALLBACK"),
+        _ => shares,
+    }
 }
 
 fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
@@ -357,7 +367,11 @@ mod tests {
             }],
             "load_balancers": [{
                 "name": "lb", "health": "critical", "steering_policy": "off",
-                "pool_shares": {"sorry": 1.0}, "on_fallback": true
+                "pool_shares": {"sorry": 1.0}, "on_fallback": true, "routes": [
+                    {"countries": [], "source": "default_pools", "steering_policy": "off", "on_fallback": true, "pools": []},
+                    {"countries": ["DE", "FR"], "source": "pool set eu", "steering_policy": "random", "on_fallback": false,
+                     "pools": [{"name": "eu", "share": 1.0, "why": "weight 1"}, {"name": "us", "share": 0.0, "why": "disabled"}]}
+                ]
             }],
             "pools": [{
                 "name": "eu", "health": "critical", "healthy_origins": 0, "minimum_origins": 1,
@@ -387,6 +401,7 @@ web          tcp/80    203.0.113.10  lb             sorry FALLBACK      3       
 
 LOAD BALANCER  HEALTH    STEERING  POOLS
 lb             critical  off       sorry 100.0% FALLBACK
+  from DE, FR            random    eu 100.0%
 
 POOL / ORIGIN  ADDRESS           FORWARDING  HEALTH     WEIGHT  SHARE  FLOWS  PACKETS  BYTES  RTT  REASON
 eu                                           critical                                              0 of 1 healthy, needs 1

@@ -7,9 +7,9 @@ use crate::maglev::mix;
 use crate::model::CountryTable;
 use core::net::IpAddr;
 use lb_common::abi::{
-    self, AccessKey, AccessList, AccessRule, ApplicationFlags, ApplicationKey, CountryKey, Forwarding, Hop,
-    HopId, Interface, Ip, Mac, OriginId, OriginState, Parity, PoolId, Port, PortSpan, Protocol, Settings,
-    SettingsFlags, Steering, Table, Timeouts, Vip, VipKey,
+    self, AccessKey, AccessList, AccessRule, ApplicationFlags, ApplicationKey, Country, CountryKey,
+    Forwarding, Hop, HopId, Interface, Ip, Mac, OriginId, OriginState, Parity, PoolId, PoolList, Port,
+    PortSpan, Protocol, RouteKey, Settings, SettingsFlags, Steering, Table, Timeouts, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +27,7 @@ pub struct Maps {
     pub pools: BTreeMap<u32, abi::Pool>,
     pub applications: BTreeMap<ApplicationKey, abi::Application>,
     pub vips: BTreeMap<VipKey, Vip>,
+    pub routes: BTreeMap<RouteKey, abi::Route>,
     pub access: BTreeMap<AccessList, Arc<AccessRules>>,
     /// Access lists of all applications that a packet may still read.
     pub readable_access: Vec<AccessList>,
@@ -51,6 +52,7 @@ impl Default for Maps {
             pools: BTreeMap::new(),
             applications: BTreeMap::new(),
             vips: BTreeMap::new(),
+            routes: BTreeMap::new(),
             access: BTreeMap::new(),
             readable_access: Vec::new(),
             countries: Arc::default(),
@@ -156,6 +158,15 @@ impl Maps {
                 self.assert_unread(u32::from(key.parity.0));
                 assert!(self.vips.remove(key).is_some());
             }
+            TableOp::Route { key, record } => {
+                self.assert_unread(u32::from(key.parity.0));
+                self.routes.insert(*key, *record);
+                assert!(self.routes.len() <= capacity().routes as usize);
+            }
+            TableOp::RemoveRoute { key } => {
+                self.assert_unread(u32::from(key.parity.0));
+                assert!(self.routes.remove(key).is_some());
+            }
             TableOp::AccessList { list, rules } => {
                 let former = self.access.insert(*list, Arc::clone(rules));
                 if former.as_ref() != Some(rules) {
@@ -227,20 +238,19 @@ impl Maps {
             return tables;
         }
         let parity = Parity((generation & 1) as u8);
-        for (_, application) in self.applications.iter().filter(|(key, _)| key.parity == parity) {
-            let size = match application.pools.steering {
-                Steering::ORDERED => application.pools.extent,
-                _ => application.pools.extent + 1,
+        for route in self.routes(parity) {
+            let PoolList {
+                base,
+                extent,
+                steering,
+            } = route.pools;
+            let size = if steering == Steering::ORDERED {
+                extent
+            } else {
+                extent + 1
             };
-            tables.push(Table {
-                base: application.pools.base,
-                size,
-            });
-            let pools = (0..size).map(|slot| PoolId(self.slot(application.pools.base + slot)));
-            for pool in pools
-                .chain([application.fallback])
-                .filter(|pool| *pool != PoolId::NONE)
-            {
+            tables.push(Table { base, size });
+            for pool in self.pool_ids(&route) {
                 tables.extend(self.pools[&pool.row(parity).0].tables);
             }
         }
@@ -252,8 +262,8 @@ impl Maps {
 
     fn named_origins(&self, generation: u32) -> BTreeSet<OriginId> {
         let parity = Parity((generation & 1) as u8);
-        let applications = self.applications.iter().filter(|(key, _)| key.parity == parity);
-        let pools = applications.flat_map(|(_, application)| self.pool_ids(application));
+        let routes = self.routes(parity).into_iter();
+        let pools = routes.flat_map(|route| self.pool_ids(&route));
         let tables = pools.flat_map(|pool| self.pools[&pool.row(parity).0].tables);
         tables.flat_map(|table| self.owners(&table)).collect()
     }
@@ -298,7 +308,17 @@ impl Maps {
             for (key, application) in self.applications.iter().filter(|(key, _)| key.parity == parity) {
                 assert_ne!(application.origin_port.host(), 0);
                 let mut direct = false;
-                for pool in self.pool_ids(application) {
+                let mut routes = vec![route_of(application)];
+                let others = self
+                    .routes
+                    .iter()
+                    .filter(|(key, _)| (key.parity, key.application) == (parity, application.id));
+                let others: Vec<abi::Route> = others.map(|(_, route)| *route).collect();
+                let asks = application.flags.has(ApplicationFlags::ROUTES);
+                assert_eq!(asks, !others.is_empty());
+                assert!(!asks || !self.countries.rows().is_empty());
+                routes.extend(others);
+                for pool in routes.iter().flat_map(|route| self.pool_ids(route)) {
                     let pool = &self.pools[&pool.row(parity).0];
                     for (kind, table) in (0..).zip(&pool.tables) {
                         assert!(table.size == 0 || table.size.is_power_of_two());
@@ -377,21 +397,34 @@ impl Maps {
             .collect()
     }
 
-    fn pool_ids(&self, application: &abi::Application) -> BTreeSet<PoolId> {
-        let list = application.pools;
+    /// What applications say, and what holds for countries.
+    fn routes(&self, parity: Parity) -> Vec<abi::Route> {
+        let applications = self.applications.iter().filter(|(key, _)| key.parity == parity);
+        let routes = self.routes.iter().filter(|(key, _)| key.parity == parity);
+        let applications = applications.map(|(_, application)| route_of(application));
+        applications.chain(routes.map(|(_, route)| *route)).collect()
+    }
+
+    fn pool_ids(&self, route: &abi::Route) -> BTreeSet<PoolId> {
+        let list = route.pools;
         let size = match list.steering {
             Steering::ORDERED => list.extent,
             _ => list.extent + 1,
         };
         let pools = (list.base..list.base + size).map(|slot| PoolId(self.slot(slot)));
         pools
-            .chain([application.fallback])
+            .chain([route.fallback])
             .filter(|pool| *pool != PoolId::NONE)
             .collect()
     }
 
-    /// The packet path's choice for a new flow.
+    /// The packet path's choice for a new flow of a client whose country nothing is said of.
     pub fn select(&self, vip: &str, flow: u64) -> Option<(PoolId, OriginId)> {
+        self.select_from(Country::new(*b"??"), vip, flow)
+    }
+
+    /// The packet path's choice for a new flow.
+    pub fn select_from(&self, country: Country, vip: &str, flow: u64) -> Option<(PoolId, OriginId)> {
         let parity = self.settings.parity();
         let address = Ip::from(ip(vip));
         let key = ApplicationKey {
@@ -401,17 +434,28 @@ impl Maps {
             parity,
         };
         let application = self.applications.get(&key)?;
-        let list = application.pools;
+        let key = RouteKey {
+            application: application.id,
+            country,
+            parity,
+            v6: u8::from(ip(vip).is_ipv6()),
+            reserved: [0; 2],
+        };
+        let rerouted = self.routes.get(&key).copied();
+        let route = rerouted.unwrap_or_else(|| route_of(application));
+        let list = route.pools;
         let candidates = (0..8).filter_map(|k| match list.steering {
             Steering::ORDERED => (k < list.extent).then(|| list.base + k),
             _ => Some(list.base + (mix(flow ^ u64::from(k) << 32) as u32 & list.extent)),
         });
-        for pool in candidates.map(|slot| PoolId(self.slot(slot))) {
+        let candidates = candidates.map(|slot| PoolId(self.slot(slot)));
+        // What all pools give up is the fallback pool's.
+        for pool in candidates.take_while(|pool| *pool != PoolId::NONE) {
             if let Some(origin) = self.origin_of(pool, 0, vip, flow) {
                 return Some((pool, origin));
             }
         }
-        let fallback = application.fallback;
+        let fallback = route.fallback;
         let origin = (fallback != PoolId::NONE).then(|| self.origin_of(fallback, 2, vip, flow))??;
         Some((fallback, origin))
     }
@@ -465,6 +509,11 @@ impl Maps {
             .iter()
             .map(|(key, record)| (*key, *record))
             .partition(|(key, _)| key.parity == live);
+        let (routes, stale_routes): (Vec<_>, Vec<_>) = self
+            .routes
+            .iter()
+            .map(|(key, record)| (*key, *record))
+            .partition(|(key, _)| key.parity == live);
         let sources = self.sources.keys().last().map_or(0, |last| last + 1);
         Adopted {
             settings: self.settings,
@@ -474,6 +523,8 @@ impl Maps {
             stale_applications: stale.into_iter().map(|(key, _)| key).collect(),
             vips,
             stale_vips: stale_vips.into_iter().map(|(key, _)| key).collect(),
+            routes,
+            stale_routes: stale_routes.into_iter().map(|(key, _)| key).collect(),
             hops: self.hops.iter().map(|(id, record)| (*id, *record)).collect(),
             access: self.access_rows(),
             country_rules: self.country_rows(),
@@ -486,5 +537,12 @@ impl Maps {
                 .map(|index| self.sources.get(&index).copied().unwrap_or_default())
                 .collect(),
         }
+    }
+}
+
+fn route_of(application: &abi::Application) -> abi::Route {
+    abi::Route {
+        pools: application.pools,
+        fallback: application.fallback,
     }
 }

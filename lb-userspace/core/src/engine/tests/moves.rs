@@ -1,9 +1,13 @@
 //! Which share of flows another configuration moves.
 
-use super::world::{VIP, application, balancer, config, ip, unmonitored, web};
+use super::world::{VIP, application, balancer, config, ip, unmonitored, web, weights};
 use crate::engine::{Move, moves};
-use crate::model::{Affinity, Config, Destination, DirectOrigin, OriginSteering, Weight};
+use crate::model::{
+    Affinity, Config, Destination, DirectOrigin, LoadShedding, OriginSteering, SheddingPolicy,
+    SteeringPolicy, Weight,
+};
 use crate::steering::Family;
+use lb_common::abi::Country;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,15 +185,10 @@ fn what_moves_nobody_is_not_told() {
 fn weights_of_pools_move_what_they_must() {
     let mut before = start();
     let mut after = start();
-    let random = |weights: &[(&str, u8)]| crate::model::SteeringPolicy::Random {
-        weights: weights
-            .iter()
-            .map(|(name, weight)| ((*name).to_owned(), Weight::from_hundredths(*weight).unwrap()))
-            .collect(),
-        default_weight: Weight::ONE,
-    };
-    before.load_balancers[0].steering_policy = random(&[("eu", 50), ("us", 50)]);
-    after.load_balancers[0].steering_policy = random(&[("eu", 50), ("us", 0)]);
+    before.load_balancers[0].steering_policy = SteeringPolicy::Random;
+    after.load_balancers[0].steering_policy = SteeringPolicy::Random;
+    before.load_balancers[0].random_steering = weights(&[("eu", 50), ("us", 50)], 100);
+    after.load_balancers[0].random_steering = weights(&[("eu", 50), ("us", 0)], 100);
     let [told] = told(&before, &after).try_into().unwrap();
     assert_eq!(told.moved, 0.5);
     let shares: Vec<(f64, f64)> = told
@@ -199,7 +198,7 @@ fn weights_of_pools_move_what_they_must() {
         .collect();
     assert_eq!(shares, [(0.25, 0.5), (0.25, 0.5), (0.5, 0.0)]);
     // Within the pool nobody moves: both tables of it are the same.
-    after.load_balancers[0].steering_policy = random(&[("eu", 25), ("us", 75)]);
+    after.load_balancers[0].random_steering = weights(&[("eu", 25), ("us", 75)], 100);
     let [told] = super::moves::told(&before, &after).try_into().unwrap();
     assert!((0.25..0.27).contains(&told.moved), "{}", told.moved);
     let us = told
@@ -249,4 +248,44 @@ fn a_configuration_that_cannot_be_is_refused() {
     after.applications[0].destination = Destination::LoadBalancer("nobody".to_owned());
     let refusal = moves(&Arc::new(start()), &Arc::new(after)).unwrap_err();
     assert!(refusal.contains("nobody"), "{refusal}");
+}
+
+#[test]
+fn countries_with_pools_of_their_own_are_told_apart() {
+    let de = Country::new(*b"DE");
+    let before = Config {
+        geoip: Some(Arc::default()),
+        ..start()
+    };
+    let mut after = before.clone();
+    after.load_balancers[0].steering_policy = SteeringPolicy::Geo;
+    after.load_balancers[0].geo.countries = [(de, vec!["us".to_owned()])].into();
+    let [told] = told(&before, &after).try_into().unwrap();
+    assert_eq!((told.country, told.moved), (Some(de), ALL));
+}
+
+#[test]
+fn what_a_pool_sheds_moves() {
+    let before = start();
+    let mut after = before.clone();
+    after.pools[0].load_shedding = LoadShedding {
+        default_percent: 25.0,
+        default_policy: SheddingPolicy::Random,
+        session_percent: 0.0,
+    };
+    let [told] = told(&before, &after).try_into().unwrap();
+    assert_eq!(told.moved, 0.25);
+    let shares: Vec<(&str, f64)> = told
+        .shares
+        .iter()
+        .map(|shift| (shift.origin.as_str(), shift.after))
+        .collect();
+    assert_eq!(
+        shares,
+        [
+            ("eu/10.0.0.1", 0.375),
+            ("eu/10.0.0.2", 0.375),
+            ("us/10.0.1.1", 0.25)
+        ]
+    );
 }

@@ -150,10 +150,8 @@ fn shares_follow_weights_and_a_weight_of_zero_means_none() {
 #[test]
 fn random_steering_divides_flows_among_pools() {
     let mut config = three_pools();
-    config.load_balancers[0].steering_policy = SteeringPolicy::Random {
-        weights: vec![("first".into(), Weight::from_hundredths(20).unwrap())],
-        default_weight: Weight::from_hundredths(80).unwrap(),
-    };
+    config.load_balancers[0].steering_policy = SteeringPolicy::Random;
+    config.load_balancers[0].random_steering = weights(&[("first", 20)], 80);
     let mut world = World::settled(config);
     let shares = world.shares(VIP);
     assert!(
@@ -515,10 +513,7 @@ fn a_tcp_monitor_without_a_port_asks_where_the_application_leads() {
 #[test]
 fn the_required_capacity_is_enough_for_any_health() {
     let mut config = three_pools();
-    config.load_balancers[0].steering_policy = SteeringPolicy::Random {
-        weights: Vec::new(),
-        default_weight: Weight::ONE,
-    };
+    config.load_balancers[0].steering_policy = SteeringPolicy::Random;
     let capacity = crate::engine::Engine::required_capacity(&config);
     let mut world = World::new(Environment {
         capacity,

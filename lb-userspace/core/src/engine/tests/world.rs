@@ -1,14 +1,16 @@
 //! A machine for tests: maps that check every write, a network that answers probes, and the packet path's selection.
 
 use super::maps::Maps;
-use crate::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, TargetId};
+use crate::engine::{
+    Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, SessionMoves, TargetId,
+};
 use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::maglev::mix;
 use crate::model::{
-    Api, Application, AttachMode, Config, Datapath, Destination, Echo, FlowTimeouts, Forwarding, Limits,
-    LoadBalancer, Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin, OriginSteering, Pool, Ports,
-    SomeTimeouts, SteeringPolicy, Transport, TunnelSource, Weight,
+    Api, Application, AttachMode, Config, Datapath, Destination, Echo, FlowTimeouts, Forwarding, GeoPools,
+    Limits, LoadBalancer, LoadShedding, Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin,
+    OriginSteering, Pool, PoolWeights, Ports, SomeTimeouts, SteeringPolicy, Transport, TunnelSource, Weight,
 };
 use crate::time::Timestamp;
 use crate::view::{OriginView, PoolView, View};
@@ -36,6 +38,7 @@ pub fn capacity() -> Capacity {
         access_prefixes: 24,
         country_rules: 16,
         country_prefixes: 8,
+        routes: 64,
         ..Capacity::default()
     }
 }
@@ -118,6 +121,8 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
         origin_steering: OriginSteering::Random,
         on_unhealthy: OnUnhealthy::Keep,
         drain_timeout: Duration::from_secs(300),
+        load_shedding: LoadShedding::default(),
+        coordinates: None,
         origins: origins
             .iter()
             .map(|address| Origin {
@@ -147,6 +152,9 @@ pub fn balancer(name: &str, pools: &[&str], fallback: Option<&str>) -> LoadBalan
         default_pools: pools.iter().map(|pool| (*pool).into()).collect(),
         fallback_pool: fallback.map(Into::into),
         steering_policy: SteeringPolicy::Off,
+        random_steering: PoolWeights::default(),
+        geo: GeoPools::default(),
+        pool_sets: Vec::new(),
     }
 }
 
@@ -201,6 +209,7 @@ pub struct World {
     pub saves: usize,
     pub environment: Environment,
     pub watched: Vec<IpAddr>,
+    pub moves: Arc<SessionMoves>,
 }
 
 impl World {
@@ -227,6 +236,7 @@ impl World {
             saved: Kept::default(),
             saves: 0,
             watched: Vec::new(),
+            moves: Arc::default(),
         }
     }
 
@@ -288,6 +298,7 @@ impl World {
                     }
                 }
                 Command::Publish(view) => self.views.push(view),
+                Command::Shed(moves) => self.moves = moves,
                 Command::Persist(records) => {
                     self.saved = records;
                     self.saves += 1;
@@ -311,6 +322,7 @@ impl World {
                 TableOp::Grace
                 | TableOp::RemoveApplication { .. }
                 | TableOp::RemoveVip { .. }
+                | TableOp::RemoveRoute { .. }
                 | TableOp::RemoveAccessList { .. } => {
                     panic!("{op:?} repairs nothing")
                 }
@@ -320,6 +332,7 @@ impl World {
         }
         assert!(maps.origins == self.maps.origins && maps.hops == self.maps.hops);
         assert!(maps.pools == self.maps.pools && maps.applications == self.maps.applications);
+        assert!(maps.routes == self.maps.routes);
         assert!(maps.vips == self.maps.vips && maps.spans == self.maps.spans);
         assert!(maps.interfaces == self.maps.interfaces);
         assert!(maps.access == self.maps.access && maps.countries == self.maps.countries);
@@ -433,5 +446,17 @@ pub fn path(address: IpAddr, router: u8) -> Path {
         interface_mac: Mac::from([2, 0, 0, 0, 0, 99]),
         mtu: if router == 2 { 1400 } else { 1500 },
         sources: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("192.0.2.2")],
+    }
+}
+
+/// Weights in hundredths of these pools, and of all others.
+pub fn weights(named: &[(&str, u8)], default: u8) -> PoolWeights {
+    let weight = |hundredths| Weight::from_hundredths(hundredths).unwrap();
+    PoolWeights {
+        named: named
+            .iter()
+            .map(|(pool, hundredths)| ((*pool).to_owned(), weight(*hundredths)))
+            .collect(),
+        default: weight(default),
     }
 }

@@ -1,7 +1,7 @@
-//! Steering: from the health of origins to the pools that may get new flows, and their shares.
+//! From the health of origins to which pools may get new flows, and in which role.
 
 use crate::health::{GroupHealth, OriginHealth};
-use crate::model::{LoadBalancer, SteeringPolicy, Weight};
+use crate::model::Weight;
 use core::net::IpAddr;
 
 /// An address family. Addresses are not translated between the two.
@@ -163,7 +163,7 @@ fn pool_health(pool: &PoolFacts, healthy: u32, unhealthy: usize, unknown: usize)
     }
 }
 
-/// Judges a load balancer by its default pools.
+/// Judges a load balancer by the pools that may get flows on this node.
 #[must_use]
 pub fn balancer_health(enabled: bool, pools: &[PoolStanding]) -> GroupHealth {
     let any = |health| pools.iter().any(|pool| pool.health == health);
@@ -187,77 +187,6 @@ pub fn balancer_health(enabled: bool, pools: &[PoolStanding]) -> GroupHealth {
         GroupHealth::Healthy
     } else {
         GroupHealth::Unknown
-    }
-}
-
-/// The pools that compete for new flows: those that are usable, in the policy's terms.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Candidates<'a> {
-    /// The first one gets everything, the next one what the first cannot serve.
-    Ordered(Vec<&'a str>),
-    /// All pools of positive weight, and whether each is usable; at least one is.
-    Weighted(Vec<WeightedPool<'a>>),
-}
-
-/// A competitor of [`Candidates::Weighted`].
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct WeightedPool<'a> {
-    pub name: &'a str,
-    pub weight: Weight,
-    pub usable: bool,
-}
-
-/// The pools that compete for new flows whenever they are usable.
-pub fn competitors(balancer: &LoadBalancer) -> impl Iterator<Item = &str> {
-    let names = balancer.default_pools.iter().map(String::as_str);
-    names.filter(|name| balancer.steering_policy.weight_of(name) > Weight::ZERO)
-}
-
-/// Applies a load balancer's policy. Without any usable pool the list is empty and ordered.
-pub fn candidates<'a>(balancer: &'a LoadBalancer, is_usable: impl Fn(&str) -> bool) -> Candidates<'a> {
-    let names = competitors(balancer);
-    match &balancer.steering_policy {
-        SteeringPolicy::Off => Candidates::Ordered(names.filter(|name| is_usable(name)).collect()),
-        SteeringPolicy::Random { .. } => {
-            let pools: Vec<WeightedPool<'_>> = names
-                .map(|name| WeightedPool {
-                    name,
-                    weight: balancer.steering_policy.weight_of(name),
-                    usable: is_usable(name),
-                })
-                .collect();
-            if pools.iter().any(|pool| pool.usable) {
-                Candidates::Weighted(pools)
-            } else {
-                Candidates::Ordered(Vec::new())
-            }
-        }
-    }
-}
-
-impl<'a> Candidates<'a> {
-    /// Whether nobody competes, so that the fallback pool is in use.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        match self {
-            Self::Ordered(pools) => pools.is_empty(),
-            Self::Weighted(pools) => !pools.iter().any(|pool| pool.usable),
-        }
-    }
-
-    /// Share of new flows by pool, 0 to 1; pools with no share are left out.
-    #[must_use]
-    pub fn shares(&self) -> Vec<(&'a str, f64)> {
-        match self {
-            Self::Ordered(pools) => pools.first().map(|name| (*name, 1.0)).into_iter().collect(),
-            Self::Weighted(pools) => {
-                let usable = pools.iter().filter(|pool| pool.usable);
-                let total: f64 = usable.clone().map(|pool| pool.weight.value()).sum();
-                usable
-                    .map(|pool| (pool.name, pool.weight.value() / total))
-                    .collect()
-            }
-        }
     }
 }
 
@@ -395,46 +324,6 @@ mod tests {
             let standings: Vec<PoolStanding> = pools.iter().map(pool_standing).collect();
             assert_eq!(balancer_health(true, &standings), health, "{pools:?}");
             assert_eq!(balancer_health(false, &standings), Disabled);
-        }
-    }
-
-    fn balancer(steering_policy: SteeringPolicy) -> LoadBalancer {
-        LoadBalancer {
-            name: "web".into(),
-            enabled: true,
-            default_pools: ["a", "b", "c"].map(String::from).to_vec(),
-            fallback_pool: None,
-            steering_policy,
-        }
-    }
-
-    #[test]
-    fn off_takes_the_first_usable_pool() {
-        let balancer = balancer(SteeringPolicy::Off);
-        for (usable, shares) in [("abc", vec![("a", 1.0)]), ("cb", vec![("b", 1.0)]), ("", vec![])] {
-            let candidates = candidates(&balancer, |name| usable.contains(name));
-            assert_eq!(candidates.shares(), shares);
-            assert_eq!(candidates.is_empty(), usable.is_empty());
-        }
-    }
-
-    #[test]
-    fn random_divides_among_usable_pools_by_weight() {
-        let weight = |hundredths| Weight::from_hundredths(hundredths).unwrap();
-        let weights = vec![("a".to_owned(), weight(25)), ("c".to_owned(), Weight::ZERO)];
-        let balancer = balancer(SteeringPolicy::Random {
-            weights,
-            default_weight: weight(75),
-        });
-        for (usable, shares) in [
-            ("abc", vec![("a", 0.25), ("b", 0.75)]),
-            ("ac", vec![("a", 1.0)]),
-            ("c", vec![]),
-            ("", vec![]),
-        ] {
-            let candidates = candidates(&balancer, |name| usable.contains(name));
-            assert_eq!(candidates.shares(), shares);
-            assert_eq!(candidates.is_empty(), shares.is_empty());
         }
     }
 }
