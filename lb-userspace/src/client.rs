@@ -3,11 +3,12 @@
 use crate::api::Token;
 use crate::cli::{Exit, Failure};
 use crate::wire::{ErrorBody, ErrorCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
 use std::io::ErrorKind;
@@ -91,13 +92,29 @@ impl Query {
         Self(path.to_owned())
     }
 
+    /// A path of these segments behind `base`, each escaped.
+    #[must_use]
+    pub fn below(base: &str, segments: &[&str]) -> Self {
+        let mut query = Self::new(base);
+        for segment in segments {
+            query.0.push('/');
+            query.push_escaped(segment);
+        }
+        query
+    }
+
     /// The same with one more parameter.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.0.push(if self.0.contains('?') { '&' } else { '?' });
         self.0.push_str(name);
         self.0.push('=');
-        for &byte in value.as_bytes() {
+        self.push_escaped(value);
+        self
+    }
+
+    fn push_escaped(&mut self, text: &str) {
+        for &byte in text.as_bytes() {
             match byte {
                 b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
                     self.0.push(char::from(byte))
@@ -106,7 +123,6 @@ impl Query {
                 _ => drop(write!(self.0, "%{byte:02X}")),
             }
         }
-        self
     }
 
     /// The same with one more parameter if there is a value.
@@ -134,10 +150,38 @@ impl Client {
     /// Nobody answers ([`Exit::Unreachable`]), the socket may not be used ([`Exit::Privilege`]), or the daemon's
     /// refusal with the exit code of its kind.
     pub async fn call(&self, method: Method, query: &Query) -> Result<Bytes, Failure> {
-        match tokio::time::timeout(self.timeout, self.exchange(method, query)).await {
-            Ok(Ok((status, body))) if status.is_success() => Ok(body),
-            Ok(Ok((status, body))) => Err(refusal(status, &body)),
-            Ok(Err(failure)) => Err(failure),
+        self.send_json(method, query, Bytes::new()).await
+    }
+
+    /// As [`Self::call`], with a body that is JSON; an empty one is none.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn send_json(
+        &self,
+        method: Method,
+        query: &Query,
+        body: impl Into<Bytes>,
+    ) -> Result<Bytes, Failure> {
+        let (status, body) = self.answer_json(method, query, body).await?;
+        match status.is_success() {
+            true => Ok(body),
+            false => Err(refusal(status, &body)),
+        }
+    }
+
+    /// Status and body of any answer to a body that is JSON; an empty one is none.
+    ///
+    /// # Errors
+    /// Nobody answers in time, or the socket may not be used.
+    pub async fn answer_json(
+        &self,
+        method: Method,
+        query: &Query,
+        body: impl Into<Bytes>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        match tokio::time::timeout(self.timeout, self.exchange_json(method, query, body.into())).await {
+            Ok(answer) => answer,
             Err(_) => Err(self.unreachable(format!("no answer within {} s", self.timeout.as_secs_f64()))),
         }
     }
@@ -147,7 +191,16 @@ impl Client {
     /// # Errors
     /// Nobody answers, or the socket may not be used.
     pub async fn exchange(&self, method: Method, query: &Query) -> Result<(StatusCode, Bytes), Failure> {
-        let (response, _connection) = self.ask(method, query).await?;
+        self.exchange_json(method, query, Bytes::new()).await
+    }
+
+    async fn exchange_json(
+        &self,
+        method: Method,
+        query: &Query,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let (response, _connection) = self.ask(method, query, body).await?;
         let status = response.status();
         Ok((status, self.whole(response.into_body()).await?))
     }
@@ -162,7 +215,7 @@ impl Client {
         query: &Query,
         mut take: impl FnMut(&[u8]) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<(), Failure> {
-        let asked = tokio::time::timeout(self.timeout, self.ask(Method::GET, query));
+        let asked = tokio::time::timeout(self.timeout, self.ask(Method::GET, query, Bytes::new()));
         let Ok(asked) = asked.await else {
             let why = format!("no answer within {} s", self.timeout.as_secs_f64());
             return Err(self.unreachable(why));
@@ -185,19 +238,24 @@ impl Client {
         Ok(())
     }
 
-    async fn ask(&self, method: Method, query: &Query) -> Result<(Response<Incoming>, Connection), Failure> {
+    async fn ask(
+        &self,
+        method: Method,
+        query: &Query,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, Connection), Failure> {
         match &self.target {
             Target::Socket(path) => {
                 let stream = UnixStream::connect(path)
                     .await
                     .map_err(|error| self.not_connected(&error))?;
-                self.send(stream, "localhost", method, query).await
+                self.send(stream, "localhost", method, query, body).await
             }
             Target::Tcp(authority) => {
                 let stream = TcpStream::connect(authority)
                     .await
                     .map_err(|error| self.not_connected(&error))?;
-                self.send(stream, authority, method, query).await
+                self.send(stream, authority, method, query, body).await
             }
         }
     }
@@ -208,6 +266,7 @@ impl Client {
         host: &str,
         method: Method,
         query: &Query,
+        body: Bytes,
     ) -> Result<(Response<Incoming>, Connection), Failure> {
         let broken = |error: hyper::Error| self.unreachable(format!("the connection broke: {error}"));
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -227,8 +286,11 @@ impl Client {
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
         let request = request
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(body))
             .map_err(|error| Failure::new(Exit::Usage, format!("the request cannot be sent: {error}")))?;
         let response = sender.send_request(request).await.map_err(broken)?;
         Ok((response, connection))
@@ -287,12 +349,15 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     })
 }
 
-fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+/// What a refusal means for a command.
+pub(crate) fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     let Ok(ErrorBody { error }) = serde_json::from_slice::<ErrorBody>(body) else {
-        return Failure::new(
-            Exit::Failed,
-            format!("the answer is {status}, which lb does not give"),
-        );
+        return cloudflare_refusal(status, body).unwrap_or_else(|| {
+            Failure::new(
+                Exit::Failed,
+                format!("the answer is {status}, which lb does not give"),
+            )
+        });
     };
     let exit = match error.code {
         ErrorCode::InvalidRequest => Exit::Usage,
@@ -310,6 +375,32 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
         message.push_str(&format!("\n{problem}"));
     }
     Failure::new(exit, message)
+}
+
+/// A refusal of Cloudflare's API; `None`: it is something else.
+fn cloudflare_refusal(status: StatusCode, body: &[u8]) -> Option<Failure> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        errors: Vec<Message>,
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        code: u16,
+        message: String,
+    }
+    let Envelope { errors } = serde_json::from_slice(body).ok()?;
+    let unauthorized = errors.iter().any(|error| error.code == 10000);
+    let exit = match status.as_u16() {
+        _ if unauthorized => Exit::Privilege,
+        400 => Exit::Configuration,
+        404 => Exit::NotFound,
+        // What the file declares, and what others refer to.
+        403 | 409 | 412 => Exit::Conflict,
+        503 => Exit::Unreachable,
+        _ => Exit::Failed,
+    };
+    let messages: Vec<String> = errors.into_iter().map(|error| error.message).collect();
+    Some(Failure::new(exit, messages.join("\n")))
 }
 
 #[cfg(test)]
@@ -336,11 +427,36 @@ mod tests {
     }
 
     #[test]
+    fn refusals_of_cloudflares_api_have_exit_codes() {
+        let body = |code: u16| {
+            format!(r#"{{"success":false,"errors":[{{"code":{code},"message":"why"}}],"result":null}}"#)
+        };
+        for (status, code, exit) in [
+            (400, 1002, Exit::Configuration),
+            (401, 10000, Exit::Privilege),
+            (403, 10000, Exit::Privilege),
+            (403, 1003, Exit::Conflict),
+            (404, 1001, Exit::NotFound),
+            (412, 1005, Exit::Conflict),
+            (500, 10002, Exit::Failed),
+            (503, 10002, Exit::Unreachable),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(refusal(status, body(code).as_bytes()), Failure::new(exit, "why"));
+        }
+        assert_eq!(refusal(StatusCode::BAD_GATEWAY, b"<html>").exit, Exit::Failed);
+    }
+
+    #[test]
     fn parameters_are_escaped() {
         let query = Query::new("/p")
             .with("a", "x y&z=é")
             .with_some("b", None)
             .with("c", "1");
+        assert_eq!(
+            Query::below("/p", &["*.x", "a/b"]),
+            Query("/p/%2A.x/a%2Fb".to_owned())
+        );
         assert_eq!(query, Query("/p?a=x%20y%26z%3D%C3%A9&c=1".to_owned()));
     }
 }

@@ -4,6 +4,7 @@
 //! which owns maps, configuration and engine. A daemon that does not answer in time is an error, never a hang.
 
 mod cloudflare;
+mod drafts;
 mod error;
 mod guard;
 mod listen;
@@ -13,9 +14,11 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod token;
+mod version_request;
 
 pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
 pub use request::{CloudflareReply, Handle, Reply, Request, TraceItem, Tracing};
 pub use routes::router;
 pub use token::Token;
+pub use version_request::{Deployment, DeploymentSource, Version, VersionRequest};

@@ -1,6 +1,7 @@
 //! The API as clients meet it: a fake daemon behind real sockets, asked through the real client.
 
 mod cloudflare;
+mod drafts;
 mod trace;
 
 use super::*;
@@ -182,6 +183,7 @@ fn answer(daemon: Daemon, request: Request) {
         | Request::Preview { .. }
         | Request::PreviewResult { .. }
         | Request::Objects { .. } => {}
+        Request::Version(request) => drafts::versioned(request),
         Request::HandOver { reply } => drop(reply.send(Ok(HandedOver { pid: 7 }))),
         Request::Events { since, reply } => {
             let report = lb_core::engine::Report::Configured { generation: 4 };

@@ -1,12 +1,17 @@
 //! The composition root: everything that does I/O, around one engine that decides.
 
+mod comparison;
+mod deployment;
+mod drafts;
 mod drains;
 mod events;
+mod file;
 mod interfaces;
 mod node;
 mod objects;
 mod oneshot;
 mod preview;
+mod records;
 mod reload;
 mod requests;
 mod setup;

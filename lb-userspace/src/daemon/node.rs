@@ -1,5 +1,6 @@
 //! One running node: the event loop, and the execution of what the engine asks for.
 
+use super::deployment::{Unconfirmed, until_confirmed};
 use super::drains::Drains;
 use super::interfaces::Interfaces;
 use super::objects::Objects;
@@ -65,6 +66,8 @@ pub struct Node {
     pub(super) overrides: Vec<String>,
     pub(super) config: Arc<Config>,
     pub(super) objects: Objects,
+    /// What goes back unless somebody confirms it.
+    pub(super) unconfirmed: Option<Unconfirmed>,
     pub(super) engine: Engine,
     pub(super) datapath: Datapath,
     pub(super) explainer: Explainer,
@@ -236,6 +239,7 @@ impl Node {
             overrides,
             config,
             objects,
+            unconfirmed: None,
             engine,
             datapath,
             explainer,
@@ -298,6 +302,7 @@ impl Node {
         if let Some(problem) = node.objects.problem.clone() {
             node.record_store(problem);
         }
+        node.resume_deployment().await;
         info!(node = node.config.node.name, "running");
         Ok(node)
     }
@@ -358,6 +363,7 @@ impl Node {
                 () = until(self.next_sweep) => self.start_sweep(),
                 Some(result) = self.swept.recv() => self.end_sweep(result),
                 _ = repair.tick() => self.repair(),
+                () = until_confirmed(&self.unconfirmed) => self.expire(),
                 () = until(self.tracer.due) => self.refresh_trace(),
             }
             if self.handed_over {
@@ -382,7 +388,8 @@ impl Node {
     pub async fn stop(mut self) -> Result<(), Failure> {
         info!("stopping");
         self.end_trace();
-        self.objects.close().await;
+        self.leave_unconfirmed();
+        self.close_store().await;
         self.stop.cancel();
         if self.handed_over {
             self.leave_to_another().await;

@@ -4,11 +4,12 @@
 //! be written it is undone together with those that were built on it.
 
 use super::node::Node;
+use super::records::{Records, Then, undo};
 use crate::api::CloudflareReply;
 use crate::cloudflare::Failure;
 use crate::config::{self, Compiled, ConfigErrors, HostDefaults, Imports, Loaded, Source};
 use crate::objects::{Catalog, Change, Entry, FileObjects, Id, Moment, Rendered, refusal, render, rows};
-use crate::store::{self, Committed, Committer, Row};
+use crate::store::{self, Cause, Committed, Committer, Row, RowChange};
 use anyhow::Result;
 use lb_core::engine::Event;
 use lb_core::model::Config;
@@ -24,19 +25,21 @@ use tracing::{error, warn};
 const LAST_COMMITS: Duration = Duration::from_secs(5);
 
 /// Where the answer to a change goes: the object as it is now, or was.
-type ChangeReply = CloudflareReply<Arc<Entry>>;
+pub(super) type ChangeReply = CloudflareReply<Arc<Entry>>;
 
 /// The objects.
 pub struct Objects {
-    file: FilePart,
+    pub(super) file: Arc<FilePart>,
     /// What is in force and what is left out.
     catalog: watch::Sender<Arc<Catalog>>,
     /// Objects of the store that do not fit to the file: they are kept, and not in force.
-    left_out: BTreeSet<Id>,
-    /// The objects of the API that are on the disk.
-    durable: Vec<Arc<Entry>>,
-    waiting: VecDeque<Waiting>,
-    committer: Option<Committer>,
+    pub(super) left_out: BTreeSet<Id>,
+    /// What was in force before, and drafts.
+    pub(super) records: Records,
+    /// What is on the disk.
+    pub(super) durable: Durable,
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) committer: Option<Committer>,
     committed: mpsc::UnboundedReceiver<Committed>,
     tell: mpsc::UnboundedSender<Committed>,
     epoch: u64,
@@ -46,19 +49,36 @@ pub struct Objects {
 }
 
 /// The file's part of the configuration.
-struct FilePart {
-    source: Arc<Source>,
+#[derive(Debug)]
+pub struct FilePart {
+    pub(super) source: Arc<Source>,
     imports: Imports,
     edge_ips: Vec<IpAddr>,
     objects: Arc<FileObjects>,
 }
 
-/// A change that is in force and not on the disk yet.
-struct Waiting {
-    number: u64,
+/// What a crash leaves.
+#[derive(Clone)]
+pub struct Durable {
     objects: Vec<Arc<Entry>>,
-    entry: Arc<Entry>,
-    reply: ChangeReply,
+    pub(super) file: Arc<FilePart>,
+    pub(super) records: Records,
+}
+
+/// A change that is in force and not on the disk yet.
+pub struct Waiting {
+    number: u64,
+    pub(super) durable: Durable,
+    pub(super) then: Then,
+}
+
+/// What the disk's news mean.
+#[derive(Default)]
+pub struct Settled {
+    /// What follows from changes that are on the disk.
+    pub done: Vec<Then>,
+    /// Changes that must be undone, and why.
+    pub failed: Option<(Vec<Then>, String)>,
 }
 
 impl FilePart {
@@ -72,7 +92,7 @@ impl FilePart {
     }
 
     /// The configuration with these objects.
-    fn compile(
+    pub(super) fn compile(
         &self,
         catalog: &Catalog,
         left_out: &BTreeSet<Id>,
@@ -82,19 +102,30 @@ impl FilePart {
         config::compile(&self.source, Some(&rendered.source), &self.imports, &defaults)
             .map_err(|errors| (rendered, errors))
     }
+
+    /// Its objects together with those of the API.
+    pub(super) fn with(&self, of_api: &[Arc<Entry>]) -> Catalog {
+        Catalog::new(Arc::clone(&self.objects), of_api.to_vec())
+    }
 }
 
 impl Objects {
     /// The objects of a file; those of the API come later.
     pub fn new(loaded: &Loaded) -> Self {
-        let file = FilePart::new(loaded);
-        let catalog = Catalog::new(Arc::clone(&file.objects), Vec::new());
+        let file = Arc::new(FilePart::new(loaded));
+        let catalog = file.with(&[]);
+        let records = Records::default();
         let (tell, committed) = mpsc::unbounded_channel();
         Self {
-            file,
             catalog: watch::channel(Arc::new(catalog)).0,
             left_out: BTreeSet::new(),
-            durable: Vec::new(),
+            durable: Durable {
+                objects: Vec::new(),
+                file: Arc::clone(&file),
+                records: records.clone(),
+            },
+            file,
+            records,
             waiting: VecDeque::new(),
             committer: None,
             committed,
@@ -123,6 +154,12 @@ impl Objects {
             problem,
         } = store::open(state_dir);
         self.problem = problem;
+        let (records, flaws) = Records::read(&further);
+        self.durable.records = records.clone();
+        self.records = records;
+        for flaw in flaws {
+            self.add_problem(&flaw);
+        }
         self.take(&rows);
         if let Some(problem) = &self.problem {
             error!("{problem}");
@@ -151,8 +188,8 @@ impl Objects {
                 Err(flaw) => self.add_problem(&format!("an object of the store is left out: {flaw}")),
             }
         }
-        self.durable.clone_from(&entries);
-        let catalog = Catalog::new(Arc::clone(&self.file.objects), entries);
+        self.durable.objects.clone_from(&entries);
+        let catalog = self.file.with(&entries);
         self.catalog.send_replace(Arc::new(catalog));
     }
 
@@ -199,14 +236,17 @@ impl Objects {
         self.file.compile(catalog, &self.left_out)
     }
 
-    /// The configuration with another file, and that file's part for [`Self::replace_file`].
+    /// The configuration with another file and those objects of the API, and what [`Self::replace_file`] needs.
     ///
     /// # Errors
     /// What is wrong with the file, seen together with the objects.
-    pub fn with_file(&self, loaded: &Loaded) -> Result<(Config, NewFile), ConfigErrors> {
-        let file = FilePart::new(loaded);
-        let former = self.catalog();
-        let catalog = Catalog::new(Arc::clone(&file.objects), former.of_api().to_vec());
+    pub fn with_file(
+        &self,
+        loaded: &Loaded,
+        of_api: &[Arc<Entry>],
+    ) -> Result<(Config, NewFile), ConfigErrors> {
+        let file = Arc::new(FilePart::new(loaded));
+        let catalog = file.with(of_api);
         let (config, left_out) = match file.compile(&catalog, &BTreeSet::new()) {
             Ok(compiled) => (compiled.config, BTreeSet::new()),
             Err((_, errors)) if self.left_out.is_empty() => return Err(errors),
@@ -228,6 +268,23 @@ impl Objects {
         self.file = new.file;
         self.left_out = new.left_out;
         self.catalog.send_replace(Arc::new(new.catalog));
+    }
+
+    /// Has rows written; `then`: what follows.
+    pub(super) fn commit(&mut self, rows: Vec<RowChange>, then: Then) {
+        self.number += 1;
+        self.waiting.push_back(Waiting {
+            number: self.number,
+            durable: Durable {
+                objects: self.catalog().of_api().to_vec(),
+                file: Arc::clone(&self.file),
+                records: self.records.clone(),
+            },
+            then,
+        });
+        if let Some(committer) = &self.committer {
+            committer.commit(self.epoch, self.number, rows);
+        }
     }
 
     /// Rows of everything that is in force, for a daemon that takes over.
@@ -255,16 +312,18 @@ impl Objects {
         if tokio::time::timeout(LAST_COMMITS, written).await.is_err() {
             warn!("the disk does not answer: the last changes of objects may be lost");
         }
-        while let Ok(committed) = self.committed.try_recv() {
-            // What failed is not undone any more: its clients are told.
-            let _ = self.settle(&committed);
-        }
     }
 
-    /// Answers those who waited for this. Returns whether everything since must be undone.
-    fn settle(&mut self, committed: &Committed) -> bool {
+    /// The last news after [`Self::close`].
+    pub(super) fn last_committed(&mut self) -> Option<Committed> {
+        self.committed.try_recv().ok()
+    }
+
+    /// Finds out what the disk's news mean.
+    pub(super) fn settle(&mut self, committed: &Committed) -> Settled {
+        let mut settled = Settled::default();
         if committed.epoch != self.epoch {
-            return false;
+            return settled;
         }
         match &committed.result {
             Ok(()) => {
@@ -272,30 +331,26 @@ impl Objects {
                     .waiting
                     .pop_front_if(|first| first.number <= committed.number)
                 {
-                    self.durable = waiting.objects;
-                    // A client that has gone does not want it any more.
-                    let _ = waiting.reply.send(Ok(waiting.entry));
+                    self.durable = waiting.durable;
+                    settled.done.push(waiting.then);
                 }
-                false
             }
             Err(why) => {
-                for waiting in self.waiting.drain(..) {
-                    let message = format!("the change could not be saved, and was undone: {why}");
-                    let _ = waiting.reply.send(Err(Failure::internal(message)));
-                }
+                let failed = self.waiting.drain(..).map(|waiting| waiting.then).collect();
+                settled.failed = Some((failed, why.clone()));
                 self.epoch += 1;
                 self.add_problem(&format!("a change could not be saved: {why}"));
-                true
             }
         }
+        settled
     }
 }
 
 /// Another file's part.
 pub struct NewFile {
-    file: FilePart,
-    catalog: Catalog,
-    left_out: BTreeSet<Id>,
+    pub(super) file: Arc<FilePart>,
+    pub(super) catalog: Catalog,
+    pub(super) left_out: BTreeSet<Id>,
 }
 
 impl Node {
@@ -305,18 +360,12 @@ impl Node {
             Ok((catalog, entry)) => {
                 let objects = &mut self.objects;
                 let former = objects.catalog.send_replace(Arc::new(catalog));
-                let catalog = objects.catalog();
                 objects.left_out.remove(&entry.id);
-                objects.number += 1;
-                objects.waiting.push_back(Waiting {
-                    number: objects.number,
-                    objects: catalog.of_api().to_vec(),
-                    entry,
-                    reply,
-                });
-                if let Some(committer) = &objects.committer {
-                    committer.commit(objects.epoch, objects.number, rows(&former, &catalog));
-                }
+                let mut changes = rows(&former, &objects.catalog());
+                let undo = undo(&former, &changes);
+                let note = entry.title().to_owned();
+                changes.extend(objects.push_revision(Cause::Api, note, undo));
+                objects.commit(changes, Then::Object(entry, reply));
             }
             Err(failure) => {
                 // A client that has gone does not want it any more.
@@ -342,6 +391,7 @@ impl Node {
         let compiled = self.objects.file.compile(&applied.catalog, &left_out);
         let compiled = compiled
             .map_err(|(rendered, errors)| refusal(&applied.catalog, &rendered, &applied.entry, &errors))?;
+        self.fits_unconfirmed(applied.catalog.of_api(), &left_out)?;
         self.configure(compiled.config)
             .map_err(|why| Failure::new(400, 1002, why))?;
         Ok((applied.catalog, applied.entry))
@@ -370,26 +420,61 @@ impl Node {
 
     /// The disk has news.
     pub(super) fn settle(&mut self, committed: &Committed) {
-        if !self.objects.settle(committed) {
-            return;
+        let Settled { done, failed } = self.objects.settle(committed);
+        for then in done {
+            self.proceed(then);
         }
-        error!("a change of objects could not be saved: going back to those that are on the disk");
-        let objects = &self.objects;
-        let catalog = Catalog::new(Arc::clone(&objects.file.objects), objects.durable.clone());
-        let compiled = objects.file.compile(&catalog, &objects.left_out);
-        let configured = match compiled {
-            Ok(compiled) => self.configure(compiled.config),
+        let Some((failed, why)) = failed else { return };
+        for then in failed {
+            self.give_up(then, &why);
+        }
+        error!("a change could not be saved: going back to what is on the disk");
+        let objects = &mut self.objects;
+        let Durable {
+            objects: of_api,
+            file,
+            records,
+        } = objects.durable.clone();
+        objects.records = records;
+        let catalog = file.with(&of_api);
+        let left_out = objects.left_out.clone();
+        let configured = match file.compile(&catalog, &left_out) {
+            Ok(compiled) => self.force(
+                compiled.config,
+                NewFile {
+                    file,
+                    catalog,
+                    left_out,
+                },
+            ),
             Err((_, errors)) => Err(errors.to_string()),
         };
         match configured {
-            Ok(()) => drop(self.objects.catalog.send_replace(Arc::new(catalog))),
-            Err(why) => error!("the objects that are on the disk cannot be put into force: {why}"),
+            Ok(_) => {}
+            Err(why) => error!("what is on the disk cannot be put into force: {why}"),
+        }
+    }
+
+    /// Answers everybody who waits for the disk, and closes the store.
+    pub(super) async fn close_store(&mut self) {
+        self.objects.close().await;
+        while let Some(committed) = self.objects.last_committed() {
+            let Settled { done, failed } = self.objects.settle(&committed);
+            for then in done {
+                self.proceed(then);
+            }
+            // It is not undone any more: its clients are told.
+            if let Some((failed, why)) = failed {
+                for then in failed {
+                    self.give_up(then, &why);
+                }
+            }
         }
     }
 }
 
 /// Microseconds since 1970.
-fn micros(time: SystemTime) -> u64 {
+pub(super) fn micros(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

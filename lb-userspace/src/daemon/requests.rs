@@ -27,6 +27,7 @@ impl Node {
                 let _ = reply.send(result);
             }
             Request::Change { change, reply } => self.change(change, reply),
+            Request::Version(request) => self.answer_version(request),
             Request::Preview {
                 monitor,
                 pools,

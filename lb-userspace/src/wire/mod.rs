@@ -12,6 +12,7 @@ mod ordered;
 mod pcapng;
 mod status;
 mod trace;
+mod version;
 
 pub use agent::{AgentAddress, AgentStatus};
 pub use check::{CheckReport, DoctorCheck, HandedOver, Problem, Reloaded, StoredObjects, Version};
@@ -32,6 +33,11 @@ pub use status::{
 pub use trace::{
     Names as TraceNames, PacketHead, TraceLine, TraceQuery, TraceRow, action as trace_action,
     row_of as trace_row_of,
+};
+
+pub use version::{
+    ApplyBody, DeployBody, Deployed, DiffBody, DraftBody, DraftRow, Drafts, FieldDiff, PartDiff, Plan,
+    RevisionRow, Revisions, RollbackBody, ShareDiff, Side, Text, TrafficDiff,
 };
 
 /// Version of the shapes, `api_version` of a status.
