@@ -10,6 +10,7 @@
 mod agent;
 mod api;
 mod check_file;
+mod drafts;
 mod endings;
 mod explain;
 mod failover;

@@ -18,17 +18,17 @@ const MONITORS: &str = "/client/v4/accounts/0123456789abcdef0123456789abcdef/loa
 const WRITERS: usize = 4;
 
 /// A connection to the API that stays open.
-struct Api(BufReader<UnixStream>);
+pub struct Api(BufReader<UnixStream>);
 
 impl Api {
-    fn connect(socket: &Path) -> io::Result<Self> {
+    pub fn connect(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         Ok(Self(BufReader::new(stream)))
     }
 
     /// Status and result.
-    fn ask(&mut self, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
+    pub fn ask(&mut self, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
         let body = body.to_string();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
