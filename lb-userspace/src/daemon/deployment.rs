@@ -15,6 +15,7 @@ use crate::objects::{Entry, Id, rows};
 use crate::store::{Cause, RowChange, Unfinished};
 use crate::wire::{Deployed, ErrorCode, ErrorDetail, Problem, rfc3339};
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep_until};
@@ -30,7 +31,7 @@ pub struct Unconfirmed {
     /// The same, for people.
     expires: SystemTime,
     /// What it goes back to, which the configuration file holds.
-    former: Arc<FilePart>,
+    former: Rc<FilePart>,
     left_out: BTreeSet<Id>,
 }
 
@@ -177,7 +178,7 @@ impl Node {
                 format!("the configuration file cannot be replaced: {error:#}; nothing was changed");
             ErrorDetail::new(ErrorCode::Forbidden, message)
         })?;
-        let (file, left_out) = (Arc::clone(&self.objects.file), self.objects.left_out.clone());
+        let (file, left_out) = (Rc::clone(&self.objects.file), self.objects.left_out.clone());
         self.force(config, new)
             .map_err(|why| conflict(format!("the old configuration stays: {why}")))?;
         let mut changes = rows(&former, &self.objects.catalog());
@@ -336,7 +337,7 @@ impl Node {
         let revision = unconfirmed.revision;
         self.unconfirmed = None;
         self.settle_file();
-        self.objects.durable.file = Arc::clone(&self.objects.file);
+        self.objects.durable.file = Rc::clone(&self.objects.file);
         let message = format!("revision {revision} is confirmed");
         info!("{message}");
         self.record_store(message);
@@ -377,7 +378,7 @@ impl Node {
         };
         // For the case that it does not work now.
         unconfirmed.deadline = Instant::now() + AGAIN;
-        let (revision, file) = (unconfirmed.revision, Arc::clone(&unconfirmed.former));
+        let (revision, file) = (unconfirmed.revision, Rc::clone(&unconfirmed.former));
         let left_out = unconfirmed.left_out.clone();
         let catalog = file.with(self.objects.catalog().of_api());
         let back = match file.compile(&catalog, &left_out) {

@@ -16,6 +16,7 @@ use lb_core::model::Config;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
@@ -29,7 +30,7 @@ pub(super) type ChangeReply = CloudflareReply<Arc<Entry>>;
 
 /// The objects.
 pub struct Objects {
-    pub(super) file: Arc<FilePart>,
+    pub(super) file: Rc<FilePart>,
     /// What is in force and what is left out.
     catalog: watch::Sender<Arc<Catalog>>,
     /// Objects of the store that do not fit to the file: they are kept, and not in force.
@@ -61,7 +62,7 @@ pub struct FilePart {
 #[derive(Clone)]
 pub struct Durable {
     objects: Vec<Arc<Entry>>,
-    pub(super) file: Arc<FilePart>,
+    pub(super) file: Rc<FilePart>,
     pub(super) records: Records,
 }
 
@@ -112,7 +113,7 @@ impl FilePart {
 impl Objects {
     /// The objects of a file; those of the API come later.
     pub fn new(loaded: &Loaded) -> Self {
-        let file = Arc::new(FilePart::new(loaded));
+        let file = Rc::new(FilePart::new(loaded));
         let catalog = file.with(&[]);
         let records = Records::default();
         let (tell, committed) = mpsc::unbounded_channel();
@@ -121,7 +122,7 @@ impl Objects {
             left_out: BTreeSet::new(),
             durable: Durable {
                 objects: Vec::new(),
-                file: Arc::clone(&file),
+                file: Rc::clone(&file),
                 records: records.clone(),
             },
             file,
@@ -245,7 +246,7 @@ impl Objects {
         loaded: &Loaded,
         of_api: &[Arc<Entry>],
     ) -> Result<(Config, NewFile), ConfigErrors> {
-        let file = Arc::new(FilePart::new(loaded));
+        let file = Rc::new(FilePart::new(loaded));
         let catalog = file.with(of_api);
         let (config, left_out) = match file.compile(&catalog, &BTreeSet::new()) {
             Ok(compiled) => (compiled.config, BTreeSet::new()),
@@ -277,7 +278,7 @@ impl Objects {
             number: self.number,
             durable: Durable {
                 objects: self.catalog().of_api().to_vec(),
-                file: Arc::clone(&self.file),
+                file: Rc::clone(&self.file),
                 records: self.records.clone(),
             },
             then,
@@ -348,7 +349,7 @@ impl Objects {
 
 /// Another file's part.
 pub struct NewFile {
-    pub(super) file: Arc<FilePart>,
+    pub(super) file: Rc<FilePart>,
     pub(super) catalog: Catalog,
     pub(super) left_out: BTreeSet<Id>,
 }

@@ -9,6 +9,7 @@ use crate::objects::{Catalog, Entry};
 use crate::store::{Cause, Draft, Further, History, NewRevision, RowChange, Table, Undo, Unfinished};
 use crate::wire::{ErrorCode, ErrorDetail};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tracing::info;
@@ -110,9 +111,9 @@ impl Node {
     /// The file was read again and is in force: what the disk has is that, whatever else is being written.
     pub(super) fn note_reload(&mut self, cause: &str) {
         let objects = &mut self.objects;
-        let file = Arc::clone(&objects.file);
+        let file = Rc::clone(&objects.file);
         for waiting in &mut objects.waiting {
-            waiting.durable.file = Arc::clone(&file);
+            waiting.durable.file = Rc::clone(&file);
         }
         objects.durable.file = file;
         let unconfirmed = self.unconfirmed.take();
