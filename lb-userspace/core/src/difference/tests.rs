@@ -1,7 +1,7 @@
 //! Differences as they are told.
 
 use super::*;
-use crate::engine::testing::{application, balancer, ip, monitor, pool, web, weights};
+use crate::engine::tests::world::{application, balancer, ip, monitor, pool, web, weights};
 use crate::model::{Affinity, MonitorKind, Probe, SteeringPolicy, Weight};
 use core::time::Duration;
 

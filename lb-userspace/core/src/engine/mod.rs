@@ -28,11 +28,8 @@ mod snapshot;
 mod sources;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verdict;
-
-#[cfg(test)]
-pub(crate) use self::tests::world as testing;
 
 pub use self::message::{
     Adopted, Command, DrainRecord, Environment, Event, Exit, HealthRecord, Kept, Path, ProbeRequest, Report,
