@@ -115,7 +115,7 @@ impl Node {
                 Command::Publish(view) => self.view = view,
                 Command::Shed(moves) => self.moves = moves,
                 Command::Report(Report::Refused(why)) => panic!("{why}"),
-                Command::Persist(_) | Command::Report(_) => {}
+                Command::Persist(_) | Command::WatchNames(_) | Command::Report(_) => {}
             }
         }
     }
@@ -144,7 +144,11 @@ impl Node {
 
     fn id(&self, number: u8) -> OriginId {
         let mut origins = self.view.pools.iter().flat_map(|pool| &pool.origins);
-        let found = origins.find(|origin| self::number(origin.address) == number);
+        let found = origins.find(|origin| {
+            origin
+                .address
+                .is_some_and(|address| self::number(address) == number)
+        });
         found.unwrap().id
     }
 

@@ -153,6 +153,7 @@ fn request(kind: MonitorKind, probe: &Probe, port: u16) -> ProbeRequest {
         address: probe.origin.into(),
         port,
         host: None,
+        host_name: None,
         via: None,
     }
 }

@@ -159,6 +159,10 @@ def pools(client, first, second):
     assert listed == [known.id, made.id], listed
     patched = pools.edit(pool_id=made.id, account_id=ACCOUNT, monitor=None, enabled=False)
     assert patched.monitor == "" and patched.disabled_at is not None, patched
+    filters = {"origin": {"disable": True}, "pool": {"healthy": False}}
+    patched = pools.edit(pool_id=made.id, account_id=ACCOUNT, notification_filter=filters)
+    told = patched.notification_filter
+    assert (told.origin.disable, told.origin.healthy, told.pool.healthy) == (True, None, False), patched
     replaced = pools.update(
         pool_id=made.id,
         account_id=ACCOUNT,
@@ -166,6 +170,7 @@ def pools(client, first, second):
         origins=[*origins, {"name": "two", "address": second, "port": 80}],
     )
     assert replaced.enabled and replaced.description == "" and replaced.disabled_at is None, replaced
+    assert replaced.notification_filter is None, replaced
     assert pools.get(pool_id=made.id, account_id=ACCOUNT) == replaced
     # A probe of a monitor that is none of theirs.
     preview = pools.health.create(pool_id=made.id, account_id=ACCOUNT, type="tcp", timeout=2)

@@ -22,6 +22,7 @@ pub mod pcapng;
 pub mod process;
 pub mod prog;
 pub mod raw;
+pub mod receiver;
 pub mod servers;
 pub mod status;
 pub mod traffic;

@@ -5,6 +5,7 @@ use crate::dns;
 use crate::lab::Host;
 use crate::netns::Netns;
 use crate::process::Process;
+use rustix::process::Signal;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -140,6 +141,57 @@ pub fn dnsmasq(host: &Host) -> Server {
     command.arg(format!("--address=/{}/{}", dns::NAME, host.v4));
     command.arg(format!("--txt-record={},{}", dns::NAME, host.name));
     Server::start(host, "dnsmasq", DNS_PORT, &mut command)
+}
+
+/// A name server whose names change.
+pub struct NameServer {
+    server: Server,
+    hosts: PathBuf,
+}
+
+/// How long answers of [`name_server`] hold, in seconds.
+pub const NAME_TTL: u32 = 1;
+
+/// dnsmasq without a name; what it knows nothing of does not exist.
+#[must_use]
+pub fn name_server(host: &Host) -> NameServer {
+    let hosts = host.folder.join("names");
+    fs::write(&hosts, "").expect("a file can be made in the lab's own folder");
+    let mut command = Command::new("dnsmasq");
+    command.args([
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--keep-in-foreground",
+        "--user=root",
+        "--log-facility=-",
+        "--local=/test/",
+    ]);
+    command
+        .arg(format!("--port={DNS_PORT}"))
+        .arg(format!("--local-ttl={NAME_TTL}"))
+        .arg(format!("--addn-hosts={}", hosts.display()));
+    let pid = host.folder.join("names.pid");
+    command.arg(format!("--pid-file={}", pid.display()));
+    NameServer {
+        server: Server::start(host, "dnsmasq of names", DNS_PORT, &mut command),
+        hosts,
+    }
+}
+
+impl NameServer {
+    /// From now on `name` has exactly these addresses, and no other name has any.
+    pub fn say(&self, name: &str, addresses: &[IpAddr]) {
+        let line = |address: &IpAddr| format!("{address} {name}\n");
+        let text: String = addresses.iter().map(line).collect();
+        fs::write(&self.hosts, text).expect("a file in the lab's own folder can be written");
+        self.server.0.signal(Signal::HUP);
+    }
+
+    /// Kills it: its port refuses at once.
+    pub fn kill(self) {
+        self.server.kill();
+    }
 }
 
 /// An iperf3 server.

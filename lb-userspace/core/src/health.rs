@@ -38,6 +38,10 @@ pub enum FailureReason {
     /// The server does not serve the name that it was asked for (SNI).
     TlsUnrecognizedName,
     TlsHandshakeFailure,
+    /// The origin's host name does not exist, or has no address.
+    DnsUnknownHost,
+    /// The origin's host name could not be looked up; says why.
+    DnsFailure(String),
     /// The monitor cannot be run as it is configured; says why.
     MonitorConfig(String),
     /// The probe could not be made on this node (no privilege, no socket); carries the system's words.

@@ -2,6 +2,7 @@
 //!
 //! Traffic counters are not in it: the shell reads them from the maps and joins them by the ids given here.
 
+use crate::engine::LookupFailure;
 use crate::health::{FailureReason, GroupHealth, OriginHealth};
 use crate::model::{Forwarding, Weight};
 use crate::monitor::Counts;
@@ -10,6 +11,7 @@ use crate::vote::Role;
 use core::net::IpAddr;
 use core::time::Duration;
 use lb_common::abi::{Country, OriginId, PoolId};
+use std::borrow::Cow;
 
 /// The snapshot. All lists keep the order of the configuration.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -22,6 +24,24 @@ pub struct View {
     pub monitoring: MonitoringView,
     /// Declared pools, then one for each application with `origin_direct`.
     pub pools: Vec<PoolView>,
+    /// Host names of origins, in alphabetical order.
+    pub names: Vec<NameView>,
+}
+
+/// A host name of origins.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NameView {
+    pub name: String,
+    /// In use, IPv4 first. Those of the last lookup that succeeded.
+    pub addresses: Vec<IpAddr>,
+    /// When a lookup has succeeded last; `None`: not since the daemon started.
+    pub answered: Option<Timestamp>,
+    /// Why the last lookup failed.
+    pub failure: Option<LookupFailure>,
+    /// Addresses of the last answer that no origin can have, and why.
+    pub refused: Vec<(IpAddr, String)>,
+    /// How many more addresses the answer had than one name may.
+    pub left_out: usize,
 }
 
 /// All monitors' runs.
@@ -101,18 +121,22 @@ pub struct OriginView {
     pub name: String,
     /// Row of the origin's counters; `NONE` when the maps are full.
     pub id: OriginId,
-    pub address: IpAddr,
+    /// `None`: none of its host name is known.
+    pub address: Option<IpAddr>,
+    /// The host name that it is an address of. A name with several has an origin of the same name for each.
+    pub host_name: Option<String>,
     pub port: Option<u16>,
     pub forwarding: Forwarding,
     pub enabled: bool,
     pub health: OriginHealth,
-    /// Why the last run failed; `None` when it succeeded or there is no monitor.
+    /// Why the last run failed, or why there is no address; `None` when it succeeded or there is no monitor.
     pub failure_reason: Option<FailureReason>,
     /// Of a monitor group: what each enabled member has found out.
     pub monitors: Vec<MonitorView>,
     /// Why packets cannot reach it although it may be healthy: no route, neighbour unresolved, not attached there. Or
     /// why its monitor's do not go the way that clients' packets go.
     pub path_problem: Option<String>,
+    /// As configured: the addresses of a host name share it.
     pub weight: Weight,
     /// Share of the pool's new flows from clients of the address' family, 0 to 1.
     pub share: f64,
@@ -131,4 +155,24 @@ pub struct MonitorView {
     pub health: OriginHealth,
     pub failure_reason: Option<FailureReason>,
     pub rtt: Option<Duration>,
+}
+
+impl OriginView {
+    /// What it is called where the addresses of a host name are told apart.
+    #[must_use]
+    pub fn label(&self) -> Cow<'_, str> {
+        match (&self.host_name, self.address) {
+            (Some(_), Some(address)) => Cow::Owned(origin_label(&self.name, Some(address))),
+            (Some(_), None) | (None, _) => Cow::Borrowed(&self.name),
+        }
+    }
+}
+
+/// An origin's name, and which of its addresses is meant if it has a host name.
+#[must_use]
+pub fn origin_label(name: &str, address: Option<IpAddr>) -> String {
+    match address {
+        Some(address) => format!("{name} ({address})"),
+        None => name.to_owned(),
+    }
 }

@@ -6,6 +6,7 @@
 mod cloudflare;
 mod drafts;
 mod error;
+mod events;
 mod guard;
 mod listen;
 mod request;
@@ -18,7 +19,7 @@ mod version_request;
 
 pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
-pub use request::{CloudflareReply, Handle, Reply, Request, TraceItem, Tracing};
+pub use request::{CloudflareReply, EventFeed, Handle, Reply, Request, TraceItem, Tracing};
 pub use routes::router;
 pub use token::Token;
 pub use version_request::{Deployment, DeploymentSource, Version, VersionRequest};

@@ -5,13 +5,14 @@ use crate::cloudflare::{Failure, Preview, PreviewStarted};
 use crate::datapath::trace::Traced;
 use crate::objects::{Catalog, Change, Entry, Id};
 use crate::wire::{
-    Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver,
-    Reloaded, Status, StoredObjects, TraceNames, TraceQuery,
+    Drops, ErrorCode, ErrorDetail, Event, EventQuery, Events, Explain, ExplainQuery, FlowFilter, Flows,
+    Flushed, HandedOver, HealthHistory, HealthHistoryQuery, Reloaded, Status, StoredObjects, TraceNames,
+    TraceQuery,
 };
 use lb_core::view::View;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// How long the daemon may take for one request; listing a million flows takes about a second.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -79,11 +80,24 @@ pub enum Request {
     Drops {
         reply: Reply<Drops>,
     },
-    /// What happened after the event with the number `since`; 0: everything that is remembered.
+    /// What has happened, and what happens from now on.
     Events {
-        since: u64,
-        reply: Reply<Events>,
+        query: EventQuery,
+        reply: Reply<EventFeed>,
     },
+    /// For how long everybody was in which state.
+    HealthHistory {
+        query: HealthHistoryQuery,
+        reply: Reply<HealthHistory>,
+    },
+}
+
+/// What has happened, and what happens from now on without a gap.
+#[derive(Debug)]
+pub struct EventFeed {
+    pub events: Events,
+    /// All events that come; it ends when the daemon stops.
+    pub live: broadcast::Receiver<Arc<Event>>,
 }
 
 /// What is told of packets.

@@ -2,10 +2,10 @@
 
 use super::error::ApiError;
 use super::guard::{self, Guard};
-use super::{Handle, Request, cloudflare, drafts, stream};
+use super::{Handle, Request, cloudflare, drafts, events, stream};
 use crate::wire::{
-    Drops, ErrorCode, Events, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded,
-    Status, StoredObjects,
+    Drops, ErrorCode, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded, Status,
+    StoredObjects,
 };
 use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::StatusCode;
@@ -33,7 +33,8 @@ pub fn router(handle: Handle) -> Router {
         .route("/api/v1/explain", get(explain))
         .route("/api/v1/flows", get(flows).delete(flush))
         .route("/api/v1/drops", get(drops))
-        .route("/api/v1/events", get(events))
+        .route("/api/v1/events", get(events::events))
+        .route("/api/v1/health/history", get(events::health))
         .fallback(async || ApiError::new(ErrorCode::NotFound, "there is no such path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "the path does not know this method")
@@ -155,15 +156,6 @@ async fn flush(State(handle): State<Handle>, query: RawQuery) -> Result<Json<Flu
 
 async fn drops(State(handle): State<Handle>) -> Result<Json<Drops>, ApiError> {
     Ok(Json(handle.ask(|reply| Request::Drops { reply }).await?))
-}
-
-async fn events(State(handle): State<Handle>, query: RawQuery) -> Result<Json<Events>, ApiError> {
-    let mut parameters = Parameters::parse(query)?;
-    let since = parameters
-        .optional("since", "the number of an event")?
-        .unwrap_or(0);
-    parameters.finish()?;
-    Ok(Json(handle.ask(|reply| Request::Events { since, reply }).await?))
 }
 
 /// Query parameters: each is read once, and what is left over is an error, so that a typo is not an unfiltered answer.

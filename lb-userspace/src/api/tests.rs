@@ -2,6 +2,7 @@
 
 mod cloudflare;
 mod drafts;
+mod events;
 mod trace;
 
 use super::*;
@@ -9,7 +10,7 @@ use crate::cli::{Exit, Failure};
 use crate::client::{Client, Query, Target};
 use crate::wire::{
     Drops, ErrorCode, ErrorDetail, Event, Events, Explain, FlowFilter, Flows, Flushed, HandedOver,
-    InterfaceStatus, Ordered, Problem, Reloaded, Status,
+    HealthHistory, InterfaceStatus, Ordered, Problem, Reloaded, Status,
 };
 use hyper::{Method, StatusCode};
 use lb_core::model::Api;
@@ -185,13 +186,9 @@ fn answer(daemon: Daemon, request: Request) {
         | Request::Objects { .. } => {}
         Request::Version(request) => drafts::versioned(request),
         Request::HandOver { reply } => drop(reply.send(Ok(HandedOver { pid: 7 }))),
-        Request::Events { since, reply } => {
-            let report = lb_core::engine::Report::Configured { generation: 4 };
-            let event = Event::new(since + 1, SystemTime::UNIX_EPOCH, &report);
-            drop(reply.send(Ok(Events {
-                next: event.sequence,
-                events: vec![event],
-            })));
+        Request::Events { query, reply } => drop(reply.send(Ok(events::feed(&query)))),
+        Request::HealthHistory { query, reply } => {
+            drop(reply.send(Ok(HealthHistory::new(&query, &[], &[]))));
         }
     }
 }
@@ -297,6 +294,18 @@ async fn requests_that_make_no_sense_are_refused_with_the_parameter() {
         (
             Query::new("/api/v1/events").with("since", "x"),
             "`since` is \"x\", not the number of an event",
+        ),
+        (
+            Query::new("/api/v1/events").with("from", "noon"),
+            "`from` is \"noon\", not a time such as 2026-11-22T14:56:19Z",
+        ),
+        (
+            Query::new("/api/v1/events").with("limit", "0"),
+            "`limit` is 0, not 1 to 1000000",
+        ),
+        (
+            Query::new("/api/v1/health/history").with("since", "2099-01-01T00:00:00Z"),
+            "`since` is not before `until`",
         ),
     ];
     for (query, message) in rows {

@@ -11,6 +11,7 @@ mod diff;
 mod doctor;
 mod drafts;
 mod drops;
+mod events;
 mod explain;
 mod failure;
 mod flows;
@@ -74,6 +75,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Flows(flows::FlowsArgs),
     Drops(drops::DropsArgs),
+    Events(events::EventsArgs),
     Trace(trace::Trace),
     Capture(capture::Capture),
     Doctor(doctor::DoctorArgs),
@@ -138,6 +140,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Explain(verb) => verb.run(global),
         Command::Flows(verb) => verb.run(global),
         Command::Drops(verb) => verb.run(global),
+        Command::Events(verb) => verb.run(global),
         Command::Trace(verb) => verb.run(global),
         Command::Capture(verb) => verb.run(global),
         Command::Doctor(verb) => verb.run(global),

@@ -147,10 +147,10 @@ fn understand(line: &str) -> Result<TraceLine, Failure> {
 
 /// Whole lines of what comes piece by piece.
 #[derive(Debug, Default)]
-struct Lines(Vec<u8>);
+pub(super) struct Lines(Vec<u8>);
 
 impl Lines {
-    fn take(&mut self, bytes: &[u8]) -> Vec<String> {
+    pub fn take(&mut self, bytes: &[u8]) -> Vec<String> {
         self.0.extend(bytes);
         let end = self
             .0

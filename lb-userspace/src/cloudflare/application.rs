@@ -119,7 +119,7 @@ impl Default for EdgeIps {
     }
 }
 
-/// The load balancer by name.
+/// The load balancer by name, or a host name.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct OriginDns {
@@ -127,6 +127,10 @@ pub struct OriginDns {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<i64>,
     pub r#type: String,
+    /// Whether it is a host name: no load balancer had that name when the application was written. Decided then, so
+    /// that a load balancer that goes later is missed instead of being looked up.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub host_name: bool,
 }
 
 /// `8080`, or `"3000-4000"`.

@@ -1,8 +1,12 @@
-//! IP addresses in the file: which ones can stand for a VIP, an origin or a source address.
+//! IP addresses and host names in the file: which ones can stand for a VIP, an origin or a source address.
 
 use super::reader::Value;
-use lb_core::model::Prefix;
+use lb_core::model::{AddressFlaw, Host, Prefix};
 use std::net::IpAddr;
+
+/// Characters of a host name, and of one of its labels (RFC 1035 section 2.3.4, without the final dot).
+const MAX_NAME: usize = 253;
+const MAX_LABEL: usize = 63;
 
 /// Reads the address of `what` ("an origin"); reports text that is none and addresses that packets cannot be
 /// forwarded to or from.
@@ -37,30 +41,79 @@ pub(super) fn prefix(value: &Value<'_>) -> Option<Prefix> {
 }
 
 /// Why packets cannot go to or come from `address`, with a remedy.
-pub(super) fn flaw(address: IpAddr) -> Option<(&'static str, Option<&'static str>)> {
-    if address.is_unspecified() {
-        return Some(("the unspecified address", Some("name each address explicitly")));
+pub(super) fn flaw(address: IpAddr) -> Option<(AddressFlaw, Option<&'static str>)> {
+    let flaw = AddressFlaw::of(address)?;
+    let help = match flaw {
+        AddressFlaw::Unspecified => Some("name each address explicitly"),
+        AddressFlaw::Multicast | AddressFlaw::Broadcast => None,
+        AddressFlaw::Loopback => Some("packets are forwarded on the wire and never reach `lo`"),
+        AddressFlaw::Mapped => Some("write the IPv4 address itself"),
+        AddressFlaw::LinkLocal => Some("use a global or unique local address"),
+    };
+    Some((flaw, help))
+}
+
+/// Reads where an origin is: an address, or a host name.
+pub(super) fn host(value: &Value<'_>) -> Option<Host> {
+    let text = value.string()?;
+    if !is_host_name(text) && text.is_ascii() {
+        return address(value, "an origin").map(Host::Address);
     }
-    if address.is_multicast() {
-        return Some(("a multicast address", None));
+    match host_name(text) {
+        Ok(name) => Some(Host::Name(name)),
+        Err((flaw, help)) => {
+            value.error(format!("\"{text}\" {flaw}"), help.map(str::to_owned));
+            None
+        }
     }
-    if address.is_loopback() {
-        return Some((
-            "a loopback address",
+}
+
+/// A host name in lower case and without a final dot.
+///
+/// # Errors
+/// Why it cannot be looked up, with a remedy.
+pub(super) fn host_name(text: &str) -> Result<String, (String, Option<&'static str>)> {
+    if !text.is_ascii() {
+        return Err((
+            "has characters that no host name has".to_owned(),
+            Some("write an internationalized name with its `xn--` labels"),
+        ));
+    }
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if name == "localhost" || name.ends_with(".localhost") {
+        return Err((
+            "is this machine itself".to_owned(),
             Some("packets are forwarded on the wire and never reach `lo`"),
         ));
     }
-    match address {
-        IpAddr::V4(v4) if v4.is_broadcast() => Some(("the broadcast address", None)),
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
-            Some(("an IPv4-mapped address", Some("write the IPv4 address itself")))
-        }
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some((
-            "a link-local address",
-            Some("use a global or unique local address"),
-        )),
-        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    if name.len() > MAX_NAME {
+        return Err((
+            format!(
+                "has {} characters; host names have at most {MAX_NAME}",
+                name.len()
+            ),
+            None,
+        ));
     }
+    for label in name.split('.') {
+        if label.is_empty() {
+            return Err((
+                "has an empty label".to_owned(),
+                Some("one dot between two labels"),
+            ));
+        }
+        if label.len() > MAX_LABEL {
+            let flaw = format!(
+                "has a label of {} characters; they have at most {MAX_LABEL}",
+                label.len()
+            );
+            return Err((flaw, None));
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err(("has a label that begins or ends with `-`".to_owned(), None));
+        }
+    }
+    Ok(name)
 }
 
 /// Says what `text` is instead of an address.
@@ -70,6 +123,11 @@ fn explain(value: &Value<'_>, text: &str, what: &str) {
         .map(|(host, _)| host.trim_matches(['[', ']']));
     if text.is_empty() {
         value.error("the address is empty", None);
+    } else if text.contains("://") {
+        value.error(
+            format!("\"{text}\" is a URL"),
+            "write its host, and the port into its own field".to_owned(),
+        );
     } else if text.contains('/') {
         value.error(
             format!("\"{text}\" is a prefix, not an address"),
@@ -80,9 +138,14 @@ fn explain(value: &Value<'_>, text: &str, what: &str) {
             format!("\"{text}\" is an address with a port"),
             "put the port into its own field".to_owned(),
         );
+    } else if parsed_host.is_some_and(is_host_name) {
+        value.error(
+            format!("\"{text}\" is a host name with a port"),
+            "put the port into its own field".to_owned(),
+        );
     } else if is_host_name(text) {
         value.error(
-            format!("\"{text}\" is a host name; host names are not supported in this version"),
+            format!("\"{text}\" is a host name"),
             format!("write the IP address of {what}"),
         );
     } else {
@@ -90,10 +153,10 @@ fn explain(value: &Value<'_>, text: &str, what: &str) {
     }
 }
 
-/// Whether `text` looks like a DNS name: its last label is not a number.
+/// Whether `text` looks like a host name: its last label is not a number.
 pub(crate) fn is_host_name(text: &str) -> bool {
-    let label =
-        |label: &str| !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let characters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let last = text.rsplit('.').next().unwrap_or_default();
-    text.split('.').all(label) && last.chars().any(|c| c.is_ascii_alphabetic())
+    text.chars().all(characters) && last.chars().any(|c| c.is_ascii_alphabetic())
 }

@@ -3,7 +3,9 @@
 use super::access::Lists;
 use super::reader::{Located, Place, Table, Value};
 use super::{address, direct, enabled, node};
-use lb_core::model::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
+use lb_core::model::{
+    Affinity, Application, Destination, DirectOrigin, Echo, Host, Limits, Ports, Transport,
+};
 use std::net::IpAddr;
 
 /// An application with the places that later checks point at.
@@ -14,6 +16,7 @@ pub(super) struct ReadApplication {
     /// One for each of the application's addresses.
     pub addresses: Vec<Place>,
     pub load_balancer: Option<Located<String>>,
+    pub origin_dns: Option<Located<String>>,
     pub origin_port: Option<Place>,
     /// One for each of the application's direct origins.
     pub direct: Vec<Place>,
@@ -34,7 +37,17 @@ pub(super) fn application(name: &Located<String>, table: Table<'_>, lists: &List
         .map(|value| direct::origins(value, protocol))
         .unwrap_or_default();
     check_destination(&table, direct_value.as_ref());
-    let (origins, direct): (Vec<_>, Vec<_>) = direct.into_iter().unzip();
+    let (mut origins, mut direct): (Vec<_>, Vec<_>) = direct.into_iter().unzip();
+    let origin_port = origin_port(&table, protocol.map(|(_, ports)| ports));
+    let origin_dns = direct::dns(&table);
+    if let Some((name, record_type)) = &origin_dns {
+        origins.push(DirectOrigin {
+            address: Host::Name(name.value.clone()),
+            record_type: *record_type,
+            port: origin_port.unwrap_or(ports.first()),
+        });
+        direct.push(name.place.clone());
+    }
     let application = Application {
         name: name.value.clone(),
         enabled: enabled(&table),
@@ -45,7 +58,7 @@ pub(super) fn application(name: &Located<String>, table: Table<'_>, lists: &List
             Some(balancer) => Destination::LoadBalancer(balancer.value.clone()),
             None => Destination::Direct(origins),
         },
-        origin_port: origin_port(&table, protocol.map(|(_, ports)| ports)),
+        origin_port,
         flow_timeouts: node::flow_timeouts(&table),
         echo: table
             .get("echo")
@@ -69,23 +82,35 @@ pub(super) fn application(name: &Located<String>, table: Table<'_>, lists: &List
         protocol_known: protocol.is_some(),
         addresses: address_places,
         load_balancer,
+        origin_dns: origin_dns.map(|(name, _)| name),
         origin_port: table.get("origin_port").map(|value| value.place),
         direct,
     }
 }
 
-/// Exactly one of `load_balancer` and `origin_direct`.
+/// Exactly one of `load_balancer`, `origin_direct` and `origin_dns`.
 fn check_destination(table: &Table<'_>, direct: Option<&Value<'_>>) {
+    let named = table.get("origin_dns");
     match (table.get("load_balancer"), direct) {
         (Some(_), Some(direct)) => {
             direct.error("`load_balancer` is given too", "keep one of them".to_owned());
         }
+        (None, None) if named.is_some() => {}
         (None, None) => table.sink.error(
             &table.place,
             "nothing says where the traffic goes",
             "add `load_balancer = \"NAME\"` or `origin_direct = [\"tcp://ADDRESS:PORT\"]`".to_owned(),
         ),
-        (Some(_), None) | (None, Some(_)) => {}
+        (Some(_), None) | (None, Some(_)) => {
+            if let Some(named) = named {
+                let other = if direct.is_some() {
+                    "origin_direct"
+                } else {
+                    "load_balancer"
+                };
+                named.error(format!("`{other}` is given too"), "keep one of them".to_owned());
+            }
+        }
     }
 }
 
@@ -278,11 +303,6 @@ fn refuse_the_rest(table: &Table<'_>) {
         }
     }
     table.unsupported("ip_firewall", "say with `access` who may open flows");
-    table.refuse(
-        "origin_dns",
-        "is how Cloudflare's API names a load balancer",
-        "write `load_balancer = \"NAME\"`",
-    );
     table.refuse(
         "edge_ips",
         "is how Cloudflare's API names addresses",

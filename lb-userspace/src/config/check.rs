@@ -6,7 +6,7 @@ use super::monitor_group::ReadGroup;
 use super::pool::ReadPool;
 use super::reader::{Located, Place, Sink, suggestion};
 use super::{Declared, Document};
-use lb_core::model::{Application, Monitor, MonitorKind, Ports, Transport};
+use lb_core::model::{Application, Host, Monitor, MonitorKind, Ports, Transport};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -65,6 +65,12 @@ pub(super) fn references(
             .load_balancer
             .as_ref()
             .and_then(|name| balancers.resolve(sink, name));
+        if let Some(name) = &application.object.origin_dns
+            && balancers.objects.contains_key(name.value.as_str())
+        {
+            let help = format!("write `load_balancer = \"{}\"`", name.value);
+            sink.error(&name.place, "is the name of a load balancer", help);
+        }
         families(sink, &application.object, balancer, &pools);
     }
     origin_ports(sink, &pools, &balancers, applications);
@@ -147,8 +153,8 @@ fn families(
     balancer: Option<&ReadLoadBalancer>,
     pools: &Index<'_, ReadPool>,
 ) {
-    // Addresses, and whether clients of the other family are served too.
-    let mut reached: Vec<(IpAddr, bool)> = Vec::new();
+    // Hosts, and whether clients of the other family are served too.
+    let mut reached: Vec<(&Host, bool)> = Vec::new();
     match balancer {
         Some(balancer) => {
             for name in &balancer.pools {
@@ -157,12 +163,12 @@ fn families(
                     return;
                 };
                 let origins = pool.pool.origins.iter();
-                reached.extend(origins.map(|origin| (origin.address, origin.forwarding.is_direct())));
+                reached.extend(origins.map(|origin| (&origin.address, origin.forwarding.is_direct())));
             }
         }
         None => {
             if let lb_core::model::Destination::Direct(origins) = &application.application.destination {
-                reached.extend(origins.iter().map(|origin| (origin.address, false)));
+                reached.extend(origins.iter().map(|origin| (&origin.address, false)));
             }
         }
     }
@@ -175,10 +181,12 @@ fn families(
         .iter()
         .zip(&application.addresses)
     {
-        if !reached
-            .iter()
-            .any(|(origin, both)| *both || origin.is_ipv4() == vip.is_ipv4())
-        {
+        if !reached.iter().any(|(origin, both)| {
+            *both
+                || origin
+                    .address()
+                    .is_none_or(|origin| origin.is_ipv4() == vip.is_ipv4())
+        }) {
             let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
             let message =
                 format!("{vip} is {family}, and none of the origins behind it is: nobody can serve it");
@@ -315,8 +323,10 @@ fn loops(sink: &Sink, pools: &Index<'_, ReadPool>, applications: &[Declared<Read
         .iter()
         .flat_map(|declared| declared.object.application.addresses.iter().copied())
         .collect();
-    let warn = |address: IpAddr, place: &super::Place| {
-        if vips.contains(&address) {
+    let warn = |host: &Host, place: &super::Place| {
+        if let Some(address) = host.address()
+            && vips.contains(&address)
+        {
             let message = format!("{address} is also the address of an application");
             let help = "packets that lb forwards are not handled a second time: name the machine behind it";
             sink.warning(place, message, help.to_owned());
@@ -325,14 +335,14 @@ fn loops(sink: &Sink, pools: &Index<'_, ReadPool>, applications: &[Declared<Read
     for pool in &pools.in_order {
         for (origin, places) in pool.pool.origins.iter().zip(&pool.origins) {
             if let Some(place) = &places.address {
-                warn(origin.address, place);
+                warn(&origin.address, place);
             }
         }
     }
     for declared in applications {
         if let lb_core::model::Destination::Direct(origins) = &declared.object.application.destination {
             for (origin, place) in origins.iter().zip(&declared.object.direct) {
-                warn(origin.address, place);
+                warn(&origin.address, place);
             }
         }
     }

@@ -1,9 +1,9 @@
-//! `origin_direct`: origins without a load balancer, such as `tcp://10.0.0.11:8080`.
+//! `origin_direct` and `origin_dns`: origins without a load balancer, such as `tcp://10.0.0.11:8080`.
 
 use super::address;
 use super::application::{number, ports};
-use super::reader::{Place, Value};
-use lb_core::model::{DirectOrigin, Ports, Transport};
+use super::reader::{Located, Place, Table, Value};
+use lb_core::model::{DirectOrigin, Host, Ports, RecordType, Transport};
 use std::net::{IpAddr, SocketAddr};
 
 /// The origins, with the application's transport and as many ports as it has.
@@ -68,19 +68,34 @@ fn origin(item: &Value<'_>, protocol: Option<(Transport, Ports)>) -> Option<Dire
         },
         _ => (rest.to_owned(), Ports::single(1)),
     };
-    let Ok(socket) = rest.parse::<SocketAddr>() else {
-        let host = rest.rsplit_once(':').map_or(rest.as_str(), |(host, _)| host);
-        return match rest.parse::<IpAddr>().is_ok() || rest.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
-        {
-            true => wrong(format!("\"{text}\" has no port"), example),
-            false if address::is_host_name(host) => wrong(
-                format!("\"{text}\" names a host; host names are not supported in this version"),
-                "write its IP address".to_owned(),
-            ),
-            false => wrong(format!("\"{rest}\" is not an address with a port"), example),
-        };
+    let socket = rest.parse::<SocketAddr>().ok();
+    let named = rest
+        .rsplit_once(':')
+        .filter(|(host, _)| address::is_host_name(host) || !host.is_ascii());
+    let (host, port) = match (socket, named) {
+        (Some(socket), _) => (Host::Address(socket.ip()), socket.port()),
+        (None, Some((host, port))) => {
+            let name = match address::host_name(host) {
+                Ok(name) => name,
+                Err((flaw, help)) => {
+                    item.error(format!("\"{host}\" {flaw}"), help.map(str::to_owned));
+                    return None;
+                }
+            };
+            match ports(port) {
+                Ok(port) => (Host::Name(name), port.first()),
+                Err(message) => return wrong(message, example),
+            }
+        }
+        (None, None) => {
+            let bare = rest.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+            return match bare || address::is_host_name(&rest) {
+                true => wrong(format!("\"{text}\" has no port"), example),
+                false => wrong(format!("\"{rest}\" is not an address with a port"), example),
+            };
+        }
     };
-    if socket.port() == 0 {
+    if port == 0 {
         return wrong(
             format!("\"{text}\" has port 0"),
             "use a port from 1 to 65535".to_owned(),
@@ -94,13 +109,59 @@ fn origin(item: &Value<'_>, protocol: Option<(Transport, Ports)>) -> Option<Dire
         );
         return wrong(message, example);
     }
-    if let Some((flaw, help)) = address::flaw(socket.ip()) {
-        let message = format!("{} is {flaw} and cannot be the address of an origin", socket.ip());
+    if let Some((address, (flaw, help))) = host
+        .address()
+        .and_then(|address| Some((address, address::flaw(address)?)))
+    {
+        let message = format!("{address} is {flaw} and cannot be the address of an origin");
         item.error(message, help.map(str::to_owned));
         return None;
     }
     Some(DirectOrigin {
-        address: socket.ip(),
-        port: socket.port(),
+        address: host,
+        record_type: RecordType::Any,
+        port,
     })
+}
+
+/// `origin_dns = { name = "db.example.com", type = "A" }`: the host name with its place, and which of its addresses.
+pub(super) fn dns(table: &Table<'_>) -> Option<(Located<String>, RecordType)> {
+    let table = table.table("origin_dns")?;
+    let value = table.require("name", "the host name of the origins")?;
+    let types = [
+        ("", Some(RecordType::Any)),
+        ("A", Some(RecordType::A)),
+        ("AAAA", Some(RecordType::Aaaa)),
+        ("SRV", None),
+    ];
+    let given = table.get("type");
+    let record_type = given.as_ref().and_then(|value| value.word(&types));
+    if let (Some(value), Some(None)) = (&given, record_type) {
+        let help = "name the host itself, and its port with `origin_port`";
+        value.error("SRV records are not looked up", help.to_owned());
+    }
+    if let Some(ttl) = table.get("ttl") {
+        // Cloudflare's range. The record's own counts here.
+        let _ = ttl.integer(600..=u32::MAX);
+    }
+    table.report_unknown();
+    let text = value.string()?;
+    if text.parse::<IpAddr>().is_ok() {
+        let help = "write `origin_direct = [\"tcp://ADDRESS:PORT\"]`";
+        value.error(format!("\"{text}\" is an address"), help.to_owned());
+        return None;
+    }
+    match address::host_name(text) {
+        Ok(name) if address::is_host_name(&name) => {
+            Some((value.locate(name), record_type.flatten().unwrap_or_default()))
+        }
+        Ok(_) => {
+            value.error(format!("\"{text}\" is not a host name"), None);
+            None
+        }
+        Err((flaw, help)) => {
+            value.error(format!("\"{text}\" {flaw}"), help.map(str::to_owned));
+            None
+        }
+    }
 }

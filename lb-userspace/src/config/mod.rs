@@ -15,7 +15,9 @@ mod check;
 mod declared;
 mod diagnostic;
 mod direct;
+mod dns;
 mod geoip;
+mod history;
 mod lines;
 mod load_balancer;
 mod monitor;
@@ -29,6 +31,7 @@ mod steering;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
 pub use access::Imports;
 pub(crate) use address::is_host_name;
@@ -220,6 +223,8 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
     let lists = access::Lists::new(imports);
     let datapath = node::datapath(root.table("datapath"), &lists);
     let api = node::api(root.table("api"));
+    let dns = dns::dns(root.table("dns"));
+    let history = history::history(root.table("history"));
     let monitors = objects(roots, Kind::Monitor, monitor::monitor);
     let groups = objects(roots, Kind::MonitorGroup, monitor_group::monitor_group);
     let pools = objects(roots, Kind::Pool, pool::pool);
@@ -228,6 +233,8 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
     let application = |name: &Located<String>, table| application::application(name, table, &lists);
     let applications = objects(roots, Kind::Application, application);
     let geoip = geoip::geoip(root, &lists);
+    let names: Vec<&str> = pools.iter().map(|pool| pool.name.value.as_str()).collect();
+    let webhooks = webhook::webhooks(root, &names);
     for root in roots {
         root.report_unknown();
     }
@@ -243,6 +250,9 @@ fn configuration(roots: &[Table<'_>], imports: &Imports, defaults: &HostDefaults
         node,
         datapath,
         api,
+        dns,
+        history,
+        webhooks,
         monitors: monitors.into_iter().map(|declared| declared.object).collect(),
         monitor_groups: monitor_group::groups(groups),
         pools: pools.into_iter().map(|declared| declared.object.pool).collect(),

@@ -332,7 +332,7 @@ fn text(table: &Table<'_>, key: &'static str) -> Option<Located<String>> {
 }
 
 /// A path that does not depend on where the command was started.
-fn absolute(value: &Value<'_>) -> Option<PathBuf> {
+pub(super) fn absolute(value: &Value<'_>) -> Option<PathBuf> {
     let text = value.string()?;
     if text.contains('\0') || !text.starts_with('/') {
         value.error(

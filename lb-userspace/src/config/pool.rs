@@ -1,9 +1,10 @@
 //! `[pools.NAME]` and `[pools.NAME.origins.NAME]`.
 
 use super::reader::{Located, Place, Sink, Table, Value};
-use super::{address, check_name, enabled, node, seconds};
+use super::{address, check_name, enabled, node, seconds, webhook};
 use lb_core::model::{
-    Coordinates, Forwarding, LoadShedding, OnUnhealthy, Origin, OriginSteering, Pool, SheddingPolicy, Weight,
+    Coordinates, Forwarding, Host, LoadShedding, OnUnhealthy, Origin, OriginSteering, Pool, SheddingPolicy,
+    Weight,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -71,6 +72,7 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
             .get("drain_timeout")
             .and_then(|value| seconds(&value, 0.0..=604_800.0))
             .unwrap_or(Pool::DRAIN_TIMEOUT),
+        notification_filter: webhook::notification_filter(&table),
         origins,
     };
     if pool.on_unhealthy == OnUnhealthy::Reset
@@ -99,8 +101,7 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
         );
     }
     table.unsupported("health_sources", "each node probes for itself");
-    table.unsupported("notification_filter", "watch the events of the API instead");
-    table.unsupported("notification_email", "watch the events of the API instead");
+    table.unsupported("notification_email", "have a webhook told: [webhooks.NAME]");
     table.inert("check_regions", "each node probes for itself");
     table.inert("networks", "it belongs to Cloudflare's network");
     table.note("description");
@@ -231,14 +232,14 @@ fn origins(table: &Table<'_>, forwarding: &ReadForwarding) -> (Vec<Origin>, Vec<
         let help = format!("add [{}.origins.NAME] with an `address`", table.place.field);
         table.sink.error(&table.place, "the pool has no origins", help);
     }
-    let mut seen: HashMap<(IpAddr, Option<u16>), String> = HashMap::new();
+    let mut seen: HashMap<(Host, Option<u16>), String> = HashMap::new();
     for (name, value) in named.entries() {
         check_name(table.sink, &name);
         let Some(fields) = value.table() else { continue };
         let (origin, place) = origin(&name, fields, forwarding);
         if let Some(place) = &place.address {
             let twin = seen
-                .entry((origin.address, origin.port))
+                .entry((origin.address.clone(), origin.port))
                 .or_insert(origin.name.clone());
             if *twin != origin.name {
                 let message = format!(
@@ -256,14 +257,14 @@ fn origins(table: &Table<'_>, forwarding: &ReadForwarding) -> (Vec<Origin>, Vec<
 }
 
 fn origin(name: &Located<String>, table: Table<'_>, pool: &ReadForwarding) -> (Origin, OriginPlaces) {
-    let value = table.require("address", "an origin needs an IP address");
-    let address = value
-        .as_ref()
-        .and_then(|value| address::address(value, "an origin"));
+    let value = table.require("address", "an origin needs an IP address or a host name");
+    let address = value.as_ref().and_then(address::host);
     let port = table.get("port");
     let origin = Origin {
         name: name.value.clone(),
-        address: address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        address: address
+            .clone()
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into()),
         port: port.as_ref().and_then(Value::optional_port),
         weight: table
             .get("weight")
@@ -277,7 +278,7 @@ fn origin(name: &Located<String>, table: Table<'_>, pool: &ReadForwarding) -> (O
         "virtual_network_id",
         "origins are reached by the routes of this node",
     );
-    table.inert("flatten_cname", "origins are IP addresses");
+    table.inert("flatten_cname", "lb keeps no DNS records");
     table.note("description");
     table.report_unknown();
     let places = OriginPlaces {

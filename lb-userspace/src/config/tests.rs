@@ -1,6 +1,7 @@
 //! Files that are right, and files that are wrong in many ways: every mistake is found, at its place.
 
 mod documents;
+mod names;
 mod steering;
 
 use super::*;
@@ -46,9 +47,9 @@ macro_rules! broken_files {
 #[test]
 fn every_mistake_of_a_broken_file_is_reported_at_its_place() {
     let files = broken_files!(
-        "access" "api" "applications" "columns" "datapath" "direct" "forwarding" "geoip" "http" "limits" "load_balancers" "monitors"
+        "access" "api" "applications" "columns" "datapath" "direct" "forwarding" "geoip" "history" "http" "limits" "load_balancers" "monitors"
         "monitor_groups" "names" "node"
-        "one_line" "origins" "pool_sets" "pools" "ranges" "refused" "steering" "syntax" "types" "unknown" "warnings"
+        "one_line" "origins" "pool_sets" "pools" "ranges" "refused" "steering" "syntax" "types" "unknown" "warnings" "webhooks"
     );
     for (name, text, expected) in files {
         assert_eq!(verdict(text), expected, "{name}.toml");

@@ -7,7 +7,7 @@ use crate::config::{self, ConfigErrors, HostDefaults};
 use crate::objects::{Catalog, Entry, FileObjects, Id, render};
 use crate::wire::{ErrorCode, ErrorDetail, FieldDiff, PartDiff, Plan, Problem, ShareDiff, Side, TrafficDiff};
 use lb_core::difference::{Fate, PartChange, differences};
-use lb_core::engine::{Move, moves};
+use lb_core::engine::{Move, NameRecord, moves};
 use lb_core::model::Config;
 use lb_core::steering::Family;
 use std::collections::BTreeSet;
@@ -35,9 +35,10 @@ impl Node {
             (Err(refusal), _) | (_, Err(refusal)) => return drop(reply.send(Err(refusal))),
         };
         let (from, to) = (self.title(from), self.title(to));
+        let names = self.known_names();
         tokio::task::spawn_blocking(move || {
             // A client that has gone does not want it any more.
-            let _ = reply.send(plan(from, before, to, after));
+            let _ = reply.send(plan(from, before, to, after, &names));
         });
     }
 
@@ -74,7 +75,7 @@ impl Node {
 
     fn title(&self, side: &Side) -> String {
         match side {
-            Side::Running => format!("running (revision {})", self.objects.records.history.number()),
+            Side::Running => format!("running (revision {})", self.objects.records.revisions.number()),
             Side::File => self.config_path.display().to_string(),
             Side::Draft(name) => format!("draft {name}"),
             Side::Revision(number) => format!("revision {number}"),
@@ -83,10 +84,16 @@ impl Node {
     }
 }
 
-fn plan(from: String, before: Compared, to: String, after: Compared) -> Result<Plan, ErrorDetail> {
+fn plan(
+    from: String,
+    before: Compared,
+    to: String,
+    after: Compared,
+    names: &[NameRecord],
+) -> Result<Plan, ErrorDetail> {
     let (before, _) = before.compile()?;
     let (after, warnings) = after.compile()?;
-    let traffic = moves(&before, &after)
+    let traffic = moves(&before, &after, names)
         .map_err(|why| ErrorDetail::new(ErrorCode::Conflict, format!("it cannot come into force: {why}")))?;
     Ok(Plan {
         from,

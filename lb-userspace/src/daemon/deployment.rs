@@ -179,12 +179,14 @@ impl Node {
             ErrorDetail::new(ErrorCode::Forbidden, message)
         })?;
         let (file, left_out) = (Rc::clone(&self.objects.file), self.objects.left_out.clone());
-        self.force(config, new)
-            .map_err(|why| conflict(format!("the old configuration stays: {why}")))?;
+        self.journal.cause = Some(format!("deployment: {}", wanted.note));
+        let forced = self.force(config, new);
+        self.journal.cause = None;
+        forced.map_err(|why| conflict(format!("the old configuration stays: {why}")))?;
         let mut changes = rows(&former, &self.objects.catalog());
         let undo = undo(&former, &changes);
         changes.extend(self.objects.push_revision(wanted.cause, wanted.note, undo));
-        let revision = self.objects.records.history.number();
+        let revision = self.objects.records.revisions.number();
         let staged = match wanted.confirm {
             Some(time) => {
                 self.unconfirmed = Some(Unconfirmed {
@@ -234,7 +236,7 @@ impl Node {
 
     fn deployed(&self, changed: bool, loaded: &Loaded) -> Deployed {
         Deployed {
-            revision: self.objects.records.history.number(),
+            revision: self.objects.records.revisions.number(),
             changed,
             file: self.config_path.display().to_string(),
             confirm_by: self.confirm_by(),
@@ -342,7 +344,7 @@ impl Node {
         info!("{message}");
         self.record_store(message);
         Ok(Deployed {
-            revision: self.objects.records.history.number(),
+            revision: self.objects.records.revisions.number(),
             changed: false,
             file: path,
             confirm_by: None,
@@ -381,6 +383,7 @@ impl Node {
         let (revision, file) = (unconfirmed.revision, Rc::clone(&unconfirmed.former));
         let left_out = unconfirmed.left_out.clone();
         let catalog = file.with(self.objects.catalog().of_api());
+        self.journal.cause = Some(format!("revision {revision} is taken back"));
         let back = match file.compile(&catalog, &left_out) {
             Ok(compiled) => self.force(
                 compiled.config,
@@ -392,6 +395,7 @@ impl Node {
             ),
             Err((_, errors)) => Err(errors.to_string()),
         };
+        self.journal.cause = None;
         if let Err(error) = back {
             let message = format!("revision {revision} cannot be taken back: {error}; trying again");
             return Err(conflict(message));
@@ -412,7 +416,7 @@ impl Node {
             match self.go_back("lb rollback") {
                 Ok(changes) => {
                     let answer = Deployed {
-                        revision: self.objects.records.history.number(),
+                        revision: self.objects.records.revisions.number(),
                         changed: true,
                         file: self.config_path.display().to_string(),
                         confirm_by: None,
@@ -463,7 +467,7 @@ impl Node {
             Cause::Start,
             "the file has changed while no daemon ran".to_owned(),
         );
-        let history = &self.objects.records.history;
+        let history = &self.objects.records.revisions;
         let of = |revision: u64| {
             history
                 .find(revision)
@@ -501,7 +505,7 @@ impl Node {
         let objects = &mut self.objects;
         let mut changes = Vec::new();
         if !objects.is_recorded() {
-            if objects.records.history.number() == 0 {
+            if objects.records.revisions.number() == 0 {
                 note = "the first one".to_owned();
             }
             changes = objects.push_revision(cause, note, Vec::new());

@@ -20,7 +20,7 @@ impl Node {
     pub(super) fn answer_version(&mut self, request: VersionRequest) {
         match request {
             VersionRequest::Revisions { reply } => {
-                let revisions = self.objects.records.history.iter().rev();
+                let revisions = self.objects.records.revisions.iter().rev();
                 let revisions = revisions.map(|revision| self.revision_row(revision)).collect();
                 let _ = reply.send(Ok(Revisions { revisions }));
             }
@@ -65,7 +65,7 @@ impl Node {
         let saved = self.check_draft(&name, &text, file).map(|()| Draft {
             name,
             saved: micros(SystemTime::now()),
-            base: self.objects.records.history.number(),
+            base: self.objects.records.revisions.number(),
             text,
         });
         let draft = match saved {
@@ -133,7 +133,7 @@ impl Node {
                 "another file is in force since the draft `{name}` was saved at revision {} (now {}): `lb diff draft:{name}` \
                  shows what it would change; save it again, or deploy it with --force",
                 draft.base,
-                self.objects.records.history.number()
+                self.objects.records.revisions.number()
             );
             return Err(ErrorDetail::new(ErrorCode::Conflict, message));
         }
@@ -142,7 +142,7 @@ impl Node {
 
     /// Whether the file that was in force when the draft was saved is not the one that is now.
     fn draft_conflicts(&self, draft: &Draft) -> bool {
-        let history = &self.objects.records.history;
+        let history = &self.objects.records.revisions;
         let base = history.find(draft.base).and_then(|base| history.text(base));
         base.is_none_or(|base| **base != *self.objects.file.source.text())
     }
@@ -158,7 +158,7 @@ impl Node {
     }
 
     fn revision(&self, number: u64) -> Result<&Arc<Revision>, ErrorDetail> {
-        let history = &self.objects.records.history;
+        let history = &self.objects.records.revisions;
         let found = history.find(number);
         found.ok_or_else(|| {
             ErrorDetail::new(ErrorCode::NotFound, history.unknown(number)).of_field("revision")
@@ -168,7 +168,7 @@ impl Node {
     /// The file of a revision.
     pub(super) fn text_of(&self, number: u64) -> Result<String, ErrorDetail> {
         let revision = self.revision(number)?;
-        let text = self.objects.records.history.text(revision);
+        let text = self.objects.records.revisions.text(revision);
         text.map(|text| text.to_string()).ok_or_else(|| {
             let message = format!("the file of revision {number} is damaged");
             ErrorDetail::new(ErrorCode::Internal, message)
@@ -178,7 +178,7 @@ impl Node {
     /// The objects of a revision.
     pub(super) fn objects_of(&self, number: u64) -> Result<Vec<Arc<Entry>>, ErrorDetail> {
         let now = self.objects.rows();
-        let rows = self.objects.records.history.objects_at(number, &now);
+        let rows = self.objects.records.revisions.objects_at(number, &now);
         let rows = rows.map_err(|message| ErrorDetail::new(ErrorCode::NotFound, message))?;
         let entries = rows.iter().map(|row| Entry::of_row(row).map(Arc::new));
         entries.collect::<Result<_, _>>().map_err(|flaw| {
@@ -189,7 +189,7 @@ impl Node {
 
     /// What a rollback brings into force; without a number the revision before the one that is.
     pub(super) fn revision_to_deploy(&self, number: Option<u64>, force: bool) -> Result<Wanted, ErrorDetail> {
-        let history = &self.objects.records.history;
+        let history = &self.objects.records.revisions;
         let number = match number {
             Some(number) => number,
             None => {
@@ -211,7 +211,7 @@ impl Node {
     }
 
     fn revision_row(&self, revision: &Revision) -> RevisionRow {
-        let running = revision.number == self.objects.records.history.number();
+        let running = revision.number == self.objects.records.revisions.number();
         RevisionRow {
             revision: revision.number,
             first: revision.first,

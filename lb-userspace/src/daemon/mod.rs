@@ -8,6 +8,7 @@ mod events;
 mod file;
 mod interfaces;
 mod node;
+mod notices;
 mod objects;
 mod oneshot;
 mod preview;

@@ -2,6 +2,7 @@
 
 use super::deployment::{Unconfirmed, until_confirmed};
 use super::drains::Drains;
+use super::events::Journal;
 use super::interfaces::Interfaces;
 use super::objects::Objects;
 use super::preview::Previews;
@@ -21,17 +22,20 @@ use crate::datapath::pins::Pins;
 use crate::net::addresses::AddressWatch;
 use crate::net::links::LinkWatch;
 use crate::net::paths::{self, PathWatcher};
+use crate::notify::Notifier;
 use crate::probe::{self, Probes};
+use crate::resolve::Resolver;
 use crate::store::{Saver, Store};
-use crate::wire::Event as WireEvent;
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
-use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, SessionMoves};
+use lb_core::engine::{
+    Command, Engine, Environment, Event, Kept, NameRecord, Path, ProbeRequest, SessionMoves,
+};
 use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
 use lb_core::time::Timestamp;
 use lb_core::view::View;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,9 +90,9 @@ pub struct Node {
     pub(super) tracer: Tracer,
     /// Whether a step of the writer has failed since everything was written.
     unwritten: bool,
-    pub(super) events: VecDeque<WireEvent>,
+    pub(super) journal: Journal,
+    pub(super) notifier: Notifier,
     pub(super) started: Instant,
-    pub(super) next_event: u64,
     /// Why the last configuration was refused, for the answer to a reload.
     pub(super) refusal: Option<String>,
     saver: Option<Saver>,
@@ -97,6 +101,7 @@ pub struct Node {
     pub(super) ways: ProbeWays,
     observations: mpsc::UnboundedSender<Event>,
     observed: mpsc::UnboundedReceiver<Event>,
+    pub(super) resolver: Resolver,
     pub(super) paths: PathWatcher,
     pub(super) interfaces: Interfaces,
     links: LinkWatch,
@@ -207,6 +212,8 @@ impl Node {
             false => flags,
         };
         let store = open_store(&config);
+        let mut journal = Journal::new();
+        journal.open(&config.node.state_dir, config.history);
         let environment = Environment {
             kept: store.as_ref().map_or_else(Kept::default, |store| {
                 store.load().unwrap_or_else(|error| {
@@ -231,6 +238,7 @@ impl Node {
         };
         let server = tokio::spawn(server.serve(handle, stop.clone(), closed.clone()));
         let (observations, observed) = mpsc::unbounded_channel();
+        let resolver = Resolver::new(&config.dns, observations.clone());
         let (sweeps, swept) = mpsc::channel(1);
         let file = FileWatch::new(&config_path)
             .inspect_err(|error| warn!(error = %format!("{error:#}"), "changes of the file are not noticed"));
@@ -255,9 +263,9 @@ impl Node {
             drains: Drains::default(),
             tracer,
             unwritten: false,
-            events: VecDeque::new(),
+            journal,
+            notifier: Notifier::new(Arc::clone(&probes)),
             started,
-            next_event: 1,
             refusal: None,
             saver: store.map(Saver::start),
             probes,
@@ -265,6 +273,7 @@ impl Node {
             ways: ProbeWays::default(),
             observations,
             observed,
+            resolver,
             paths,
             interfaces,
             links,
@@ -299,6 +308,7 @@ impl Node {
             node.leave(&indexes);
             node.find_paths().await;
         }
+        node.resume_notices();
         if let Some(problem) = node.objects.problem.clone() {
             node.record_store(problem);
         }
@@ -357,6 +367,8 @@ impl Node {
                 Some(paths) = self.path_changes.recv() => self.tell(Event::Paths(paths)),
                 () = sleep_until(deadline) => self.tell(Event::Tick),
                 committed = self.objects.committed() => self.settle(&committed),
+                news = self.journal.news() => self.settle_history(news),
+                news = self.notifier.news() => self.settle_notice(news),
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 _ = hangup.recv() => drop(self.reload("SIGHUP").await),
                 () = changed(&mut self.file) => drop(self.reload("the file has changed").await),
@@ -390,6 +402,7 @@ impl Node {
         self.end_trace();
         self.leave_unconfirmed();
         self.close_store().await;
+        self.close_history().await;
         self.stop.cancel();
         if self.handed_over {
             self.leave_to_another().await;
@@ -428,6 +441,11 @@ impl Node {
         }
     }
 
+    /// The addresses of origins' host names.
+    pub(super) fn known_names(&self) -> Vec<NameRecord> {
+        self.engine.known_names()
+    }
+
     /// Tells the engine what has happened and does what it asks for.
     pub(super) fn tell(&mut self, event: Event) {
         let now = Timestamp(self.started.elapsed());
@@ -446,7 +464,9 @@ impl Node {
             }
             Command::Probe(request) => self.probe(request),
             Command::WatchPaths(addresses) => self.paths.watch(addresses),
+            Command::WatchNames(names) => self.resolver.watch(names),
             Command::Publish(view) => {
+                self.journal.follow(&view, &self.config);
                 // Nobody may be looking.
                 let _ = self.view.send_replace(view);
             }

@@ -393,6 +393,16 @@ impl Node {
         let compiled = compiled
             .map_err(|(rendered, errors)| refusal(&applied.catalog, &rendered, &applied.entry, &errors))?;
         self.fits_unconfirmed(applied.catalog.of_api(), &left_out)?;
+        let (entry, verb) = (
+            &applied.entry,
+            if applied.deleted { "deleted" } else { "changed" },
+        );
+        let cause = format!(
+            "the API has {verb} the {} `{}`",
+            entry.kind().noun(),
+            entry.title()
+        );
+        self.journal.cause = Some(cause);
         self.configure(compiled.config)
             .map_err(|why| Failure::new(400, 1002, why))?;
         Ok((applied.catalog, applied.entry))
@@ -404,6 +414,7 @@ impl Node {
             config.datapath.interfaces.clone_from(&self.overrides);
         }
         if config == *self.config {
+            self.journal.cause = None;
             return Ok(());
         }
         let config = Arc::new(config);
@@ -430,6 +441,7 @@ impl Node {
             self.give_up(then, &why);
         }
         error!("a change could not be saved: going back to what is on the disk");
+        self.journal.cause = Some("changes could not be saved, and are undone".to_owned());
         let objects = &mut self.objects;
         let Durable {
             objects: of_api,

@@ -11,7 +11,8 @@ use crate::datapath::ways;
 use crate::net::addresses;
 use crate::net::interface;
 use crate::net::paths::PathWatcher;
-use lb_core::engine::{Command, Engine, Environment, Event, Path, Report};
+use crate::resolve;
+use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, Report};
 use lb_core::model::Config;
 use lb_core::time::Timestamp;
 use std::sync::Arc;
@@ -67,8 +68,13 @@ async fn fill(loaded: Loaded, interface: String) -> Result<(), Failure> {
         .collect();
     let others = interface::all()?;
     interfaces.extend(others.into_iter().filter(|other| attached.contains(&other.index)));
+    let kept = Kept {
+        names: resolve::once(&config).await,
+        ..Kept::default()
+    };
     let environment = Environment {
         assume_healthy: true,
+        kept,
         ..setup::environment(&datapath, setup::flags(&interfaces))?
     };
     let mut engine = Engine::new(environment, Timestamp::default());
@@ -127,10 +133,11 @@ fn execute(commands: Vec<Command>, datapath: &mut Datapath, paths: &PathWatcher)
             Command::Apply(steps) => datapath.writer.apply(&steps)?,
             Command::WatchPaths(addresses) => paths.watch(addresses),
             Command::Report(Report::Refused(why)) => return Err(Failure::new(Exit::Failed, why)),
-            // Without a daemon nobody removes what remembers sessions.
+            // Names were looked up before, and without a daemon nobody does it again, nor removes what remembers sessions.
             Command::Probe(_)
             | Command::Publish(_)
             | Command::Persist(_)
+            | Command::WatchNames(_)
             | Command::Shed(_)
             | Command::Report(_) => {}
         }

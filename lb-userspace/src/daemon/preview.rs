@@ -8,8 +8,9 @@ use crate::config::Kind;
 use crate::objects::{Action, Change, Id, Moment, refusal};
 use crate::probe::{self, Probes};
 use lb_core::engine::{ProbeRequest, TargetId};
-use lb_core::health::Observation;
-use lb_core::model::{Monitor, MonitorKind, Pool};
+use lb_core::health::{FailureReason, Observation};
+use lb_core::model::{Host, Monitor, MonitorKind, Pool};
+use lb_core::view::NameView;
 use serde_json::{Map, Value};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -84,10 +85,11 @@ impl Node {
             let Some(pool) = config.pool(&entry.name).cloned() else {
                 continue;
             };
+            let names = self.view.borrow().names.clone();
             let (previews, id, pool_id) = (self.previews.clone(), id.clone(), entry.id.clone());
             let (probes, monitor) = (Arc::clone(&self.probes), Arc::clone(&monitor));
             tokio::spawn(async move {
-                let found = of_pool(&pool, &monitor, &probes).await;
+                let found = of_pool(&pool, &names, &monitor, &probes).await;
                 previews.add(&id, &pool_id, found);
             });
         }
@@ -95,7 +97,13 @@ impl Node {
     }
 }
 
-async fn of_pool(pool: &Pool, monitor: &Arc<Monitor>, probes: &Arc<Probes>) -> PreviewedPool {
+/// Runs against all addresses of a pool's origins.
+async fn of_pool(
+    pool: &Pool,
+    names: &[NameView],
+    monitor: &Arc<Monitor>,
+    probes: &Arc<Probes>,
+) -> PreviewedPool {
     let mut runs = JoinSet::new();
     for (index, origin) in pool
         .origins
@@ -109,17 +117,30 @@ async fn of_pool(pool: &Pool, monitor: &Arc<Monitor>, probes: &Arc<Probes>) -> P
             MonitorKind::Smtp => 25,
             _ => 0,
         };
-        let request = ProbeRequest {
+        let request = |address| ProbeRequest {
             target: TargetId(u64::MAX),
             attempt: 0,
             monitor: Arc::clone(monitor),
-            address: origin.address,
+            address,
             port: monitor.port.or(origin.port).unwrap_or(own),
             host: origin.host.clone(),
+            host_name: origin.address.name().map(str::to_owned),
             via: None,
         };
-        let probes = Arc::clone(probes);
-        runs.spawn(async move { (index, run(&request, &probes).await) });
+        let addresses = match &origin.address {
+            Host::Address(address) => vec![*address],
+            Host::Name(name) => {
+                let known = names.iter().find(|known| known.name == *name);
+                known.map_or_else(Vec::new, |known| known.addresses.clone())
+            }
+        };
+        if addresses.is_empty() {
+            runs.spawn(async move { (index, Err(FailureReason::DnsUnknownHost)) });
+        }
+        for request in addresses.into_iter().map(request) {
+            let probes = Arc::clone(probes);
+            runs.spawn(async move { (index, run(&request, &probes).await) });
+        }
     }
     let mut found = runs.join_all().await;
     found.sort_by_key(|(index, _)| *index);

@@ -6,7 +6,7 @@ use super::objects::{ChangeReply, Objects, micros};
 use crate::api::Reply;
 use crate::cloudflare::Failure;
 use crate::objects::{Catalog, Entry};
-use crate::store::{Cause, Draft, Further, History, NewRevision, RowChange, Table, Undo, Unfinished};
+use crate::store::{Cause, Draft, Further, NewRevision, RevisionLog, RowChange, Table, Undo, Unfinished};
 use crate::wire::{ErrorCode, ErrorDetail};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use tracing::info;
 /// What the store holds beside the objects.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
-    pub history: History,
+    pub revisions: RevisionLog,
     /// By name.
     pub drafts: BTreeMap<String, Arc<Draft>>,
     /// What a daemon before this one has left half done.
@@ -28,7 +28,7 @@ impl Records {
     /// The records that rows tell, and what about them cannot be understood.
     pub fn read(further: &Further) -> (Self, Vec<String>) {
         let rows = |table| further.get(&table).map_or(&[][..], Vec::as_slice);
-        let (history, mut flaws) = History::read(rows(Table::Revisions), rows(Table::Texts));
+        let (revisions, mut flaws) = RevisionLog::read(rows(Table::Revisions), rows(Table::Texts));
         let mut drafts = BTreeMap::new();
         for row in rows(Table::Drafts) {
             match Draft::of_row(row) {
@@ -38,7 +38,7 @@ impl Records {
         }
         let unfinished = Unfinished::of_rows(rows(Table::Unfinished));
         let records = Self {
-            history,
+            revisions,
             drafts,
             unfinished,
         };
@@ -87,8 +87,8 @@ impl Objects {
     /// Notes that what is in force now is a revision; returns the rows to be written. Changes of objects that come while
     /// the one before is being written are one revision with it.
     pub(super) fn push_revision(&mut self, cause: Cause, note: String, undo: Vec<Undo>) -> Vec<RowChange> {
-        let history = &mut self.records.history;
-        let joins = cause == Cause::Api && history.number() != self.durable.records.history.number();
+        let history = &mut self.records.revisions;
+        let joins = cause == Cause::Api && history.number() != self.durable.records.revisions.number();
         history.push(NewRevision {
             time: micros(SystemTime::now()),
             cause,
@@ -101,7 +101,7 @@ impl Objects {
 
     /// Whether the file that is in force is that of the last revision.
     pub(super) fn is_recorded(&self) -> bool {
-        let history = &self.records.history;
+        let history = &self.records.revisions;
         let text = history.running().and_then(|running| history.text(running));
         text.is_some_and(|text| **text == *self.file.source.text())
     }

@@ -74,7 +74,10 @@ impl Node {
             }
             return Err(why);
         }
+        self.journal.limit(config.history);
+        self.resolver.configure(&config.dns);
         self.config = whole;
+        self.configure_webhooks();
         self.objects.replace_file(file);
         if elsewhere {
             self.follow_interfaces();
@@ -88,7 +91,9 @@ impl Node {
     /// As [`Self::read_again`].
     pub(super) async fn reload(&mut self, cause: &str) -> Result<Loaded, ReloadError> {
         info!(cause, "reading the configuration again");
+        self.journal.cause = Some(format!("{}: {cause}", self.config_path.display()));
         let result = self.read_again();
+        self.journal.cause = None;
         match &result {
             Ok(loaded) => {
                 self.note_reload(cause);

@@ -6,8 +6,8 @@ use crate::api::{Reply, Request};
 use crate::datapath::flows::Flow;
 use crate::datapath::question::Question;
 use crate::wire::{
-    Counters, Drops, ErrorCode, ErrorDetail, Events, Explain, ExplainQuery, FlowFilter, FlowRow, Flows,
-    Flushed, HandedOver, NodeStatus, Ordered, Problem, Reloaded, Status, StoredObjects,
+    Counters, Drops, ErrorCode, ErrorDetail, Explain, ExplainQuery, FlowFilter, FlowRow, Flows, Flushed,
+    HandedOver, NodeStatus, Ordered, Problem, Reloaded, Status, StoredObjects,
 };
 use lb_common::abi::{ABI_VERSION, FlowCore, OriginId, Protocol};
 use lb_core::view::View;
@@ -64,16 +64,8 @@ impl Node {
                 let verdicts = named(self.datapath.reader.verdicts());
                 let _ = reply.send(Ok(Drops { drops, verdicts }));
             }
-            Request::Events { since, reply } => {
-                let events = self
-                    .events
-                    .iter()
-                    .filter(|event| event.sequence > since)
-                    .cloned()
-                    .collect();
-                let next = self.events.back().map_or(0, |event| event.sequence);
-                let _ = reply.send(Ok(Events { events, next }));
-            }
+            Request::Events { query, reply } => self.journal.list(query, reply),
+            Request::HealthHistory { query, reply } => self.journal.health(query, reply),
         }
     }
 
@@ -98,12 +90,17 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
             uptime_seconds: self.started.elapsed().as_secs(),
-            store_problem: self.objects.problem.clone(),
+            store_problem: self
+                .objects
+                .problem
+                .clone()
+                .or_else(|| self.journal.problem.clone()),
             listen: Some(self.listen.clone()),
             ..NodeStatus::default()
         };
         let mut status = Status::new(&view, &counters, node, self.interface_status());
         status.unattached = self.unattached();
+        status.webhooks = self.notifier.status();
         (status.monitoring.attempts, status.monitoring.max_attempts) = self.probes.load();
         status
     }

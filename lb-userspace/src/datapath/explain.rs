@@ -173,7 +173,10 @@ impl Recorder<'_> {
 
     fn origin_name(&self, id: OriginId) -> String {
         match self.origin_view(id) {
-            Some((pool, origin)) => format!("{}/{}", pool.name, origin.name),
+            Some((pool, origin)) => match &origin.host_name {
+                Some(name) => format!("{}/{} ({name})", pool.name, origin.name),
+                None => format!("{}/{}", pool.name, origin.name),
+            },
             None => format!("#{}", id.0),
         }
     }

@@ -88,7 +88,13 @@ impl Change {
                 deleted: true,
             });
         };
-        let body = read(kind, body, former.as_deref(), moment)?;
+        let mut body = read(kind, body, former.as_deref(), moment)?;
+        if let Body::Application(application) = &mut body
+            && let Some(dns) = &mut application.origin_dns
+        {
+            let balancer = catalog.named(Kind::LoadBalancer, &dns.name);
+            dns.host_name = balancer.is_none() && application.origin_port.is_some();
+        }
         let entry = Arc::new(entry(catalog, body, former.as_deref(), moment)?);
         match objects.iter_mut().find(|other| other.id == entry.id) {
             Some(place) => *place = Arc::clone(&entry),
@@ -337,7 +343,7 @@ fn reason(catalog: &Catalog, rendered: &Rendered, changed: &Entry, error: &Diagn
         ("", _) => format!("{}{help}", error.message),
         (_, "/origin_dns/name") if error.message.starts_with("there is no load balancer") => {
             format!(
-                "{field}: {}{help}, and origins that are host names are not supported in this version",
+                "{field}: {}{help}, and a host name needs an `origin_port`",
                 error.message
             )
         }

@@ -128,6 +128,9 @@ fn application(fields: &mut Map<String, Value>, name: &str) {
     fields.insert("dns".to_owned(), json!({"name": name, "type": "ADDRESS"}));
     let addresses = fields.remove("addresses").unwrap_or_default();
     fields.insert("edge_ips".to_owned(), json!({"type": "static", "ips": addresses}));
+    if let Some(dns) = fields.get_mut("origin_dns").and_then(Value::as_object_mut) {
+        dns.insert("host_name".to_owned(), json!(true));
+    }
     if let Some(balancer) = fields.remove("load_balancer") {
         fields.insert("origin_dns".to_owned(), json!({"name": balancer}));
     }

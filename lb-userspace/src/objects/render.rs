@@ -287,7 +287,20 @@ impl<'c> Writer<'c> {
             self.field(table, "origin_direct", "origin_direct", &origins);
         }
         if let Some(dns) = &application.origin_dns {
-            self.field(table, "load_balancer", "origin_dns/name", &text(&dns.name));
+            let balancer = self.catalog.named(Kind::LoadBalancer, &dns.name);
+            if balancer.is_some() || !dns.host_name {
+                self.field(table, "load_balancer", "origin_dns/name", &text(&dns.name));
+            } else {
+                let dns = serde_json::json!({"name": dns.name, "type": dns.r#type, "ttl": dns.ttl});
+                self.field(table, "origin_dns", "origin_dns", &dns);
+                for key in ["name", "type", "ttl"] {
+                    self.note(
+                        table,
+                        &format!("{}.origin_dns.{key}", table.field),
+                        &format!("origin_dns/{key}"),
+                    );
+                }
+            }
         }
         // Direct origins have their own.
         if let (Some(port), None) = (&application.origin_port, &application.origin_direct)

@@ -1,5 +1,7 @@
 //! Changes, what becomes of them in the configuration, and what is said when nothing does.
 
+mod names;
+
 use super::*;
 use crate::cloudflare::Failure;
 use crate::config::{Compiled, HostDefaults, Imports, Kind, Source, compile};
@@ -394,8 +396,7 @@ fn mistakes_are_told_at_their_place_in_the_body() {
             Kind::Application,
             json!({"protocol": "tcp/80", "dns": {"name": "a"}, "origin_dns": {"name": "nowhere.example.com"}}),
             11001,
-            "origin_dns.name: there is no load balancer `nowhere.example.com`, and origins that are host names are not \
-             supported in this version",
+            "origin_dns.name: there is no load balancer `nowhere.example.com`, and a host name needs an `origin_port`",
             "/origin_dns/name",
         ),
         (

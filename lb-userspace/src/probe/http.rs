@@ -43,6 +43,9 @@ pub(super) async fn attempt(
     let mut headers = probe.headers.iter();
     let named = headers.find(|(name, _)| name.eq_ignore_ascii_case("host"));
     let host = request.host.as_deref().or(named.map(|(_, value)| value.as_str()));
+    let host_name = request.host_name.as_deref();
+    let own = host_name.map(|name| super::redirect::authority(name, request.port, https));
+    let host = host.or(own.as_deref());
     let mut target = Target::first(origin, https, host, &probe.path);
     let mut method = Method::from_bytes(probe.method.as_bytes())
         .map_err(|_| FailureReason::Other(format!("{:?} is not an HTTP method", probe.method)))?;

@@ -83,6 +83,23 @@ impl Probes {
         timeout(PATIENCE, permit).await.ok()?.ok()
     }
 
+    /// A TLS session for others than probes: certificates are verified as for `https` monitors.
+    pub(crate) async fn tls_session(
+        &self,
+        host: &str,
+        stream: tokio::net::TcpStream,
+        allow_insecure: bool,
+    ) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, FailureReason> {
+        self.tls.client(allow_insecure).handshake(host, stream).await
+    }
+
+    /// A number that nobody can guess; 0 if the system has none.
+    pub(crate) fn random_number(&self) -> u64 {
+        let mut bytes = [0; 8];
+        let filled = self.random.fill(&mut bytes);
+        filled.map_or(0, |()| u64::from_ne_bytes(bytes))
+    }
+
     /// How many attempts are going on, and how many may.
     #[must_use]
     pub fn load(&self) -> (usize, usize) {

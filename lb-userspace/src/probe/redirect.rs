@@ -102,7 +102,7 @@ fn literal(address: IpAddr) -> String {
     }
 }
 
-fn authority(host: &str, port: u16, tls: bool) -> String {
+pub(super) fn authority(host: &str, port: u16, tls: bool) -> String {
     if port == default_port(tls) {
         host.to_owned()
     } else {

@@ -29,6 +29,7 @@ pub(super) fn request(kind: MonitorKind, to: SocketAddr) -> ProbeRequest {
         address: to.ip(),
         port: to.port(),
         host: None,
+        host_name: None,
         via: None,
     }
 }

@@ -19,7 +19,7 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 pub enum Table {
     /// The objects that are in force.
     Objects,
-    /// What was in force, see [`super::History`].
+    /// What was in force, see [`super::RevisionLog`].
     Revisions,
     /// The files of revisions.
     Texts,

@@ -1,7 +1,7 @@
 //! What outlives the daemon on disk: the health that a next start may restore, and the drains it goes on with.
 
 use anyhow::{Context, Result};
-use lb_core::engine::{DrainRecord, HealthRecord, Kept};
+use lb_core::engine::{DrainRecord, HealthRecord, Kept, NameRecord};
 use lb_core::health::FailureReason;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -30,6 +30,15 @@ struct HealthFile {
     origins: Vec<Row>,
     #[serde(default)]
     drains: Vec<DrainRow>,
+    #[serde(default)]
+    names: Vec<NameRow>,
+}
+
+/// The addresses that a host name had last.
+#[derive(Serialize, Deserialize)]
+struct NameRow {
+    name: String,
+    addresses: Vec<IpAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,6 +108,7 @@ impl Store {
                 .into_iter()
                 .filter_map(|row| row.record(passed))
                 .collect(),
+            names: file.names.into_iter().map(NameRow::record).collect(),
         })
     }
 
@@ -112,6 +122,7 @@ impl Store {
             written_at: now(),
             origins: kept.health.iter().map(Row::new).collect(),
             drains: kept.drains.iter().map(DrainRow::new).collect(),
+            names: kept.names.iter().map(NameRow::new).collect(),
         };
         let text = serde_json::to_vec(&file)?;
         let new = self.path.with_extension("json.new");
@@ -183,6 +194,22 @@ fn now() -> u64 {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl NameRow {
+    fn new(record: &NameRecord) -> Self {
+        Self {
+            name: record.name.clone(),
+            addresses: record.addresses.clone(),
+        }
+    }
+
+    fn record(self) -> NameRecord {
+        NameRecord {
+            name: self.name,
+            addresses: self.addresses,
+        }
+    }
 }
 
 impl DrainRow {
@@ -258,6 +285,10 @@ mod tests {
                 age: Duration::from_secs(7),
                 timeout: Duration::from_secs(60),
             }],
+            names: vec![NameRecord {
+                name: "origins.example.com".into(),
+                addresses: vec![IpAddr::from([10, 0, 0, 1])],
+            }],
         }
     }
 
@@ -268,6 +299,7 @@ mod tests {
         assert_eq!(store.load().unwrap(), Kept::default());
         store.save(&kept()).unwrap();
         let loaded = store.load().unwrap();
+        assert_eq!(loaded.names, kept().names);
         let [drain] = loaded.drains.try_into().unwrap();
         assert_eq!(
             (drain.identity, drain.timeout),

@@ -3,6 +3,7 @@
 //! * `health.json`: the health that a next start may restore, and the drains it goes on with.
 //! * `lb.redb`: the objects that were made through the API, what was in force before, and drafts. Each change is on the
 //!   disk before it is answered.
+//! * `history.redb`: events, and the health that is known. A crash may cost its last moment.
 //! * `objects.json`: a copy of them, for the day on which the database is damaged.
 
 mod backup;
@@ -10,10 +11,12 @@ mod committer;
 mod database;
 mod drafts;
 mod health;
+mod history;
 mod revisions;
 
 pub use committer::{Committed, Committer};
 pub use database::{Database, Further, Opened, Row, RowChange, Table, open};
 pub use drafts::{Draft, Unfinished};
 pub use health::{Saver, Store};
-pub use revisions::{Cause, History, NewRevision, Revision, Undo};
+pub use history::{History, HistoryChange, HistoryNews, HistoryWriter, Restored, State, StoredNotice};
+pub use revisions::{Cause, NewRevision, Revision, RevisionLog, Undo};

@@ -83,7 +83,7 @@ pub struct NewRevision<'t> {
 
 /// The revisions that are kept.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub struct RevisionLog {
     /// By number; the last one is in force.
     revisions: VecDeque<Arc<Revision>>,
     /// By key.
@@ -99,7 +99,7 @@ fn key(number: u64) -> String {
     format!("{number:020}")
 }
 
-impl History {
+impl RevisionLog {
     /// The history that rows tell, and what about them cannot be understood. Older revisions than one that is damaged are
     /// lost: nobody knows their objects.
     #[must_use]
@@ -315,11 +315,11 @@ mod tests {
         rows.iter().map(row).collect()
     }
 
-    fn read(opened: &Opened) -> (History, Vec<String>) {
-        History::read(&opened.further[&Table::Revisions], &opened.further[&Table::Texts])
+    fn read(opened: &Opened) -> (RevisionLog, Vec<String>) {
+        RevisionLog::read(&opened.further[&Table::Revisions], &opened.further[&Table::Texts])
     }
 
-    fn numbers(history: &History) -> Vec<u64> {
+    fn numbers(history: &RevisionLog) -> Vec<u64> {
         history.iter().map(|revision| revision.number).collect()
     }
 
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn objects_of_older_revisions_are_found_by_undoing() {
-        let mut history = History::default();
+        let mut history = RevisionLog::default();
         history.push(revision("f", Cause::Start, &[]));
         // a is made, then changed together with a new b, then a goes.
         history.push(revision("f", Cause::Api, &[("a", None)]));
@@ -388,7 +388,7 @@ mod tests {
     fn revisions_that_are_written_together_are_one() {
         let folder = tempfile::tempdir().unwrap();
         let mut opened = store::open(folder.path());
-        let mut history = History::default();
+        let mut history = RevisionLog::default();
         let mut commit = |changes: Vec<RowChange>| {
             let database = opened.database.as_mut().unwrap();
             database.commit([changes.as_slice()]).unwrap();
@@ -419,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_damaged_revision_costs_itself_and_older_ones() {
-        let mut history = History::default();
+        let mut history = RevisionLog::default();
         let mut changes = Vec::new();
         for n in 1..=5 {
             changes.extend(history.push(revision(&format!("file {n}"), Cause::File, &[])));
@@ -435,14 +435,14 @@ mod tests {
         let (mut revisions, mut texts) = (rows(Table::Revisions), rows(Table::Texts));
         revisions[2].value = b"{".to_vec();
         texts[3].value = vec![0xff];
-        let (history, flaws) = History::read(&revisions, &texts);
+        let (history, flaws) = RevisionLog::read(&revisions, &texts);
         assert_eq!(numbers(&history), [4, 5]);
         assert_eq!(flaws.len(), 2, "{flaws:?}");
         assert!(history.text(history.find(4).unwrap()).is_none());
         assert!(history.text(history.find(5).unwrap()).is_some());
         // What nobody understands goes, and its number is nobody else's.
         revisions[4].value = b"{".to_vec();
-        let (mut history, _) = History::read(&revisions, &texts);
+        let (mut history, _) = RevisionLog::read(&revisions, &texts);
         assert_eq!(history.number(), 0);
         let changes = history.push(revision("file 6", Cause::Start, &[]));
         let gone = changes
@@ -455,7 +455,7 @@ mod tests {
     fn a_damaged_store_begins_a_new_history() {
         let folder = tempfile::tempdir().unwrap();
         let mut opened = store::open(folder.path());
-        let changes = History::default().push(revision("f", Cause::Start, &[]));
+        let changes = RevisionLog::default().push(revision("f", Cause::Start, &[]));
         let database = opened.database.as_mut().unwrap();
         database.commit([changes.as_slice()]).unwrap();
         drop(opened);
@@ -467,7 +467,7 @@ mod tests {
         let opened = store::open(folder.path());
         assert!(opened.problem.unwrap().contains("with revisions and drafts"));
         assert!(opened.further.is_empty());
-        let mut history = History::default();
+        let mut history = RevisionLog::default();
         assert_eq!(history.push(revision("f", Cause::Start, &[])).len(), 2);
     }
 }

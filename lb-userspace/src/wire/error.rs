@@ -95,6 +95,8 @@ pub(crate) fn failure_reason(reason: &FailureReason) -> String {
         FailureReason::TlsProtocol => "TLS protocol error",
         FailureReason::TlsUnrecognizedName => "TLS unrecognized name error",
         FailureReason::TlsHandshakeFailure => "TLS Handshake Failure",
+        FailureReason::DnsUnknownHost => "DNS Unknown Host",
+        FailureReason::DnsFailure(words) => return format!("DNS Internal: {words}"),
         FailureReason::MonitorConfig(words) => return format!("Monitor Config Error: {words}"),
         FailureReason::Other(words) => return format!("Other Failure: {words}"),
     };

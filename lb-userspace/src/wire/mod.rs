@@ -8,9 +8,12 @@ mod error;
 mod event;
 mod explain;
 mod flows;
+mod history;
+mod notice;
 mod ordered;
 mod pcapng;
 mod status;
+mod time;
 mod trace;
 mod version;
 
@@ -18,18 +21,20 @@ pub use agent::{AgentAddress, AgentStatus};
 pub use check::{CheckReport, DoctorCheck, HandedOver, Problem, Reloaded, StoredObjects, Version};
 pub(crate) use error::failure_reason;
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
-pub use event::{Event, Events};
-pub(crate) use event::{rfc3339, rfc3339_micros};
+pub use event::{Event, EventFilter, EventLine, EventQuery, Events, KINDS as EVENT_KINDS};
 pub use explain::{Explain, ExplainQuery, ExplainStep};
 pub use flows::{Drops, FlowFilter, FlowRow, Flows, Flushed};
+pub use history::{HISTORY_KINDS, HealthHistory, HealthHistoryQuery, HealthPeriod, Seconds, SubjectHistory};
+pub use notice::{NoticeBody, NoticeData};
 pub use ordered::Ordered;
 #[cfg(test)]
 pub(crate) use pcapng::tests::blocks as pcapng_blocks;
 pub use pcapng::{Packet as PcapngPacket, Pcapng};
 pub use status::{
     ApplicationStatus, Counters, InterfaceStatus, LoadBalancerStatus, MonitorStatus, MonitoringStatus,
-    NodeStatus, OriginStatus, PoolStatus, Status, UnattachedInterface,
+    NodeStatus, OriginStatus, PoolStatus, Status, UnattachedInterface, WebhookStatus,
 };
+pub(crate) use time::{from_micros, from_rfc3339, micros, rfc3339, rfc3339_micros};
 pub use trace::{
     Names as TraceNames, PacketHead, TraceLine, TraceQuery, TraceRow, action as trace_action,
     row_of as trace_row_of,

@@ -5,7 +5,8 @@ use lb_common::abi::Traffic;
 use lb_core::health::{GroupHealth, OriginHealth};
 use lb_core::time::Timestamp;
 use lb_core::view::{
-    ApplicationView, LoadBalancerView, MonitorView, OriginView, PoolView, RouteView, RoutedPool, View,
+    ApplicationView, LoadBalancerView, MonitorView, NameView, OriginView, PoolView, RouteView, RoutedPool,
+    View,
 };
 use lb_core::vote::Role;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,46 @@ pub struct Status {
     /// Interfaces of the configuration that the program is not attached to: lb attaches when it can.
     #[serde(default)]
     pub unattached: Vec<UnattachedInterface>,
+    #[serde(default)]
+    pub webhooks: Vec<WebhookStatus>,
+    /// Host names of origins.
+    #[serde(default)]
+    pub names: Vec<NameStatus>,
+}
+
+/// A host name of origins.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NameStatus {
+    pub name: String,
+    /// In use: those of the last lookup that succeeded.
+    pub addresses: Vec<IpAddr>,
+    /// How long ago that was; `None`: not since the daemon started.
+    pub age_seconds: Option<u64>,
+    /// Why the last lookup failed.
+    pub failure: Option<String>,
+    /// What the last answer had beside them and no origin can have.
+    pub refused: Vec<String>,
+    /// How many more addresses there are than a name may have.
+    pub left_out: usize,
+}
+
+/// A webhook, since the daemon started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WebhookStatus {
+    pub name: String,
+    /// Its URL without path and query, which are often secret.
+    pub endpoint: String,
+    /// Notices that wait.
+    pub pending: usize,
+    pub delivered_total: u64,
+    pub failed_attempts_total: u64,
+    /// Notices that were given up, or forgotten because too many waited.
+    pub dropped_total: u64,
+    /// RFC 3339.
+    pub last_delivered: Option<String>,
+    /// Since when no notice has arrived although it was sent.
+    pub failing_since: Option<String>,
+    pub last_error: Option<String>,
 }
 
 /// The machine and the daemon.
@@ -164,7 +205,11 @@ pub struct PoolStatus {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct OriginStatus {
     pub name: String,
-    pub address: IpAddr,
+    /// `None`: none of its host name is known.
+    pub address: Option<IpAddr>,
+    /// The host name that it is an address of: a name with several has an origin of the same name for each.
+    #[serde(default)]
+    pub host_name: Option<String>,
     /// `None`: the application's.
     pub port: Option<u16>,
     /// `nat`, `dnat`, `dsr_l2`, `dsr_ipip` or `dsr_gue`.
@@ -233,6 +278,8 @@ impl Status {
                 ..MonitoringStatus::default()
             },
             unattached: Vec::new(),
+            webhooks: Vec::new(),
+            names: view.names.iter().map(|view| name(view, now)).collect(),
             applications: view
                 .applications
                 .iter()
@@ -298,6 +345,20 @@ fn route(view: &RouteView) -> RouteStatus {
     }
 }
 
+fn name(view: &NameView, now: Timestamp) -> NameStatus {
+    let refused = view.refused.iter();
+    NameStatus {
+        name: view.name.clone(),
+        addresses: view.addresses.clone(),
+        age_seconds: view.answered.map(|answered| now.since(answered).as_secs()),
+        failure: view.failure.as_ref().map(ToString::to_string),
+        refused: refused
+            .map(|(address, why)| format!("{address} is {why}"))
+            .collect(),
+        left_out: view.left_out,
+    }
+}
+
 fn pool(view: &PoolView, counters: &Counters, now: Timestamp) -> PoolStatus {
     PoolStatus {
         name: view.name.clone(),
@@ -317,6 +378,7 @@ fn origin(view: &OriginView, counters: &Counters, now: Timestamp) -> OriginStatu
     OriginStatus {
         name: view.name.clone(),
         address: view.address,
+        host_name: view.host_name.clone(),
         port: view.port,
         forwarding: view.forwarding.name().to_owned(),
         enabled: view.enabled,
@@ -377,6 +439,7 @@ fn origin_health(health: OriginHealth) -> &'static str {
 mod tests {
     use super::*;
     use lb_common::abi::{Country, OriginId, PoolId};
+    use lb_core::engine::LookupFailure;
     use lb_core::health::FailureReason;
     use lb_core::model::{Forwarding, Weight};
     use lb_core::monitor::Counts;
@@ -431,7 +494,8 @@ mod tests {
                 origins: vec![OriginView {
                     name: "a".to_owned(),
                     id: OriginId(2),
-                    address: "10.0.0.1".parse().unwrap(),
+                    address: Some("10.0.0.1".parse().unwrap()),
+                    host_name: Some("origins.example.com".to_owned()),
                     port: None,
                     forwarding: Forwarding::DsrIpip,
                     enabled: true,
@@ -445,6 +509,14 @@ mod tests {
                     draining: true,
                     drain_deadline: Some(Timestamp(Duration::from_millis(2500))),
                 }],
+            }],
+            names: vec![NameView {
+                name: "origins.example.com".to_owned(),
+                addresses: vec!["10.0.0.1".parse().unwrap()],
+                answered: Some(Timestamp::default()),
+                failure: Some(LookupFailure::UnknownHost),
+                refused: vec![("127.0.0.1".parse().unwrap(), "a loopback address".to_owned())],
+                left_out: 2,
             }],
         };
         let traffic = Traffic {
@@ -482,10 +554,12 @@ mod tests {
                 r#""steering_policy":"off","fallback_pool":"sorry","on_fallback":true,"#,
                 r#""pools":[{"name":"sorry","share":1.0,"why":"fallback pool"}]}]}],"#,
                 r#""pools":[{"name":"sorry","health":"healthy","healthy_origins":1,"minimum_origins":1,"#,
-                r#""origins":[{"name":"a","address":"10.0.0.1","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
+                r#""origins":[{"name":"a","address":"10.0.0.1","host_name":"origins.example.com","port":null,"forwarding":"dsr_ipip","enabled":true,"health":"unhealthy","#,
                 r#""failure_reason":"TCP Timeout","monitors":[],"weight":1.0,"share":1.0,"flows":0,"packets_total":5,"#,
                 r#""bytes_total":500,"rtt_ms":1.234,"draining":true,"drain_seconds_left":3,"path_problem":null}]}],"#,
-                r#""drops":{"no_origin":4,"malformed":0},"unattached":[]}"#
+                r#""drops":{"no_origin":4,"malformed":0},"unattached":[],"webhooks":[],"#,
+                r#""names":[{"name":"origins.example.com","addresses":["10.0.0.1"],"age_seconds":0,"#,
+                r#""failure":"there is no such host","refused":["127.0.0.1 is a loopback address"],"left_out":2}]}"#
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);

@@ -1,6 +1,6 @@
 //! `GET /api/v1/trace`: what becomes of packets, an object a line; and the same in words.
 
-use super::event::rfc3339;
+use super::time::rfc3339;
 use crate::datapath::dissect::{self, Head};
 use crate::datapath::trace::Traced;
 use lb_common::abi::{Report, ReportKind, Tracing};

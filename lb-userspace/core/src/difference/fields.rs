@@ -2,19 +2,15 @@
 //!
 //! Each part is taken apart without a rest, so that a new field of the model cannot be forgotten here.
 
-use super::{Described, Fields, Part};
+use super::machine::{of_api, of_datapath, of_dns, of_geoip, of_history, of_node, of_webhook};
+use super::writer::{Writer, letters};
+use super::{Described, Part};
 use crate::model::{
-    Access, Affinity, Api, Application, AttachMode, Config, Coordinates, CountryTable, Datapath, Destination,
-    Echo, FlowTimeouts, Forwarding, GeoPools, Limits, LoadBalancer, LoadShedding, Member, Monitor,
-    MonitorGroup, MonitorKind, Node, OnExit, OnUnhealthy, Origin, Pool, PoolSet, PoolWeights, Prefix, Probe,
-    ProbeSource, SheddingPolicy, SomeTimeouts, Topology, TunnelSource, UdpProbe,
+    Affinity, Application, Config, Coordinates, Destination, Echo, FilterOptions, Forwarding, GeoPools,
+    Limits, LoadBalancer, LoadShedding, Member, Monitor, MonitorGroup, MonitorKind, NotificationFilter,
+    OnUnhealthy, Origin, Pool, PoolSet, PoolWeights, Probe, ProbeSource, RecordType, SheddingPolicy,
+    SomeTimeouts, Topology, UdpProbe,
 };
-use core::fmt::Display;
-use core::time::Duration;
-use lb_common::abi::Country;
-
-/// Lists that are longer are told by their length.
-const MAX_LISTED: usize = 8;
 
 /// All parts of a configuration.
 pub fn parts(config: &Config) -> Vec<Described> {
@@ -22,6 +18,9 @@ pub fn parts(config: &Config) -> Vec<Described> {
         node,
         datapath,
         api,
+        history,
+        webhooks,
+        dns,
         monitors,
         monitor_groups,
         pools,
@@ -33,12 +32,17 @@ pub fn parts(config: &Config) -> Vec<Described> {
         described(Part::Node, "", of_node(node)),
         described(Part::Datapath, "", of_datapath(datapath)),
         described(Part::Api, "", of_api(api)),
+        described(Part::Dns, "", of_dns(dns)),
+        described(Part::History, "", of_history(history)),
     ];
     parts.extend(
         geoip
             .iter()
             .map(|table| described(Part::Geoip, "", of_geoip(table))),
     );
+    for webhook in webhooks {
+        parts.push(described(Part::Webhook, &webhook.name, of_webhook(webhook)));
+    }
     for monitor in monitors {
         parts.push(described(Part::Monitor, &monitor.name, of_monitor(monitor)));
     }
@@ -75,178 +79,6 @@ fn described(part: Part, name: &str, Writer(fields): Writer) -> Described {
         name: name.to_owned(),
         fields,
     }
-}
-
-/// Fields that are being told.
-#[derive(Default)]
-struct Writer(Fields);
-
-impl Writer {
-    fn tell(&mut self, field: &str, value: impl Display) {
-        self.0.push((field.to_owned(), value.to_string()));
-    }
-
-    fn tell_some(&mut self, field: &str, value: Option<impl Display>) {
-        if let Some(value) = value {
-            self.tell(field, value);
-        }
-    }
-
-    /// A time in seconds.
-    fn seconds(&mut self, field: &str, time: Duration) {
-        self.tell(field, time.as_secs_f64());
-    }
-
-    fn some_seconds(&mut self, field: &str, time: Option<Duration>) {
-        self.tell_some(field, time.map(|time| time.as_secs_f64()));
-    }
-
-    /// A text; none when it is empty.
-    fn text(&mut self, field: &str, text: &str) {
-        self.tell_some(field, (!text.is_empty()).then_some(text));
-    }
-
-    /// A list in its order; none when it is empty.
-    fn list<T: Display>(&mut self, field: &str, items: impl IntoIterator<Item = T>) {
-        let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
-        if !items.is_empty() {
-            self.tell(field, shortened(&items));
-        }
-    }
-
-    fn access(&mut self, access: Option<&Access>) {
-        let Some(Access {
-            allow,
-            deny,
-            allow_countries,
-            deny_countries,
-        }) = access
-        else {
-            return;
-        };
-        self.list("access.allow", allow);
-        self.list("access.deny", deny);
-        self.list("access.allow_countries", allow_countries.iter().map(letters));
-        self.list("access.deny_countries", deny_countries.iter().map(letters));
-    }
-}
-
-/// A list; of a long one the beginning, and what tells it from others of the same length.
-fn shortened(items: &[String]) -> String {
-    if items.len() <= MAX_LISTED {
-        return items.join(", ");
-    }
-    let bytes = items.iter().flat_map(|item| item.bytes().chain([0]));
-    // FNV-1a: nobody aims at collisions with lists of their own.
-    let print = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!(
-        "{}, .. ({} in all, fingerprint {print:016x})",
-        items[..3].join(", "),
-        items.len()
-    )
-}
-
-fn letters(country: &Country) -> String {
-    country
-        .letters()
-        .map_or_else(|| "unknown".to_owned(), |letters| letters.iter().collect())
-}
-
-fn of_node(node: &Node) -> Writer {
-    let Node {
-        name,
-        pop,
-        region,
-        country,
-        latitude,
-        longitude,
-        state_dir,
-    } = node;
-    let mut fields = Writer::default();
-    fields.tell("name", name);
-    fields.tell_some("pop", pop.as_ref());
-    fields.tell_some("region", region.as_ref());
-    fields.tell_some("country", country.as_ref());
-    fields.tell_some("latitude", *latitude);
-    fields.tell_some("longitude", *longitude);
-    fields.tell("state_dir", state_dir.display());
-    fields
-}
-
-fn of_datapath(datapath: &Datapath) -> Writer {
-    let Datapath {
-        interfaces,
-        mode,
-        snat_addresses,
-        max_flows,
-        on_exit,
-        flow_timeouts,
-        max_replies_per_second,
-        tunnel_source,
-        access,
-    } = datapath;
-    let mut fields = Writer::default();
-    fields.list("interfaces", interfaces);
-    fields.tell(
-        "mode",
-        match mode {
-            AttachMode::Auto => "auto",
-            AttachMode::Native => "native",
-            AttachMode::Generic => "generic",
-        },
-    );
-    fields.list("snat_addresses", snat_addresses);
-    fields.tell("max_flows", max_flows);
-    fields.tell(
-        "on_exit",
-        match on_exit {
-            OnExit::Keep => "keep",
-            OnExit::Detach => "detach",
-        },
-    );
-    let FlowTimeouts {
-        tcp,
-        tcp_handshake,
-        tcp_closing,
-        udp,
-    } = flow_timeouts;
-    fields.seconds("flow_timeouts.tcp", *tcp);
-    fields.seconds("flow_timeouts.tcp_handshake", *tcp_handshake);
-    fields.seconds("flow_timeouts.tcp_closing", *tcp_closing);
-    fields.seconds("flow_timeouts.udp", *udp);
-    fields.tell("max_replies_per_second", max_replies_per_second);
-    let TunnelSource { v4, v6 } = tunnel_source;
-    let prefixes: Vec<&Prefix> = v4.iter().chain(v6).collect();
-    match prefixes.is_empty() {
-        true => fields.tell("tunnel_source", "node"),
-        false => fields.list("tunnel_source", prefixes),
-    }
-    fields.access(access.as_deref());
-    fields
-}
-
-fn of_api(api: &Api) -> Writer {
-    let Api {
-        socket,
-        listen,
-        token_file,
-        edge_ips,
-    } = api;
-    let mut fields = Writer::default();
-    fields.tell("socket", socket.display());
-    fields.list("listen", listen);
-    fields.tell_some("token_file", token_file.as_ref().map(|file| file.display()));
-    fields.list("edge_ips", edge_ips);
-    fields
-}
-
-fn of_geoip(table: &CountryTable) -> Writer {
-    let mut fields = Writer::default();
-    let row = |(prefix, country): &(Prefix, Country)| format!("{prefix} {}", letters(country));
-    fields.list("prefixes", table.rows().iter().map(row));
-    fields
 }
 
 fn of_monitor(monitor: &Monitor) -> Writer {
@@ -347,6 +179,7 @@ fn of_pool(pool: &Pool) -> Writer {
         drain_timeout,
         load_shedding,
         coordinates,
+        notification_filter,
         // They are parts of their own.
         origins: _,
     } = pool;
@@ -383,6 +216,13 @@ fn of_pool(pool: &Pool) -> Writer {
     if let Some(Coordinates { latitude, longitude }) = coordinates {
         fields.tell("latitude", latitude);
         fields.tell("longitude", longitude);
+    }
+    let NotificationFilter { pool, origin } = notification_filter;
+    for (whose, FilterOptions { disable, healthy }) in [("pool", pool), ("origin", origin)] {
+        if *disable {
+            fields.tell(&format!("notification_filter.{whose}.disable"), disable);
+        }
+        fields.tell_some(&format!("notification_filter.{whose}.healthy"), *healthy);
     }
     fields
 }
@@ -508,8 +348,21 @@ fn of_application(application: &Application) -> Writer {
         Destination::LoadBalancer(name) => fields.tell("load_balancer", name),
         Destination::Direct(origins) => {
             let url = |origin: &crate::model::DirectOrigin| {
-                let address = core::net::SocketAddr::new(origin.address, origin.port);
-                format!("{}://{address}", application.transport)
+                let crate::model::DirectOrigin {
+                    address,
+                    record_type,
+                    port,
+                } = origin;
+                let end = match address.address() {
+                    Some(address) => core::net::SocketAddr::new(address, *port).to_string(),
+                    None => format!("{address}:{port}"),
+                };
+                let records = match record_type {
+                    RecordType::Any => "",
+                    RecordType::A => " (A)",
+                    RecordType::Aaaa => " (AAAA)",
+                };
+                format!("{}://{end}{records}", application.transport)
             };
             fields.list("origin_direct", origins.iter().map(url));
         }

@@ -4,8 +4,10 @@
 //! difference. What a difference means for traffic is told by [`crate::engine::moves`].
 
 mod fields;
+mod machine;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use crate::model::Config;
 use core::fmt;
@@ -17,7 +19,10 @@ pub enum Part {
     Node,
     Datapath,
     Api,
+    Dns,
+    History,
     Geoip,
+    Webhook,
     Monitor,
     MonitorGroup,
     Pool,
@@ -34,7 +39,10 @@ impl Part {
             Self::Node => "node",
             Self::Datapath => "datapath",
             Self::Api => "api",
+            Self::Dns => "dns",
+            Self::History => "history",
             Self::Geoip => "geoip",
+            Self::Webhook => "webhook",
             Self::Monitor => "monitor",
             Self::MonitorGroup => "monitor group",
             Self::Pool => "pool",
@@ -63,7 +71,7 @@ pub enum Fate {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PartChange {
     pub part: Part,
-    /// Of an origin `POOL/ORIGIN`; empty for `[node]`, `[datapath]`, `[api]` and `[geoip]`.
+    /// Of an origin `POOL/ORIGIN`; empty for tables that there is one of, such as `[node]`.
     pub name: String,
     pub fate: Fate,
     /// Of what is added or removed all fields that it has, of what is changed those that differ.

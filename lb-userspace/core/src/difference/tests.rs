@@ -44,7 +44,7 @@ fn each_field_is_told_with_both_values() {
         (
             |config| {
                 config.pools[0].minimum_origins = 2;
-                config.pools[0].origins[0].address = ip("10.0.0.9");
+                config.pools[0].origins[0].address = ip("10.0.0.9").into();
             },
             &[
                 "Changed pool eu: minimum_origins 1 > 2",

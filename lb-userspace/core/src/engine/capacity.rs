@@ -1,42 +1,57 @@
 //! How many map rows a configuration needs.
 
 use super::layout::Full;
+use super::names::Names;
 use super::routing::{ORDERED_POOLS, balancer_routes};
 use crate::image::Capacity;
 use crate::maglev::table_size;
-use crate::model::{Application, Config, Destination, Forwarding, LoadShedding};
+use crate::model::{Application, Config, Destination, Forwarding, Host, LoadShedding};
 use crate::steering::{CLASSES, Family, Route};
+use core::net::IpAddr;
 use std::collections::BTreeSet;
 
 /// Room for clients before anybody asks for it.
 const FEW_CLIENTS: u32 = 16_384;
+
+/// Addresses of a host name for which new maps have room; with more of them the room to grow shrinks.
+const EXPECTED_ADDRESSES: usize = 8;
 
 /// Rows for interfaces' own source addresses: more than a machine has interfaces that lead to origins.
 const SOURCES: usize = 64;
 
 /// The rows that a configuration needs in the worst state of health.
 pub fn required_capacity(config: &Config) -> Capacity {
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let twice = |number: usize| count(number).saturating_mul(2);
+    let rows = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let twice = |number: usize| rows(number).saturating_mul(2);
     let mut origins = 1usize;
     let mut pools = config.pools.len();
     let mut addresses = BTreeSet::new();
+    let mut named = 0;
+    let mut add = |host: &Host| match host {
+        Host::Address(address) => {
+            origins += 1;
+            addresses.insert(*address);
+        }
+        Host::Name(_) => {
+            origins += EXPECTED_ADDRESSES;
+            named += EXPECTED_ADDRESSES;
+        }
+    };
     for pool in &config.pools {
-        origins += pool.origins.len();
-        addresses.extend(pool.origins.iter().map(|origin| origin.address));
+        pool.origins.iter().for_each(|origin| add(&origin.address));
     }
     for application in &config.applications {
         if let Destination::Direct(direct) = &application.destination {
             pools += 1;
-            origins += direct.len();
-            addresses.extend(direct.iter().map(|origin| origin.address));
+            direct.iter().for_each(|origin| add(&origin.address));
         }
     }
     let sources = config.datapath.snat_addresses.len() + SOURCES;
     let origins_of_pools = config.pools.iter().flat_map(|pool| &pool.origins);
-    let dnat = origins_of_pools
+    let dnat: usize = origins_of_pools
         .filter(|origin| origin.forwarding == Forwarding::Dnat)
-        .count();
+        .map(|origin| count(&origin.address, None, None))
+        .sum();
     let (mut listeners, mut spans) = (0, 0);
     for application in &config.applications {
         listeners += application.addresses.len();
@@ -78,11 +93,11 @@ pub fn required_capacity(config: &Config) -> Capacity {
         // All origins may be replaced at once: the old ones drain.
         origins: twice(origins),
         // All origins may change their routers at once.
-        hops: twice(addresses.len() + 1),
-        snat_addresses: count(sources),
+        hops: twice(addresses.len() + named + 1),
+        snat_addresses: rows(sources),
         // Two generations, and half of one because the free space is not in one piece.
-        slots: u32::try_from(slots(config) * 5 / 2).unwrap_or(u32::MAX),
-        application_rows: count(config.applications.len()),
+        slots: u32::try_from(slots(config, None) * 5 / 2).unwrap_or(u32::MAX),
+        application_rows: rows(config.applications.len()),
         // As slots.
         spans: u32::try_from(spans * 5 / 2 + 1).unwrap_or(u32::MAX),
         // The default rules of each list, one for each family, stand with its prefixes, and that for other countries with its countries.
@@ -94,8 +109,8 @@ pub fn required_capacity(config: &Config) -> Capacity {
     }
 }
 
-/// Slots of one generation in the worst state of health.
-fn slots(config: &Config) -> u64 {
+/// Slots of one generation in the worst state of health, with the addresses that host names have or may have.
+fn slots(config: &Config, names: Option<&Names>) -> u64 {
     let mut slots = 0;
     let fallbacks: BTreeSet<&str> = config
         .load_balancers
@@ -109,18 +124,19 @@ fn slots(config: &Config) -> u64 {
             1
         };
         for family in Family::ALL {
-            let members = pool
-                .origins
-                .iter()
-                .filter(|origin| origin.forwarding.is_direct() || Family::of(origin.address) == family)
-                .count();
+            let members = pool.origins.iter().map(|origin| {
+                let family = (!origin.forwarding.is_direct()).then_some(family);
+                count(&origin.address, family, names)
+            });
+            let members: usize = members.sum();
             slots += roles * u64::from(table_size(members));
         }
     }
     for application in &config.applications {
         if let Destination::Direct(direct) = &application.destination {
             // The tables of each family, and a list of the one pool.
-            slots += u64::from(table_size(direct.len())) * 2 + 1;
+            let members = direct.iter().map(|origin| count(&origin.address, None, names));
+            slots += u64::from(table_size(members.sum())) * 2 + 1;
         }
     }
     for balancer in &config.load_balancers {
@@ -142,6 +158,16 @@ fn slots(config: &Config) -> u64 {
             .sum::<u64>();
     }
     slots
+}
+
+/// How many addresses a host has, of one family or of both. Of a name that nobody has looked up yet it is a guess.
+fn count(host: &Host, family: Option<Family>, names: Option<&Names>) -> usize {
+    let of_family = |address: &IpAddr| family.is_none_or(|family| Family::of(*address) == family);
+    match (host, names) {
+        (Host::Address(address), _) => usize::from(of_family(address)),
+        (Host::Name(_), None) => EXPECTED_ADDRESSES,
+        (Host::Name(_), Some(names)) => names.addresses(host).iter().filter(|a| of_family(a)).count(),
+    }
 }
 
 /// Slots of a route's lists in one family.
@@ -166,8 +192,8 @@ fn list_slots(config: &Config, route: &Route<'_>) -> u64 {
 }
 
 /// Refuses what would fit only as long as some origins are down.
-pub fn check_slots(config: &Config, capacity: &Capacity) -> Result<(), Full> {
-    let (needed, available) = (2 * slots(config), u64::from(capacity.slots));
+pub fn check_slots(config: &Config, names: &Names, capacity: &Capacity) -> Result<(), Full> {
+    let (needed, available) = (2 * slots(config, Some(names)), u64::from(capacity.slots));
     if needed <= available {
         Ok(())
     } else {

@@ -28,7 +28,9 @@ impl State {
         now: Timestamp,
         commands: &mut Vec<Command>,
     ) -> Result<(), Refusal> {
-        check_slots(&config, &setup.capacity)?;
+        self.names.follow(&config, self.own.as_ref());
+        self.names_followed(now, false);
+        check_slots(&config, &self.names, &setup.capacity)?;
         let first = self.config.is_none();
         self.inherit_applications(&config);
         let former: BTreeMap<String, bool> = self.usability();
@@ -36,7 +38,7 @@ impl State {
         self.stale_vips = false;
         self.stale_lists = false;
         self.rebuilt = Some(now);
-        let mut plan = Plan::new(&config, &mut self.numbers)?;
+        let mut plan = Plan::new(&config, &self.names, &mut self.numbers)?;
         if !setup.assume_healthy {
             let records = &self.records;
             let adopts = first && setup.adopted;
@@ -74,9 +76,7 @@ impl State {
         self.remove_access(&config, &mut ops)?;
         commands.push(Command::Apply(ops));
         self.watch(commands);
-        commands.push(Command::Report(Report::Configured {
-            generation: self.generations.live(),
-        }));
+        self.watch_names(commands);
         for index in 0..self.plan.pools.len() {
             // A pool that is new has changed nothing.
             if let Some(former) = former.get(&self.plan.pools[index].name) {
@@ -108,6 +108,7 @@ impl State {
                 commands.push(Command::Report(Report::MonitorHealth {
                     pool: pool.name.clone(),
                     origin: origin.name.clone(),
+                    address: origin.named_address(),
                     monitor: probed.target.monitor().name.clone(),
                     healthy,
                     reason: probed.target.failure().cloned(),
@@ -123,6 +124,7 @@ impl State {
                 commands.push(Command::Report(Report::OriginHealth {
                     pool: pool.name.clone(),
                     origin: origin.name.clone(),
+                    address: origin.named_address(),
                     healthy: health == OriginHealth::Healthy,
                     reason: self.failure(pool, origin),
                 }));

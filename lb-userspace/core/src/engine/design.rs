@@ -9,7 +9,7 @@ use super::{Setup, State};
 use crate::health::OriginHealth;
 use crate::maglev::Member;
 use crate::model::{Application, Config, Echo, OriginSteering, Ports, Transport};
-use crate::steering::{self, Family, OriginFacts, PoolFacts, balanced};
+use crate::steering::{self, Family, OriginFacts, PoolFacts};
 use core::net::IpAddr;
 use lb_common::abi::{
     AddressRole, ApplicationFlags, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Steering,
@@ -36,6 +36,10 @@ impl State {
             monitored: pool.is_monitored(),
             minimum_origins: pool.minimum_origins,
             origins: origins.collect(),
+            unresolved: match pool.enabled {
+                true => pool.unresolved.iter().filter(|origin| origin.enabled).count(),
+                false => 0,
+            },
         }
     }
 
@@ -91,8 +95,8 @@ impl State {
         let by_flows = pool.origin_steering.counts_flows();
         let counts = &self.figures.of(index).origins;
         let weight = |(number, origin): (usize, &PlannedOrigin)| match by_flows {
-            true => balanced(origin.weight, counts.get(number).copied().unwrap_or(0)),
-            false => u32::from(origin.weight.hundredths()),
+            true => origin.balanced(counts.get(number).copied().unwrap_or(0)),
+            false => origin.weight(),
         };
         pool.origins.iter().enumerate().map(weight).collect()
     }

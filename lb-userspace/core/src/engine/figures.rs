@@ -78,12 +78,9 @@ impl State {
                 continue;
             }
             let newest = self.figures.counts(pool);
-            let weights = || pool.origins.iter().map(|origin| origin.weight);
             let weigh = |counts: &[u64]| -> Vec<u32> {
-                weights()
-                    .zip(counts)
-                    .map(|(weight, count)| balanced(weight, *count))
-                    .collect()
+                let origins = pool.origins.iter().zip(counts);
+                origins.map(|(origin, count)| origin.balanced(*count)).collect()
             };
             let in_force = &mut self.figures.in_force[index].origins;
             if difference(&weigh(in_force), &weigh(&newest)) > WRONG_SHARE {

@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out of it.
 
+use super::names::{Answer, LookupFailure, NameRecord};
 use super::sessions::SessionMoves;
 use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
@@ -33,6 +34,8 @@ pub enum Event {
     Astray { target: TargetId, why: Option<String> },
     /// How the addresses of [`Command::WatchPaths`] are reached now. Addresses that are missing are unreachable.
     Paths(BTreeMap<IpAddr, Path>),
+    /// A name of [`Command::WatchNames`] was looked up.
+    Resolved { name: String, answer: Answer },
     /// Time has passed; due probes are started.
     Tick,
     /// No flow means these origins any more: those that are not in the configuration are forgotten, and their numbers
@@ -60,6 +63,8 @@ pub enum Command {
     Probe(ProbeRequest),
     /// Keep [`Event::Paths`] coming for exactly these addresses.
     WatchPaths(Vec<IpAddr>),
+    /// Keep [`Event::Resolved`] coming for exactly these names.
+    WatchNames(Vec<String>),
     /// The snapshot has changed.
     Publish(Arc<View>),
     /// What a next start may go on with has changed.
@@ -86,6 +91,8 @@ pub struct ProbeRequest {
     pub port: u16,
     /// What an HTTP monitor asks for instead of the host that it names itself.
     pub host: Option<String>,
+    /// The name that the address is one of: what an HTTP monitor asks for when nobody names a host.
+    pub host_name: Option<String>,
     /// The way that its packets go, where that is not the usual one.
     pub via: Option<Via>,
 }
@@ -159,6 +166,7 @@ pub struct DrainRecord {
 pub struct Kept {
     pub health: Vec<HealthRecord>,
     pub drains: Vec<DrainRecord>,
+    pub names: Vec<NameRecord>,
 }
 
 /// Something worth a line in the log and in the events.
@@ -167,6 +175,8 @@ pub enum Report {
     OriginHealth {
         pool: String,
         origin: String,
+        /// Which of its addresses, if it has a host name.
+        address: Option<IpAddr>,
         healthy: bool,
         reason: Option<FailureReason>,
     },
@@ -174,6 +184,8 @@ pub enum Report {
     MonitorHealth {
         pool: String,
         origin: String,
+        /// As for [`Report::OriginHealth`].
+        address: Option<IpAddr>,
         monitor: String,
         healthy: bool,
         reason: Option<FailureReason>,
@@ -186,6 +198,23 @@ pub enum Report {
     },
     /// New flows of the load balancer go to the fallback pool (or no longer do).
     Fallback { load_balancer: String, active: bool },
+    /// A host name could not be looked up, wholly or in part, and what was known of it stays in use; or it could again.
+    Lookup {
+        name: String,
+        failure: Option<LookupFailure>,
+        /// How many are in use.
+        addresses: usize,
+    },
+    /// A host name has other addresses than before.
+    Addresses {
+        name: String,
+        added: Vec<IpAddr>,
+        removed: Vec<IpAddr>,
+        /// Those that no origin can have, and why.
+        refused: Vec<(IpAddr, String)>,
+        /// How many more there are than a name may have.
+        left_out: usize,
+    },
     /// A configuration came into force.
     Configured { generation: u32 },
     /// A configuration could not be brought into the maps and the old one stays; says why and what to do.

@@ -18,6 +18,8 @@ mod ids;
 mod layout;
 mod message;
 mod moves;
+mod names;
+mod network;
 mod plan;
 mod probes;
 mod records;
@@ -37,6 +39,7 @@ pub use self::message::{
 };
 
 pub use self::moves::{Move, Share, Shift, moves};
+pub use self::names::{Answer, LookupFailure, MAX_ADDRESSES, NameRecord};
 pub use self::sessions::SessionMoves;
 
 use self::access::AccessLists;
@@ -44,6 +47,7 @@ use self::drains::Drains;
 use self::figures::Figures;
 use self::ids::Ids;
 use self::layout::PoolDesign;
+use self::names::Names;
 use self::plan::{Numbers, Plan};
 use self::probes::Probes;
 use self::records::{Paths, Records};
@@ -92,6 +96,7 @@ struct State {
     numbers: Numbers,
     plan: Plan,
     probes: Probes,
+    names: Names,
     drains: Drains,
     records: Records,
     access: AccessLists,
@@ -132,6 +137,7 @@ struct State {
     roles: BTreeMap<Ip, AddressRole>,
     interfaces: BTreeMap<u32, Interface>,
     watched: Vec<IpAddr>,
+    watched_names: Vec<String>,
     view: Arc<View>,
     view_is_due: bool,
     records_are_due: bool,
@@ -174,6 +180,7 @@ impl Engine {
             },
             plan: Plan::default(),
             probes: Probes::new(kept.health, seed, now),
+            names: Names::new(kept.names),
             drains: Drains::new(kept.drains, now),
             records: Records::new(&capacity, adopted.as_ref()),
             access: AccessLists::new(capacity, adopted.as_ref()),
@@ -199,6 +206,7 @@ impl Engine {
             roles: BTreeMap::new(),
             interfaces: BTreeMap::new(),
             watched: Vec::new(),
+            watched_names: Vec::new(),
             view: Arc::default(),
             view_is_due: false,
             records_are_due: false,
@@ -248,6 +256,7 @@ impl Engine {
                 self.state.view_is_due = true;
             }
             Event::Paths(paths) => self.state.set_paths(&self.setup, paths, &mut commands),
+            Event::Resolved { name, answer } => self.state.resolved(&name, answer, now, &mut commands),
             Event::Tick => {
                 let mut steps = Vec::new();
                 while let Some(step) = self.state.probes.advance(now) {
@@ -272,6 +281,13 @@ impl Engine {
             Event::OpenFlows(counts) => self.state.set_open_flows(counts),
         }
         let due = self.state.rebuild_deadline();
+        if may_rebuild {
+            self.state.let_go(now);
+        }
+        let names_due = self.state.names.deadline();
+        if may_rebuild && names_due.is_some_and(|deadline| deadline <= now) {
+            self.follow_names(now, &mut commands);
+        }
         if may_rebuild && due.is_some_and(|deadline| deadline <= now) {
             self.state.rebuild(&self.setup, now, &mut ops, &mut commands);
         }
@@ -289,6 +305,7 @@ impl Engine {
         [
             state.probes.deadline(),
             state.drains.deadline(),
+            state.names.deadline(),
             state.rebuild_deadline(),
             state.flush_deadline(),
         ]
@@ -334,10 +351,16 @@ impl Engine {
 
     fn configure(&mut self, config: Arc<Config>, now: Timestamp, commands: &mut Vec<Command>) {
         let former = self.state.clone();
-        if let Err(refusal) = self.state.configure(&self.setup, config, now, commands) {
-            self.state = former;
-            commands.clear();
-            commands.push(Command::Report(Report::Refused(refusal.to_string())));
+        match self.state.configure(&self.setup, config, now, commands) {
+            Ok(()) => {
+                let generation = self.state.generations.live();
+                commands.push(Command::Report(Report::Configured { generation }));
+            }
+            Err(refusal) => {
+                self.state = former;
+                commands.clear();
+                commands.push(Command::Report(Report::Refused(refusal.to_string())));
+            }
         }
     }
 }
@@ -439,62 +462,6 @@ impl State {
         })
     }
 
-    fn set_paths(&mut self, setup: &Setup, paths: BTreeMap<IpAddr, Path>, commands: &mut Vec<Command>) {
-        // Without a configuration no address was asked for, so this says nothing of those that are missing.
-        let Some(config) = self.config.clone() else { return };
-        if self.paths.as_ref() == Some(&paths) {
-            return;
-        }
-        self.paths = Some(paths);
-        let mut ops = Vec::new();
-        let mut late = Vec::new();
-        self.update_records(&config, &mut ops, &mut late);
-        self.lower_mtu(&mut ops);
-        if self.records.roles() != self.roles {
-            match self.advance(setup, &config, false, Vec::new()) {
-                Ok(generation) => ops.extend(generation.into_iter().flatten()),
-                // Only fragments that come before their first one are worse off.
-                Err(full) => commands.push(Command::Report(Report::Refused(format!(
-                    "paths have changed, and the tables could not follow: {full}"
-                )))),
-            }
-        }
-        ops.append(&mut late);
-        self.settle(setup, &mut ops);
-        if !ops.is_empty() {
-            commands.push(Command::Apply(ops));
-        }
-        self.publish(commands);
-    }
-
-    fn set_interfaces(&mut self, setup: &Setup, mtus: &BTreeMap<u32, u32>, ops: &mut Vec<TableOp>) {
-        let record = |mtu| Interface { mtu, reserved: 0 };
-        let wanted = mtus.iter().map(|(&index, &mtu)| (index, record(mtu)));
-        let former = core::mem::replace(&mut self.interfaces, wanted.collect());
-        for (&index, &record) in &self.interfaces {
-            if former.get(&index) != Some(&record) {
-                let record = Some(record);
-                ops.push(TableOp::Interface { index, record });
-            }
-        }
-        for &index in former.keys().filter(|index| !self.interfaces.contains_key(index)) {
-            ops.push(TableOp::Interface { index, record: None });
-        }
-        self.lower_mtu(ops);
-        self.update_settings(setup, ops);
-    }
-
-    fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
-        let before = self.own.replace(addresses);
-        let Some(config) = &self.config else { return };
-        let owns = |own: &Option<BTreeSet<IpAddr>>, vip| own.as_ref().is_none_or(|own| own.contains(vip));
-        let mut vips = config
-            .applications
-            .iter()
-            .flat_map(|application| &application.addresses);
-        self.stale_vips |= vips.any(|vip| owns(&before, vip) != owns(&self.own, vip));
-    }
-
     fn forget(&mut self, setup: &Setup, origins: &[OriginId], commands: &mut Vec<Command>) {
         // A packet that is still being handled may have found such an origin in the tables of the generation before.
         let mut ops = vec![TableOp::Grace];
@@ -509,27 +476,6 @@ impl State {
             self.stale_vips |= self.records.roles() != self.roles;
             commands.push(Command::Apply(ops));
             self.watch(commands);
-        }
-    }
-
-    /// Asks for the paths of all origins, those included that are gone and may still have flows.
-    fn watch(&mut self, commands: &mut Vec<Command>) {
-        let retired = self
-            .numbers
-            .origins
-            .retired()
-            .filter_map(|id| self.records.address(OriginId(id)));
-        let mut addresses: Vec<IpAddr> = self
-            .plan
-            .origins()
-            .map(|(_, origin)| origin.address)
-            .chain(retired)
-            .collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        if addresses != self.watched {
-            self.watched.clone_from(&addresses);
-            commands.push(Command::WatchPaths(addresses));
         }
     }
 
@@ -564,6 +510,7 @@ impl State {
         commands.push(Command::Persist(Kept {
             health: records.collect(),
             drains: self.drains.records(now),
+            names: self.names.records(),
         }));
     }
 

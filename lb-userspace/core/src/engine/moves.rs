@@ -8,7 +8,7 @@
 use super::layout::Layout;
 use super::plan::Plan;
 use super::routing::PoolListDesign;
-use super::{Engine, Environment, Kept, State};
+use super::{Engine, Environment, Kept, NameRecord, State};
 use crate::model::{Config, Forwarding};
 use crate::steering::Family;
 use crate::time::Timestamp;
@@ -44,12 +44,12 @@ pub struct Shift {
 pub type Share = f64;
 
 /// Compares two configurations; told is what becomes of applications that are served in either and of which a share
-/// differs.
+/// differs. Of host names those addresses count that are known, see [`Engine::known_names`].
 ///
 /// # Errors
 /// Why one of them cannot come into force on any machine.
-pub fn moves(before: &Arc<Config>, after: &Arc<Config>) -> Result<Vec<Move>, String> {
-    let (before, after) = (Destinations::of(before)?, Destinations::of(after)?);
+pub fn moves(before: &Arc<Config>, after: &Arc<Config>, names: &[NameRecord]) -> Result<Vec<Move>, String> {
+    let (before, after) = (Destinations::of(before, names)?, Destinations::of(after, names)?);
     let mut comparison = Comparison {
         before: &before,
         after: &after,
@@ -75,6 +75,14 @@ pub fn moves(before: &Arc<Config>, after: &Arc<Config>) -> Result<Vec<Move>, Str
         }
     }
     Ok(moves)
+}
+
+impl Engine {
+    /// The addresses of host names that are in use.
+    #[must_use]
+    pub fn known_names(&self) -> Vec<NameRecord> {
+        self.state.names.records()
+    }
 }
 
 /// An application by its name, a family of its addresses, and a country of clients.
@@ -133,8 +141,8 @@ struct Entrance {
 type End = (SocketAddr, Forwarding);
 
 impl Destinations {
-    fn of(config: &Arc<Config>) -> Result<Self, String> {
-        let mut engine = Engine::new(environment(config), Timestamp::default());
+    fn of(config: &Arc<Config>, names: &[NameRecord]) -> Result<Self, String> {
+        let mut engine = Engine::new(environment(config, names), Timestamp::default());
         let mut commands = Vec::new();
         engine
             .state
@@ -255,8 +263,18 @@ impl Destinations {
                 *shares.entry(row).or_default() += share * count as f64 / table.rows.len() as f64;
             }
         }
-        let name = |(row, share): (u32, Share)| Some((self.origins.get(row as usize)?.name.as_str(), share));
-        shares.into_iter().filter_map(name).collect()
+        let mut named: Vec<(&str, Share)> = Vec::new();
+        for (row, share) in shares {
+            let Some(origin) = self.origins.get(row as usize) else {
+                continue;
+            };
+            match named.last_mut() {
+                // The addresses of a host name stand side by side.
+                Some((name, sum)) if *name == origin.name => *sum += share,
+                _ => named.push((&origin.name, share)),
+            }
+        }
+        named
     }
 }
 
@@ -424,7 +442,7 @@ fn shifts(before: &[(&str, Share)], after: &[(&str, Share)]) -> Vec<Shift> {
 }
 
 /// A machine with room for the configuration, on which everybody is up.
-fn environment(config: &Config) -> Environment {
+fn environment(config: &Config, names: &[NameRecord]) -> Environment {
     Environment {
         hz: 1000,
         hash_key: HashKey::default(),
@@ -433,7 +451,10 @@ fn environment(config: &Config) -> Environment {
         capacity: Engine::required_capacity(config),
         max_flows: config.datapath.max_flows,
         adopted: None,
-        kept: Kept::default(),
+        kept: Kept {
+            names: names.to_vec(),
+            ..Kept::default()
+        },
         assume_healthy: true,
         seed: 0,
     }

@@ -3,13 +3,15 @@
 use super::TargetId;
 use super::ids::{Ids, identity};
 use super::layout::Full;
+use super::names::Names;
 use super::served::{Asked, Served};
 use crate::model::{
-    Application, Config, Destination, Forwarding, LoadShedding, Monitor, MonitorGroup, OnUnhealthy,
-    OriginSteering, Pool, Weight,
+    Application, Config, Destination, Forwarding, Host, LoadShedding, Monitor, MonitorGroup, OnUnhealthy,
+    Origin, OriginSteering, Pool, Weight,
 };
+use crate::steering::balanced;
 use crate::vote::Role;
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use lb_common::abi::{AccessList, OriginId, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +55,23 @@ pub struct PlannedPool {
     pub direct: bool,
     /// Established flows that each origin may have; 0: any number.
     pub max_flows: u32,
+    /// Of an origin with a host name one for each address, side by side.
     pub origins: Vec<PlannedOrigin>,
+    /// Origins with a host name of which no address is known.
+    pub unresolved: Vec<Unresolved>,
+}
+
+/// An origin whose address is not known.
+#[derive(Clone, Debug)]
+pub struct Unresolved {
+    /// How many of the pool's planned origins stand before it.
+    pub place: usize,
+    pub name: String,
+    pub host_name: String,
+    pub port: Option<u16>,
+    pub weight: Weight,
+    pub enabled: bool,
+    pub forwarding: Forwarding,
 }
 
 /// A monitor of a pool, and what its results count for.
@@ -84,14 +102,54 @@ pub struct PlannedOrigin {
     pub identity: u64,
     pub id: OriginId,
     pub address: IpAddr,
+    /// The name that the address is one of.
+    pub host_name: Option<String>,
     pub port: Option<u16>,
     pub weight: Weight,
+    /// How many addresses share the weight where this one competes, itself included: of a name, those that serve the same
+    /// clients.
+    pub sharing: u32,
     pub enabled: bool,
     pub forwarding: Forwarding,
     /// What HTTP monitors ask for.
     pub host: Option<String>,
     /// By watcher of the pool.
     pub probes: Vec<PlannedProbe>,
+}
+
+impl PlannedOrigin {
+    /// Its address, if its name alone does not tell it apart.
+    pub fn named_address(&self) -> Option<IpAddr> {
+        self.host_name.as_ref().map(|_| self.address)
+    }
+
+    /// Its part of the weight, in units that are the same for all origins.
+    pub fn weight(&self) -> u32 {
+        balanced(self.weight, 0) / self.sharing
+    }
+
+    /// The same, divided among its open flows and the next one.
+    pub fn balanced(&self, open_flows: u64) -> u32 {
+        match balanced(self.weight, open_flows) {
+            0 => 0,
+            weight => (weight / self.sharing).max(1),
+        }
+    }
+}
+
+/// The places of a host's addresses: each with the number of those that share its clients.
+fn shares(addresses: &[IpAddr], forwarding: Forwarding) -> impl Iterator<Item = (IpAddr, u32)> {
+    let count = |family: Option<bool>| {
+        let same = addresses
+            .iter()
+            .filter(|address| family.is_none_or(|v4| address.is_ipv4() == v4));
+        u32::try_from(same.count()).unwrap_or(u32::MAX)
+    };
+    addresses.iter().map(move |address| {
+        // Those that get packets as they were sent serve clients of both families.
+        let family = (!forwarding.is_direct()).then_some(address.is_ipv4());
+        (*address, count(family))
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -156,9 +214,9 @@ impl From<Full> for Refusal {
 impl Plan {
     /// Resolves a configuration. Numbers of things that are gone are retired; those of origins are not given to
     /// others as long as a flow may mean them.
-    pub fn new(config: &Config, numbers: &mut Numbers) -> Result<Self, Refusal> {
+    pub fn new(config: &Config, names: &Names, numbers: &mut Numbers) -> Result<Self, Refusal> {
         let mut plan = Self::default();
-        plan.add_declared_pools(config);
+        plan.add_declared_pools(config, names);
         let balancers: BTreeMap<&str, usize> = (0..)
             .zip(&config.load_balancers)
             .map(|(index, balancer)| (balancer.name.as_str(), index))
@@ -175,7 +233,7 @@ impl Plan {
                         });
                     }
                 },
-                Destination::Direct(_) => Route::Direct(plan.add_direct_pool(application)?),
+                Destination::Direct(_) => Route::Direct(plan.add_direct_pool(application, names)?),
             };
             plan.applications.push(PlannedApplication {
                 id: 0,
@@ -199,7 +257,7 @@ impl Plan {
             .flat_map(|pool| pool.origins.iter().map(move |origin| (pool, origin)))
     }
 
-    fn add_declared_pools(&mut self, config: &Config) {
+    fn add_declared_pools(&mut self, config: &Config, names: &Names) {
         let monitors: BTreeMap<&str, Arc<Monitor>> = config
             .monitors
             .iter()
@@ -228,35 +286,49 @@ impl Plan {
                 Some(Watcher { monitor, role })
             };
             let watchers: Vec<Watcher> = single.into_iter().chain(named).filter_map(watcher).collect();
-            let origin = |origin: &crate::model::Origin| {
+            let planned = |origin: &Origin, address: IpAddr, sharing: u32| {
                 let probe = |watcher: &Watcher| PlannedProbe {
-                    asked: served.asked(&pool.name, &watcher.monitor, origin),
+                    asked: served.asked(&pool.name, &watcher.monitor, origin, address),
                     target: None,
                 };
                 PlannedOrigin {
                     name: origin.name.clone(),
-                    identity: identity(
-                        &pool.name,
-                        &origin.name,
-                        origin.address,
-                        origin.port,
-                        origin.forwarding,
-                    ),
+                    identity: identity(&pool.name, &origin.name, address, origin.port, origin.forwarding),
                     id: OriginId::NONE,
-                    address: origin.address,
+                    address,
+                    host_name: origin.address.name().map(str::to_owned),
                     port: origin.port,
                     weight: origin.weight,
+                    sharing,
                     enabled: origin.enabled,
                     forwarding: origin.forwarding,
                     host: origin.host.clone(),
                     probes: watchers.iter().map(probe).collect(),
                 }
             };
+            let (mut origins, mut unresolved) = (Vec::new(), Vec::new());
+            for origin in &pool.origins {
+                let addresses = names.addresses(&origin.address);
+                if let (true, Host::Name(name)) = (addresses.is_empty(), &origin.address) {
+                    unresolved.push(Unresolved {
+                        place: origins.len(),
+                        name: origin.name.clone(),
+                        host_name: name.clone(),
+                        port: origin.port,
+                        weight: origin.weight,
+                        enabled: origin.enabled,
+                        forwarding: origin.forwarding,
+                    });
+                }
+                let shares = shares(&addresses, origin.forwarding);
+                origins.extend(shares.map(|(address, sharing)| planned(origin, address, sharing)));
+            }
             let planned = PlannedPool {
                 name: pool.name.clone(),
                 id: PoolId::NONE,
                 enabled: pool.enabled,
-                origins: pool.origins.iter().map(origin).collect(),
+                origins,
+                unresolved,
                 watchers,
                 minimum_origins: pool.minimum_origins,
                 origin_steering: pool.origin_steering,
@@ -273,40 +345,57 @@ impl Plan {
         }
     }
 
-    fn add_direct_pool(&mut self, application: &Application) -> Result<usize, Refusal> {
-        let Destination::Direct(origins) = &application.destination else {
+    fn add_direct_pool(&mut self, application: &Application, names: &Names) -> Result<usize, Refusal> {
+        let Destination::Direct(direct) = &application.destination else {
             return Ok(0);
         };
         let name = format!("direct:{}", application.name);
         if self.index.contains_key(&name) {
             return Err(Refusal::ReservedName(name));
         }
+        let (mut origins, mut unresolved) = (Vec::new(), Vec::new());
         let mut seen = BTreeSet::new();
-        let origins = origins
-            .iter()
-            .filter(|origin| seen.insert((origin.address, origin.port)))
-            .map(|origin| {
-                let origin_name = core::net::SocketAddr::new(origin.address, origin.port).to_string();
-                PlannedOrigin {
-                    identity: identity(
-                        &name,
-                        &origin_name,
-                        origin.address,
-                        Some(origin.port),
-                        Forwarding::Nat,
-                    ),
-                    name: origin_name,
-                    id: OriginId::NONE,
-                    address: origin.address,
+        for origin in direct {
+            let shown = match &origin.address {
+                Host::Address(address) => SocketAddr::new(*address, origin.port).to_string(),
+                Host::Name(host) => format!("{host}:{}", origin.port),
+            };
+            let mut addresses = names.addresses(&origin.address);
+            addresses.retain(|address| origin.record_type.takes(*address));
+            if let (true, Host::Name(host)) = (addresses.is_empty(), &origin.address) {
+                unresolved.push(Unresolved {
+                    place: origins.len(),
+                    name: shown.clone(),
+                    host_name: host.clone(),
                     port: Some(origin.port),
                     weight: Weight::ONE,
                     enabled: true,
                     forwarding: Forwarding::Nat,
+                });
+            }
+            for (address, sharing) in shares(&addresses, Forwarding::Nat) {
+                if !seen.insert((address, origin.port)) {
+                    continue;
+                }
+                // By whichever name it is found: two may have the same address.
+                let socket = SocketAddr::new(address, origin.port).to_string();
+                let identity = identity(&name, &socket, address, Some(origin.port), Forwarding::Nat);
+                origins.push(PlannedOrigin {
+                    identity,
+                    name: shown.clone(),
+                    id: OriginId::NONE,
+                    address,
+                    host_name: origin.address.name().map(str::to_owned),
+                    port: Some(origin.port),
+                    weight: Weight::ONE,
+                    sharing,
+                    enabled: true,
+                    forwarding: Forwarding::Nat,
                     host: None,
                     probes: Vec::new(),
-                }
-            })
-            .collect();
+                });
+            }
+        }
         let index = self.pools.len();
         self.index.insert(name.clone(), index);
         self.pools.push(PlannedPool {
@@ -324,6 +413,7 @@ impl Plan {
             direct: false,
             max_flows: application.limits.flows_per_origin.unwrap_or(0),
             origins,
+            unresolved,
         });
         Ok(index)
     }

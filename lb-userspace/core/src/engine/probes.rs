@@ -161,6 +161,7 @@ impl Probes {
             address: origin.address,
             port: asked.port,
             host: origin.host.clone(),
+            host_name: origin.host_name.clone(),
             via: asked.vip.map(|vip| Via {
                 vip,
                 forwarding: origin.forwarding,
@@ -330,5 +331,5 @@ fn is_same_probe(request: &ProbeRequest, monitor: &Monitor, origin: &PlannedOrig
     request.monitor.kind == monitor.kind
         && request.monitor.source == monitor.source
         && (request.port, vip) == (asked.port, asked.vip)
-        && request.host == origin.host
+        && (&request.host, &request.host_name) == (&origin.host, &origin.host_name)
 }

@@ -50,12 +50,12 @@ impl<'a> Served<'a> {
             .min()
     }
 
-    /// What the monitor of a pool asks of one of its origins.
-    pub fn asked(&self, pool: &str, monitor: &Monitor, origin: &Origin) -> Asked {
+    /// What the monitor of a pool asks of one of its origins, at one of its addresses.
+    pub fn asked(&self, pool: &str, monitor: &Monitor, origin: &Origin, address: IpAddr) -> Asked {
         let applications = self.applications.get(pool).map_or(&[][..], Vec::as_slice);
         let direct = match origin.forwarding {
             Forwarding::DsrL2 | Forwarding::DsrIpip | Forwarding::DsrGue { .. } => {
-                listening(applications, origin)
+                listening(applications, origin, address)
             }
             Forwarding::Nat | Forwarding::Dnat => None,
         };
@@ -83,12 +83,16 @@ impl<'a> Served<'a> {
 
 /// The first application with an address of the origin's family, so that packets to the one look like packets to the
 /// other; else, for a tunnel, the first of all.
-fn listening<'a>(applications: &[&'a Application], origin: &Origin) -> Option<(&'a Application, IpAddr)> {
+fn listening<'a>(
+    applications: &[&'a Application],
+    origin: &Origin,
+    address: IpAddr,
+) -> Option<(&'a Application, IpAddr)> {
     let all = || {
         let enabled = applications.iter().filter(|application| application.enabled);
         enabled.flat_map(|application| application.addresses.iter().map(move |&vip| (*application, vip)))
     };
-    let same = all().find(|(_, vip)| vip.is_ipv4() == origin.address.is_ipv4());
+    let same = all().find(|(_, vip)| vip.is_ipv4() == address.is_ipv4());
     match origin.forwarding {
         Forwarding::DsrL2 => same,
         _ => same.or_else(|| all().next()),

@@ -1,11 +1,13 @@
 //! The view: what the engine knows, put into the operator's words.
 
 use super::State;
-use super::plan::{PlannedOrigin, PlannedPool, Route};
-use crate::health::OriginHealth;
-use crate::model::Config;
+use super::names::LookupFailure;
+use super::plan::{PlannedOrigin, PlannedPool, Route, Unresolved};
+use crate::health::{FailureReason, OriginHealth};
+use crate::model::{Config, Host};
 use crate::steering::{Family, OriginFacts};
 use crate::view::{ApplicationView, MonitoringView, OriginView, PoolView, View};
+use lb_common::abi::OriginId;
 
 impl State {
     /// Puts together the snapshot of a configured engine.
@@ -23,6 +25,7 @@ impl State {
             pools: (0..self.plan.pools.len())
                 .map(|index| self.pool_view(index))
                 .collect(),
+            names: self.names.views(),
         }
     }
 
@@ -79,17 +82,21 @@ impl State {
             false => 0.0,
         };
         let origins = pool.origins.iter().zip(&facts.origins).zip(&weights);
+        let mut origins: Vec<OriginView> = origins
+            .map(|((origin, facts), weight)| {
+                self.origin_view(pool, origin, facts.health, share(facts, *weight))
+            })
+            .collect();
+        for origin in pool.unresolved.iter().rev() {
+            origins.insert(origin.place, self.unresolved_view(pool, origin));
+        }
         PoolView {
             name: pool.name.clone(),
             id: pool.id,
             health: standing.health,
             healthy_origins: standing.healthy_origins,
             minimum_origins: pool.minimum_origins,
-            origins: origins
-                .map(|((origin, facts), weight)| {
-                    self.origin_view(pool, origin, facts.health, share(facts, *weight))
-                })
-                .collect(),
+            origins,
         }
     }
 
@@ -103,7 +110,8 @@ impl State {
         OriginView {
             name: origin.name.clone(),
             id: origin.id,
-            address: origin.address,
+            address: Some(origin.address),
+            host_name: origin.host_name.clone(),
             port: origin.port,
             forwarding: origin.forwarding,
             enabled: origin.enabled,
@@ -120,6 +128,37 @@ impl State {
             rtt: self.rtt(pool, origin),
             draining: !(pool.enabled && origin.enabled),
             drain_deadline: self.drains.deadline_of(origin.id),
+        }
+    }
+
+    fn unresolved_view(&self, pool: &PlannedPool, origin: &Unresolved) -> OriginView {
+        let enabled = pool.enabled && origin.enabled;
+        let failure = self.names.failure(&origin.host_name).map(LookupFailure::reason);
+        // All the addresses that it has may be of the wrong family.
+        let host = Host::Name(origin.host_name.clone());
+        let wrong = !self.names.addresses(&host).is_empty();
+        let failure = failure.or(wrong.then_some(FailureReason::DnsUnknownHost));
+        OriginView {
+            name: origin.name.clone(),
+            id: OriginId::NONE,
+            address: None,
+            host_name: Some(origin.host_name.clone()),
+            port: origin.port,
+            forwarding: origin.forwarding,
+            enabled: origin.enabled,
+            health: match (enabled, &failure) {
+                (false, _) => OriginHealth::Disabled,
+                (true, Some(_)) => OriginHealth::Unhealthy,
+                (true, None) => OriginHealth::Unknown,
+            },
+            failure_reason: failure,
+            monitors: Vec::new(),
+            path_problem: None,
+            weight: origin.weight,
+            share: 0.0,
+            rtt: None,
+            draining: !enabled,
+            drain_deadline: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Applications: what listens where, and which load balancer or origins it leads to.
 
-use super::{Access, SomeTimeouts};
+use super::{Access, Host, RecordType, SomeTimeouts};
 use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -138,14 +138,16 @@ impl fmt::Display for Ports {
 pub enum Destination {
     /// `load_balancer`: a load balancer's name.
     LoadBalancer(String),
-    /// `origin_direct`: these origins, each with the same share and no monitor; at least one.
+    /// `origin_direct` or `origin_dns`: these origins, each with the same share and no monitor; at least one.
     Direct(Vec<DirectOrigin>),
 }
 
 /// One entry of `origin_direct`, such as `tcp://10.0.0.11:8080`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirectOrigin {
-    pub address: IpAddr,
+    pub address: Host,
+    /// Of a host name: which of its addresses.
+    pub record_type: RecordType,
     /// Of a range: its first port, the same at all origins.
     pub port: u16,
 }

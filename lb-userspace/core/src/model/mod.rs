@@ -5,6 +5,8 @@
 
 mod access;
 mod application;
+mod history;
+mod host;
 mod load_balancer;
 mod monitor;
 mod monitor_group;
@@ -12,19 +14,24 @@ mod node;
 mod place;
 mod pool;
 mod prefix;
+mod webhook;
 
 pub use access::{Access, CountryTable};
 pub use application::{Affinity, Application, Destination, DirectOrigin, Echo, Limits, Ports, Transport};
+pub use history::History;
+pub use host::{AddressFlaw, Host, RecordType};
 pub use load_balancer::{GeoPools, LoadBalancer, PoolSet, PoolWeights, SteeringPolicy, Topology};
 pub use monitor::{ExpectedCodes, Monitor, MonitorKind, Probe, ProbeSource, UdpProbe};
 pub use monitor_group::{Member, MonitorGroup};
-pub use node::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
+pub use node::{Api, AttachMode, Datapath, Dns, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
 pub use place::Coordinates;
 pub use pool::{
     Forwarding, LoadShedding, OnUnhealthy, Origin, OriginSteering, Pool, SheddingPolicy, Weight, WeightError,
 };
 pub use prefix::{Prefix, PrefixError};
+pub use webhook::{EventSources, FilterOptions, NotificationFilter, Tells, Webhook, WebhookUrl};
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A whole configuration.
@@ -33,6 +40,9 @@ pub struct Config {
     pub node: Node,
     pub datapath: Datapath,
     pub api: Api,
+    pub history: History,
+    pub webhooks: Vec<Webhook>,
+    pub dns: Dns,
     pub monitors: Vec<Monitor>,
     pub monitor_groups: Vec<MonitorGroup>,
     pub pools: Vec<Pool>,
@@ -43,6 +53,24 @@ pub struct Config {
 }
 
 impl Config {
+    /// The host names of origins, in order and each once.
+    #[must_use]
+    pub fn host_names(&self) -> BTreeSet<&str> {
+        let pools = self.pools.iter().flat_map(|pool| &pool.origins);
+        let direct = self
+            .applications
+            .iter()
+            .flat_map(|application| match &application.destination {
+                Destination::Direct(origins) => &origins[..],
+                Destination::LoadBalancer(_) => &[],
+            });
+        let hosts = pools.map(|origin| &origin.address);
+        hosts
+            .chain(direct.map(|origin| &origin.address))
+            .filter_map(Host::name)
+            .collect()
+    }
+
     /// The monitor of that name.
     #[must_use]
     pub fn monitor(&self, name: &str) -> Option<&Monitor> {

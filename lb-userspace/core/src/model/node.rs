@@ -123,6 +123,32 @@ impl Default for FlowTimeouts {
     }
 }
 
+/// `[dns]`: how host names of origins are looked up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dns {
+    /// Empty: those of the system (`/etc/resolv.conf`, with its search list, and `/etc/hosts`).
+    pub servers: Vec<SocketAddr>,
+    /// A name is looked up again when its TTL ends, but no sooner than this; default [`Dns::MIN_TTL`].
+    pub min_ttl: Duration,
+    /// And no later than this; default [`Dns::MAX_TTL`].
+    pub max_ttl: Duration,
+}
+
+impl Dns {
+    pub const MIN_TTL: Duration = Duration::from_secs(5);
+    pub const MAX_TTL: Duration = Duration::from_secs(3600);
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            min_ttl: Self::MIN_TTL,
+            max_ttl: Self::MAX_TTL,
+        }
+    }
+}
+
 /// `[api]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Api {

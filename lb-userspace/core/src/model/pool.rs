@@ -1,8 +1,7 @@
 //! Pools and their origins.
 
-use super::Coordinates;
+use super::{Coordinates, Host, NotificationFilter};
 use core::fmt;
-use core::net::IpAddr;
 use core::time::Duration;
 
 /// `[pools.NAME]`: origins that serve the same thing.
@@ -24,6 +23,8 @@ pub struct Pool {
     pub load_shedding: LoadShedding,
     /// `latitude` and `longitude`, for steering by proximity.
     pub coordinates: Option<Coordinates>,
+    /// Which changes of its health and its origins' are told to webhooks.
+    pub notification_filter: NotificationFilter,
     /// In the order of the file.
     pub origins: Vec<Origin>,
 }
@@ -96,12 +97,13 @@ pub enum SheddingPolicy {
     Hash,
 }
 
-/// `[pools.NAME.origins.NAME]`: one destination.
+/// `[pools.NAME.origins.NAME]`: one destination, or those that a name stands for.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Origin {
     /// Unique in the pool.
     pub name: String,
-    pub address: IpAddr,
+    /// Of a name each address is an origin, and they share its weight.
+    pub address: Host,
     /// `None` (0 in the file): the application's `origin_port`, else its own port.
     pub port: Option<u16>,
     pub weight: Weight,

@@ -63,6 +63,8 @@ pub struct PoolFacts {
     pub monitored: bool,
     pub minimum_origins: u32,
     pub origins: Vec<OriginFacts>,
+    /// Enabled origins whose address is not known: unhealthy, and nobody's resort.
+    pub unresolved: usize,
 }
 
 /// What follows from a pool's facts.
@@ -131,7 +133,7 @@ pub fn pool_standing(pool: &PoolFacts) -> PoolStanding {
         health: pool_health(
             pool,
             healthy_origins,
-            count(OriginHealth::Unhealthy),
+            count(OriginHealth::Unhealthy) + pool.unresolved,
             count(OriginHealth::Unknown),
         ),
         healthy_origins,
@@ -147,6 +149,8 @@ fn pool_health(pool: &PoolFacts, healthy: u32, unhealthy: usize, unknown: usize)
     let needed = pool.minimum_origins.max(1);
     if !pool.enabled {
         GroupHealth::Disabled
+    } else if !pool.monitored && healthy == 0 && pool.unresolved > 0 {
+        GroupHealth::Critical
     } else if !pool.monitored {
         GroupHealth::Unknown
     } else if healthy >= needed {
@@ -227,6 +231,7 @@ mod tests {
             monitored: true,
             minimum_origins,
             origins,
+            unresolved: 0,
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn origin(
 fn of_view(view: &OriginView) -> BTreeMap<String, Origin> {
     let healthy = view.health == OriginHealth::Healthy;
     origin(
-        view.address.to_string(),
+        configured_address(view),
         healthy,
         view.failure_reason.as_ref(),
         view.rtt,
@@ -171,4 +171,11 @@ pub(super) async fn region(asked: Asked) -> Answer<Regions> {
         false => success(all),
         true => Err(Refused(no_route(wanted))),
     }
+}
+
+/// What `address` of the origin says. A host name has an entry for each of its addresses.
+fn configured_address(view: &OriginView) -> String {
+    let name = view.host_name.clone();
+    name.or(view.address.map(|address| address.to_string()))
+        .unwrap_or_default()
 }

@@ -1,18 +1,21 @@
 //! A status as text.
 
 use crate::cli::table::{Align, Table};
-use crate::wire::{ApplicationStatus, OriginStatus, Status};
+use crate::wire::{ApplicationStatus, OriginStatus, PoolStatus, Status};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What happened per second between two snapshots.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
     applications: HashMap<String, Rate>,
-    /// By pool and origin.
-    origins: HashMap<(String, String), Rate>,
+    /// By pool, origin and address.
+    origins: HashMap<OriginKey, Rate>,
 }
+
+/// Pool, origin and address.
+type OriginKey = (String, String, Option<IpAddr>);
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Rate {
@@ -42,27 +45,30 @@ impl Rates {
                 rates.applications.insert(application.name.clone(), rate);
             }
         }
-        let known: HashMap<(&str, &str), &OriginStatus> = origins(old).collect();
-        for (name, origin) in origins(new) {
-            if let Some(old) = known.get(&name) {
+        let known: HashMap<OriginKey, &OriginStatus> = origins(old).collect();
+        for (key, origin) in origins(new) {
+            if let Some(old) = known.get(&key) {
                 let rate = Rate {
                     new_flows: 0.0,
                     packets: rate(old.packets_total, origin.packets_total),
                     bytes: rate(old.bytes_total, origin.bytes_total),
                 };
-                rates.origins.insert((name.0.to_owned(), name.1.to_owned()), rate);
+                rates.origins.insert(key, rate);
             }
         }
         rates
     }
 }
 
-fn origins(status: &Status) -> impl Iterator<Item = ((&str, &str), &OriginStatus)> {
-    status.pools.iter().flat_map(|pool| {
-        pool.origins
-            .iter()
-            .map(|origin| ((pool.name.as_str(), origin.name.as_str()), origin))
-    })
+fn origins(status: &Status) -> impl Iterator<Item = (OriginKey, &OriginStatus)> {
+    status
+        .pools
+        .iter()
+        .flat_map(|pool| pool.origins.iter().map(|origin| (key(pool, origin), origin)))
+}
+
+fn key(pool: &PoolStatus, origin: &OriginStatus) -> OriginKey {
+    (pool.name.clone(), origin.name.clone(), origin.address)
 }
 
 /// The whole status; with `rates` (of `--watch`) instead of totals.
@@ -84,6 +90,8 @@ pub(super) fn text(status: &Status, rates: Option<Rates>, color: bool) -> String
         applications(status, rates.as_ref()),
         load_balancers(status),
         pools(status, rates.as_ref()),
+        names(status),
+        webhooks(status),
         drops(status),
     ];
     let sections = sections
@@ -95,6 +103,28 @@ pub(super) fn text(status: &Status, rates: Option<Rates>, color: bool) -> String
         .iter()
         .map(|problem| format!("WARNING: {problem}\n"));
     std::iter::once(heading).chain(problem).chain(sections).collect()
+}
+
+fn webhooks(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&[
+        ("WEBHOOK", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("WAITING", Align::Right),
+        ("DELIVERED", Align::Right),
+        ("LOST", Align::Right),
+        ("PROBLEM", Align::Left),
+    ]);
+    for webhook in &status.webhooks {
+        table.row([
+            webhook.name.clone(),
+            webhook.endpoint.clone(),
+            webhook.pending.to_string(),
+            webhook.delivered_total.to_string(),
+            webhook.dropped_total.to_string(),
+            webhook.last_error.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    (!table.is_empty()).then_some(table)
 }
 
 fn interfaces(status: &Status) -> Option<Table> {
@@ -255,17 +285,14 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
                     count(origin.packets_total as f64),
                     count(origin.bytes_total as f64),
                 ],
-                Some(rates) => match rates.origins.get(&(pool.name.clone(), origin.name.clone())) {
+                Some(rates) => match rates.origins.get(&key(pool, origin)) {
                     Some(rate) => [count(rate.packets), count(rate.bytes)],
                     None => ["-", "-"].map(str::to_owned),
                 },
             };
             table.row([
                 format!("  {}", origin.name),
-                match origin.port {
-                    Some(port) => SocketAddr::new(origin.address, port).to_string(),
-                    None => origin.address.to_string(),
-                },
+                place(origin),
                 origin.forwarding.clone(),
                 origin.health.clone(),
                 format!("{:.2}", origin.weight),
@@ -279,6 +306,46 @@ fn pools(status: &Status, rates: Option<&Rates>) -> Option<Table> {
                 reason(origin),
             ]);
         }
+    }
+    Some(table).filter(|table| !table.is_empty())
+}
+
+/// Where it is; of a host name without an address the name.
+fn place(origin: &OriginStatus) -> String {
+    match (origin.address, origin.port) {
+        (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
+        (Some(address), None) => address.to_string(),
+        (None, Some(port)) => format!("{}:{port}", origin.host_name.as_deref().unwrap_or("-")),
+        (None, None) => origin.host_name.clone().unwrap_or_else(|| "-".to_owned()),
+    }
+}
+
+/// Host names of origins, with what is wrong with them.
+fn names(status: &Status) -> Option<Table> {
+    let mut table = Table::new(&[
+        ("HOST NAME", Align::Left),
+        ("ADDRESSES", Align::Left),
+        ("AGE", Align::Right),
+        ("PROBLEM", Align::Left),
+    ]);
+    for name in &status.names {
+        let left_out = (name.left_out > 0).then(|| format!("{} more addresses are left out", name.left_out));
+        let failure = name
+            .failure
+            .iter()
+            .map(|failure| format!("DNS lookup failed: {failure}"));
+        let problems = failure.chain(name.refused.iter().cloned()).chain(left_out);
+        let addresses = name.addresses.iter().map(ToString::to_string);
+        table.row([
+            name.name.clone(),
+            match name.addresses.len() {
+                0 => "-".to_owned(),
+                _ => list(addresses),
+            },
+            name.age_seconds
+                .map_or_else(|| "-".to_owned(), |age| format!("{age} s")),
+            problems.collect::<Vec<_>>().join("; "),
+        ]);
     }
     Some(table).filter(|table| !table.is_empty())
 }

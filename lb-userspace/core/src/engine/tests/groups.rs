@@ -123,6 +123,7 @@ fn the_reason_is_that_of_whoever_decided_and_each_member_is_shown() {
         world.reports.contains(&Report::MonitorHealth {
             pool: "first".into(),
             origin: A.into(),
+            address: None,
             monitor: monitor.into(),
             healthy,
             reason: (!healthy).then_some(FailureReason::ConnectionFailed),

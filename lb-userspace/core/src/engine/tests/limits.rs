@@ -60,7 +60,8 @@ fn of_several_limits_of_an_origin_the_smallest_counts() {
     }
     let mut direct = application("direct", "203.0.113.14", "");
     direct.destination = Destination::Direct(vec![DirectOrigin {
-        address: ip(C),
+        address: ip(C).into(),
+        record_type: RecordType::Any,
         port: 80,
     }]);
     direct.limits.flows_per_origin = Some(7);

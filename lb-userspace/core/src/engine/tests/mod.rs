@@ -11,6 +11,7 @@ mod limits;
 mod listeners;
 mod maps;
 mod moves;
+mod names;
 mod places;
 mod restart;
 mod scale;

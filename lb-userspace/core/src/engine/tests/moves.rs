@@ -1,10 +1,10 @@
 //! Which share of flows another configuration moves.
 
 use super::world::{VIP, application, balancer, config, ip, unmonitored, web, weights};
-use crate::engine::{Move, moves};
+use crate::engine::{Move, NameRecord, moves};
 use crate::model::{
-    Affinity, Config, Destination, DirectOrigin, LoadShedding, OriginSteering, SheddingPolicy,
-    SteeringPolicy, Weight,
+    Affinity, Config, Destination, DirectOrigin, Host, LoadShedding, OriginSteering, RecordType,
+    SheddingPolicy, SteeringPolicy, Weight,
 };
 use crate::steering::Family;
 use lb_common::abi::Country;
@@ -38,7 +38,16 @@ fn start() -> Config {
 }
 
 fn told(before: &Config, after: &Config) -> Vec<Move> {
-    moves(&Arc::new(before.clone()), &Arc::new(after.clone())).unwrap()
+    moves(&Arc::new(before.clone()), &Arc::new(after.clone()), &names()).unwrap()
+}
+
+/// What is known of host names.
+fn names() -> Vec<NameRecord> {
+    let record = |name: &str, addresses: &[&str]| NameRecord {
+        name: name.to_owned(),
+        addresses: addresses.iter().map(|address| ip(address)).collect(),
+    };
+    vec![record("known.example", &["10.0.0.1", "10.0.0.2"])]
 }
 
 const ALL: f64 = 1.0;
@@ -117,9 +126,12 @@ fn moved_shares_are_exact() {
         Case {
             name: "a direct origin in the place of a load balancer, the same as one of its origins",
             change: |config| {
-                let (address, port) = (ip("10.0.0.1"), 80);
-                config.applications[0].destination =
-                    Destination::Direct(vec![DirectOrigin { address, port }]);
+                let direct = DirectOrigin {
+                    address: ip("10.0.0.1").into(),
+                    record_type: RecordType::Any,
+                    port: 80,
+                };
+                config.applications[0].destination = Destination::Direct(vec![direct]);
             },
             moved: 0.5,
             shares: &[
@@ -158,7 +170,7 @@ fn what_moves_nobody_is_not_told() {
     for (name, change) in [
         ("nothing", (|_| {}) as fn(&mut Config)),
         ("a pool behind the one that serves", |config| {
-            config.pools[1].origins[0].address = ip("10.0.1.9");
+            config.pools[1].origins[0].address = ip("10.0.1.9").into();
         }),
         ("the fallback pool", |config| {
             config.load_balancers[0].fallback_pool = None;
@@ -213,7 +225,7 @@ fn weights_of_pools_move_what_they_must() {
 fn each_family_and_each_application_is_told_apart() {
     let before = config();
     let mut after = start();
-    after.pools[0].origins[1].address = ip("2001:db8::1");
+    after.pools[0].origins[1].address = ip("2001:db8::1").into();
     after.applications[0].addresses.push(ip("2001:db8::80"));
     after.load_balancers.push(balancer("other", &["us"], None));
     after
@@ -246,7 +258,7 @@ fn each_family_and_each_application_is_told_apart() {
 fn a_configuration_that_cannot_be_is_refused() {
     let mut after = start();
     after.applications[0].destination = Destination::LoadBalancer("nobody".to_owned());
-    let refusal = moves(&Arc::new(start()), &Arc::new(after)).unwrap_err();
+    let refusal = moves(&Arc::new(start()), &Arc::new(after), &[]).unwrap_err();
     assert!(refusal.contains("nobody"), "{refusal}");
 }
 
@@ -287,5 +299,29 @@ fn what_a_pool_sheds_moves() {
             ("eu/10.0.0.2", 0.375),
             ("us/10.0.1.1", 0.25)
         ]
+    );
+}
+
+#[test]
+fn of_a_host_name_the_known_addresses_count() {
+    let before = start();
+    let mut after = before.clone();
+    after.pools[0].origins.truncate(1);
+    after.pools[0].origins[0].address = Host::Name("known.example".to_owned());
+    let [known] = told(&before, &after).try_into().unwrap();
+    // Both addresses are those that served before, so some flows find theirs again.
+    assert!(known.moved > 0.0 && known.moved < 1.0, "{}", known.moved);
+    let shares: Vec<(&str, f64)> = known
+        .shares
+        .iter()
+        .map(|shift| (shift.origin.as_str(), shift.after))
+        .collect();
+    assert_eq!(shares, [("eu/10.0.0.1", ALL), ("eu/10.0.0.2", 0.0)]);
+    // Of another one nobody knows anything yet: the next pool serves.
+    after.pools[0].origins[0].address = Host::Name("other.example".to_owned());
+    let [unknown] = told(&before, &after).try_into().unwrap();
+    assert_eq!(
+        (unknown.moved, unknown.shares[0].origin.as_str()),
+        (ALL, "us/10.0.1.1")
     );
 }

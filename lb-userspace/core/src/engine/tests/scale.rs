@@ -20,7 +20,7 @@ fn many(first: u32) -> Config {
     pool.origins = (first..first + MANY)
         .map(|number| Origin {
             name: format!("origin-{number}"),
-            address: address(number),
+            address: address(number).into(),
             port: Some(80),
             weight: Weight::ONE,
             enabled: true,

@@ -178,7 +178,8 @@ fn a_family_is_served_by_origins_of_its_own() {
 fn direct_origins_share_alike() {
     let mut config = config();
     let direct = |address| DirectOrigin {
-        address: ip(address),
+        address: ip(address).into(),
+        record_type: RecordType::Any,
         port: 9000,
     };
     config.applications = vec![Application {

@@ -1,7 +1,7 @@
 //! Whatever happens in whatever order, the maps make sense after every single write.
 
 use super::world::*;
-use crate::engine::{Environment, Event, Path, Report};
+use crate::engine::{Environment, Event, LookupFailure, Path, Report};
 use crate::health::{FailureReason, OriginHealth};
 use crate::image::Capacity;
 use crate::model::*;
@@ -24,6 +24,8 @@ enum Step {
     Restart,
     /// The first origins that are not configured any more have no flows.
     Drained,
+    /// A lookup of this name ends so.
+    Resolved(u8, Result<Vec<u8>, LookupFailure>),
     /// Origins have so many open flows, in turn.
     OpenFlows(Vec<u64>),
 }
@@ -34,6 +36,10 @@ fn address(number: u8) -> IpAddr {
     } else {
         ip(&format!("2001:db8::{number}"))
     }
+}
+
+fn host_name(number: u8) -> String {
+    format!("origins-{number}.example.com")
 }
 
 /// One of a few access lists.
@@ -85,6 +91,7 @@ prop_compose! {
         weights in prop::collection::vec(prop::sample::select(vec![0u8, 1, 30, 100]), 6),
         enabled in prop::collection::vec(prop::bool::weighted(0.85), 7),
         modes in prop::collection::vec(any_forwarding(), 6),
+        named in prop::option::weighted(0.4, (0u8..3, any::<prop::sample::Index>())),
         monitored in prop::bool::weighted(0.7),
         minimum_origins in 0u32..3,
         drain_timeout in prop::sample::select(vec![0u64, 8, 300]),
@@ -101,20 +108,26 @@ prop_compose! {
         let name = format!("pool-{index}");
         let origins = numbers.iter().zip(&weights).zip(&enabled).zip(&modes).map(|(((number, weight), enabled), mode)| Origin {
             name: format!("origin-{number}"),
-            address: address(*number),
+            address: address(*number).into(),
             port: Some(80),
             weight: Weight::from_hundredths(*weight).unwrap(),
             enabled: *enabled,
             forwarding: *mode,
             host: None,
         });
+        let mut origins: Vec<Origin> = origins.collect();
+        if let Some((name, place)) = named
+            && !origins.is_empty()
+        {
+            place.get_mut(&mut origins).address = Host::Name(host_name(name));
+        }
         Pool {
             enabled: enabled[6],
             monitor: monitored.then(|| "check".to_owned()),
             minimum_origins,
             drain_timeout: Duration::from_secs(drain_timeout),
             on_unhealthy: if reset { OnUnhealthy::Reset } else { OnUnhealthy::Keep },
-            origins: origins.collect(),
+            origins,
             origin_steering,
             load_shedding,
             coordinates: placed.then_some(Coordinates { latitude: index as f64, longitude: 0.0 }),
@@ -228,6 +241,7 @@ prop_compose! {
         ranges in prop::collection::vec(any_range(), 0..3),
         lists in prop::collection::vec(prop::option::weighted(0.4, 0usize..5), 3),
         geoip in 0usize..2,
+        direct_name in any::<bool>(),
         interval in 1u64..6,
         source in prop::option::weighted(0.3, Just("198.51.100.9")),
     ) -> Config {
@@ -245,7 +259,12 @@ prop_compose! {
                     new.transport = Transport::Udp;
                 }
                 if number == 3 {
-                    new.destination = Destination::Direct(vec![DirectOrigin { address: address(11), port: 90 }]);
+                    let origin = |address| DirectOrigin { address, record_type: RecordType::Any, port: 90 };
+                    let mut origins = vec![origin(address(11).into())];
+                    if direct_name {
+                        origins.push(origin(Host::Name(host_name(0))));
+                    }
+                    new.destination = Destination::Direct(origins);
                 }
                 new
             })
@@ -276,10 +295,21 @@ prop_compose! {
     }
 }
 
+/// Addresses of origins, of VIPs (from 20 on), and some that nobody can have (0).
+fn any_answer() -> impl Strategy<Value = Result<Vec<u8>, LookupFailure>> {
+    let numbers = prop::sample::subsequence(vec![0u8, 1, 2, 3, 11, 12, 13, 20], 0..=5).prop_shuffle();
+    prop_oneof![
+        5 => numbers.prop_map(Ok),
+        1 => Just(Err(LookupFailure::UnknownHost)),
+        1 => Just(Err(LookupFailure::Failed("no answer".into()))),
+    ]
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => any_config().prop_map(|config| Step::Configure(Box::new(config))),
         4 => (1u8..16).prop_map(Step::Toggle),
+        3 => (0u8..3, any_answer()).prop_map(|(name, answer)| Step::Resolved(name, answer)),
         1 => Just(Step::Silence),
         2 => prop::collection::vec(0u8..5, 1..16).prop_map(Step::Paths),
         1 => Just(Step::Restart),
@@ -318,6 +348,17 @@ fn step(world: &mut World, config: &mut Config, step: Step) {
             world.silent = false;
             world.run(1);
         }
+        Step::Resolved(number, Ok(numbers)) => {
+            let named = |number: &u8| match number {
+                0 => "0.0.0.0".to_owned(),
+                20 => "203.0.113.0".to_owned(),
+                number => address(*number).to_string(),
+            };
+            let addresses: Vec<String> = numbers.iter().map(named).collect();
+            let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+            world.resolve(&host_name(number), &addresses);
+        }
+        Step::Resolved(number, Err(failure)) => world.fail_to_resolve(&host_name(number), failure),
         Step::Paths(routers) => {
             let watched = world.watched.clone();
             let paths: BTreeMap<IpAddr, Path> = watched
@@ -392,19 +433,19 @@ fn check_service(world: &World, config: &Config) {
     };
     let usable = |name: &str, v4: bool| {
         let pool = world.pool(name);
-        let origins = config.pool(name).into_iter().flat_map(|pool| &pool.origins);
         let health = pool.health != crate::health::GroupHealth::Critical
             && pool.health != crate::health::GroupHealth::Disabled;
-        let serves = |(origin, known): (&Origin, &crate::view::OriginView)| {
-            (origin.forwarding.is_direct() || origin.address.is_ipv4() == v4)
+        let serves = |origin: &crate::view::OriginView| {
+            let of_family = origin.address.is_some_and(|address| address.is_ipv4() == v4);
+            (origin.forwarding.is_direct() || of_family)
                 && origin.weight > Weight::ZERO
-                && known.health == OriginHealth::Healthy
+                && origin.health == OriginHealth::Healthy
         };
         let enough = pool.healthy_origins >= pool.minimum_origins
             || config
                 .pool(name)
                 .is_some_and(|pool| pool.monitor.is_none() && pool.monitor_group.is_none());
-        health && enough && origins.zip(&pool.origins).any(serves)
+        health && enough && pool.origins.iter().any(serves)
     };
     for route in &balancer.routes {
         let country = route.countries.first().copied().unwrap_or(Country::new(*b"??"));
@@ -437,7 +478,8 @@ fn gone(world: &World) -> Vec<OriginId> {
 
 /// What the maps say of origins agrees with what the view says.
 fn check_states(world: &World) {
-    for origin in world.view().pools.iter().flat_map(|pool| &pool.origins) {
+    let origins = world.view().pools.iter().flat_map(|pool| &pool.origins);
+    for origin in origins.filter(|origin| origin.address.is_some()) {
         let expected = match origin.health {
             OriginHealth::Healthy => OriginState::UP,
             OriginHealth::Unhealthy | OriginHealth::Unknown => OriginState::DOWN,
@@ -483,7 +525,7 @@ proptest! {
     ) {
         let mut config = first;
         // So few rows that numbers are used again.
-        let capacity = Capacity { origins: 34, hops: 12, snat_addresses: 4, ..capacity() };
+        let capacity = Capacity { origins: 60, hops: 12, snat_addresses: 4, ..capacity() };
         let mut world = World::new(Environment { capacity, ..environment() });
         world.configure(config.clone());
         world.run(1);

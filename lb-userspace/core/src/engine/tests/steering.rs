@@ -50,7 +50,7 @@ pub fn check(world: &World, expected: &[(&str, f64)], words: &str) {
     }
     // What the status says is what the maps do.
     for (pool, share) in &world.view().load_balancers[0].pool_shares {
-        let address = world.pool(pool).origins[0].address.to_string();
+        let address = world.pool(pool).origins[0].name.clone();
         assert!((shares[&address] - share).abs() < 0.02, "{words}: {pool} {share}");
     }
 }

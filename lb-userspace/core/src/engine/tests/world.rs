@@ -2,14 +2,15 @@
 
 use super::maps::Maps;
 use crate::engine::{
-    Command, Engine, Environment, Event, Kept, Path, ProbeRequest, Report, SessionMoves, TargetId,
+    Answer, Command, Engine, Environment, Event, Kept, LookupFailure, Path, ProbeRequest, Report,
+    SessionMoves, TargetId,
 };
 use crate::health::{FailureReason, Observation};
 use crate::image::{Capacity, TableOp};
 use crate::maglev::mix;
 use crate::model::{
-    Api, Application, AttachMode, Config, Datapath, Destination, Echo, FlowTimeouts, Forwarding, GeoPools,
-    Limits, LoadBalancer, LoadShedding, Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin,
+    Api, Application, AttachMode, Config, Datapath, Destination, Dns, Echo, FlowTimeouts, Forwarding,
+    GeoPools, Limits, LoadBalancer, LoadShedding, Monitor, MonitorKind, Node, OnExit, OnUnhealthy, Origin,
     OriginSteering, Pool, PoolWeights, Ports, SomeTimeouts, SteeringPolicy, Transport, TunnelSource, Weight,
 };
 use crate::time::Timestamp;
@@ -90,11 +91,14 @@ pub fn config() -> Config {
             token_file: None,
             edge_ips: Vec::new(),
         },
+        dns: Dns::default(),
         monitors: vec![monitor("check")],
         monitor_groups: Vec::new(),
         pools: Vec::new(),
         load_balancers: Vec::new(),
         applications: Vec::new(),
+        history: crate::model::History::default(),
+        webhooks: Vec::new(),
         geoip: None,
     }
 }
@@ -123,11 +127,12 @@ pub fn pool(name: &str, origins: &[&str]) -> Pool {
         drain_timeout: Duration::from_secs(300),
         load_shedding: LoadShedding::default(),
         coordinates: None,
+        notification_filter: crate::model::NotificationFilter::default(),
         origins: origins
             .iter()
             .map(|address| Origin {
                 name: (*address).into(),
-                address: ip(address),
+                address: ip(address).into(),
                 port: Some(8080),
                 weight: Weight::ONE,
                 enabled: true,
@@ -209,6 +214,7 @@ pub struct World {
     pub saves: usize,
     pub environment: Environment,
     pub watched: Vec<IpAddr>,
+    pub names: Vec<String>,
     pub moves: Arc<SessionMoves>,
 }
 
@@ -236,6 +242,7 @@ impl World {
             saved: Kept::default(),
             saves: 0,
             watched: Vec::new(),
+            names: Vec::new(),
             moves: Arc::default(),
         }
     }
@@ -297,6 +304,7 @@ impl World {
                         self.handle(Event::Paths(paths));
                     }
                 }
+                Command::WatchNames(names) => self.names = names,
                 Command::Publish(view) => self.views.push(view),
                 Command::Shed(moves) => self.moves = moves,
                 Command::Persist(records) => {
@@ -388,6 +396,38 @@ impl World {
         self.run(6);
     }
 
+    /// A lookup has found these addresses.
+    pub fn resolve(&mut self, name: &str, addresses: &[&str]) {
+        let mut answer = Answer {
+            v4: Ok(Vec::new()),
+            v6: Ok(Vec::new()),
+        };
+        for address in addresses {
+            match ip(address) {
+                IpAddr::V4(v4) => answer.v4.as_mut().unwrap().push(v4),
+                IpAddr::V6(v6) => answer.v6.as_mut().unwrap().push(v6),
+            }
+        }
+        self.handle(Event::Resolved {
+            name: name.into(),
+            answer,
+        });
+        self.run(1);
+    }
+
+    /// A lookup has failed.
+    pub fn fail_to_resolve(&mut self, name: &str, failure: LookupFailure) {
+        let answer = Answer {
+            v4: Err(failure.clone()),
+            v6: Err(failure),
+        };
+        self.handle(Event::Resolved {
+            name: name.into(),
+            answer,
+        });
+        self.run(1);
+    }
+
     pub fn revive(&mut self, address: &str) {
         self.dead.remove(&ip(address));
         self.run(6);
@@ -408,7 +448,7 @@ impl World {
     pub fn origin(&self, address: &str) -> &OriginView {
         let mut origins = self.view().pools.iter().flat_map(|pool| &pool.origins);
         origins
-            .find(|origin| origin.address == ip(address))
+            .find(|origin| origin.address == Some(ip(address)))
             .expect("an origin")
     }
 
