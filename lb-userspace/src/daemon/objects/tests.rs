@@ -1,7 +1,7 @@
 //! What becomes of changes that the disk refuses.
 
 use super::*;
-use crate::config::Kind;
+use crate::config::{self, HostDefaults, Kind};
 use crate::objects::Action;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -53,8 +53,31 @@ fn change(
     let moment = Moment { now: 2, random: 2 };
     let applied = Change { kind, action }.apply(&objects.catalog(), moment).unwrap();
     let (reply, answer) = oneshot::channel();
-    objects.save(applied.catalog, applied.entry, reply);
+    objects.save(applied.catalog, applied.entry, String::new(), reply);
     answer
+}
+
+/// Whether everything since was undone; who waits is answered.
+fn settle(objects: &mut Objects, committed: &Committed) -> bool {
+    match objects.settle(committed) {
+        Settled::Saved { done, .. } => {
+            assert!(done.into_iter().all(|then| then.accept().is_none()));
+            false
+        }
+        Settled::Undone { failed, why, .. } => {
+            for then in failed {
+                then.refuse(&why);
+            }
+            true
+        }
+    }
+}
+
+/// Goes back to what is on the disk.
+fn undo(objects: &mut Objects) -> Config {
+    let (config, file) = objects.undo().unwrap();
+    objects.replace_file(file);
+    config
 }
 
 fn failure(objects: &Objects, why: &str) -> Committed {
@@ -75,10 +98,10 @@ fn what_was_mended_and_is_not_saved_is_left_out_again() {
     let mut answer = change(&mut objects, Kind::Application, action);
     let mended = objects.compile(&objects.catalog()).unwrap().config;
     assert_eq!(names(&mended), ["web", "api"]);
-    let settled = objects.settle(&failure(&objects, "no space"));
-    assert!(matches!(settled, Settled::Undone(_)), "{settled:?}");
+    let news = failure(&objects, "no space");
+    assert!(settle(&mut objects, &news));
     assert!(answer.try_recv().unwrap().is_err());
-    assert_eq!(names(&objects.undo().unwrap()), ["web"]);
+    assert_eq!(names(&undo(&mut objects)), ["web"]);
     assert_eq!(objects.left_out, BTreeSet::from([id.clone()]));
     let shown = objects
         .catalog()
@@ -96,8 +119,9 @@ fn only_the_last_failure_is_told_and_a_success_ends_it() {
     let create = || Action::Create(json!({"type": "tcp"}).as_object().cloned().unwrap());
     for attempt in 0..100 {
         let _answer = change(&mut objects, Kind::Monitor, create());
-        objects.settle(&failure(&objects, &format!("no space, {attempt}")));
-        let _ = objects.undo().unwrap();
+        let news = failure(&objects, &format!("no space, {attempt}"));
+        assert!(settle(&mut objects, &news));
+        let _ = undo(&mut objects);
     }
     assert_eq!(
         objects.problem().unwrap(),
@@ -108,7 +132,10 @@ fn only_the_last_failure_is_told_and_a_success_ends_it() {
         result: Ok(()),
         ..failure(&objects, "")
     };
-    assert_eq!(objects.settle(&saved), Settled::SavedAgain);
+    let Settled::Saved { done, again: true } = objects.settle(&saved) else {
+        panic!("it is the first that is saved again")
+    };
+    assert!(done.into_iter().all(|then| then.accept().is_none()));
     assert!(answer.try_recv().unwrap().is_ok());
     assert_eq!(objects.problem().unwrap(), at_start);
 }
@@ -119,7 +146,7 @@ fn without_anybody_who_writes_a_change_is_undone_at_once() {
     let create = Action::Create(json!({"type": "tcp"}).as_object().cloned().unwrap());
     let mut answer = change(&mut objects, Kind::Monitor, create);
     let news = objects.committed.try_recv().unwrap();
-    assert!(matches!(objects.settle(&news), Settled::Undone(_)));
+    assert!(settle(&mut objects, &news));
     let refusal = answer.try_recv().unwrap().unwrap_err();
     assert!(refusal.reasons[0].message.contains("restart lb"), "{refusal:?}");
 }
