@@ -29,7 +29,7 @@ fn leading_to(lab: &Lab, serving: &str) -> String {
     )
 }
 
-/// A node of which a file leads to `one`, which serves, and another file to `two`.
+/// A node of which a file leads to the origin `a`, which serves, and another file to `b`.
 struct Node<'l> {
     lab: &'l Lab,
     lb: Daemon,
@@ -40,9 +40,16 @@ struct Node<'l> {
 
 impl<'l> Node<'l> {
     fn start(lab: &'l Lab) -> Self {
-        let lb = Daemon::start(lab, &leading_to(lab, "one"));
+        Self::between(lab, &leading_to(lab, "one"), |first| {
+            first.replace("default_pools = [\"one\"]", "default_pools = [\"two\"]")
+        })
+    }
+
+    /// With this in its file, and in another one what `second` makes of it.
+    fn between(lab: &'l Lab, body: &str, second: impl Fn(&str) -> String) -> Self {
+        let lb = Daemon::start(lab, body);
         let first = fs::read_to_string(lb.config()).unwrap();
-        let second = first.replace("default_pools = [\"one\"]", "default_pools = [\"two\"]");
+        let second = second(&first);
         assert_ne!(first, second);
         let path = lab.folder().join("second.toml");
         fs::write(&path, &second).unwrap();
@@ -96,6 +103,20 @@ impl<'l> Node<'l> {
         assert_eq!(newest["running"], true);
         let cause = newest["cause"].as_str().unwrap().to_owned();
         (newest["revision"].as_u64().unwrap(), cause)
+    }
+
+    /// Origins of which something was set by hand, as `POOL/ORIGIN`.
+    fn by_hand(&self) -> Vec<String> {
+        let status = self.lb.status();
+        let pools = status.json()["pools"].as_array().unwrap().iter();
+        let origins = pools.flat_map(|pool| {
+            let origins = pool["origins"].as_array().unwrap().iter();
+            origins.map(|origin| (pool["name"].as_str().unwrap(), origin))
+        });
+        origins
+            .filter(|(_, origin)| !origin["overridden"].is_null())
+            .map(|(pool, origin)| format!("{pool}/{}", origin["name"].as_str().unwrap()))
+            .collect()
     }
 
     fn is_newest(&self, number: u64, cause: &str) {
@@ -318,4 +339,135 @@ fn a_file_that_was_edited_is_not_replaced_unasked() {
     assert!(words.contains("mount point"), "{words}");
     assert_eq!(node.origin().as_deref(), Some("b"));
     node.is_newest(4, "file");
+}
+
+#[test]
+fn what_was_set_by_hand_goes_and_comes_with_revisions() {
+    needs_root!();
+    let lab = Lab::routed(2);
+    let _nginx = on_all(&lab, servers::nginx);
+    let one = pool("one").unmonitored().origin(&lab.origins[0], VIP4, 80, 1.0);
+    let two = pool("two").unmonitored().origin(&lab.origins[1], VIP4, 80, 1.0);
+    let (balancer, application) = (
+        balancer("web", &["one", "two"], None),
+        application("web", "tcp/80", VIP4, "web"),
+    );
+    // The second file has the second pool alone.
+    let mut node = Node::between(&lab, &format!("{one}{two}{balancer}{application}"), |first| {
+        first
+            .replace(&one.to_string(), "")
+            .replace("[\"one\", \"two\"]", "[\"two\"]")
+    });
+    let (file, none) = (node.file().to_owned(), Vec::<String>::new());
+
+    // What is set by hand is a revision.
+    node.lb.lb_ok(&["origins", "disable", "one/a"]);
+    node.served_by("b");
+    node.is_newest(2, "api");
+    let newest = node.json(&["revisions"])["revisions"][0].clone();
+    assert_eq!(newest["note"], "disable one/a");
+    // Done again, it is none.
+    node.lb.lb_ok(&["origins", "disable", "one/a"]);
+    node.is_newest(2, "api");
+    let plan = node.json(&["diff", "revision:1"]);
+    assert_eq!(plan["changes"][0]["name"], "one/a", "{plan}");
+    let field = json!({"field": "enabled", "before": "false", "after": "true"});
+    assert_eq!(plan["changes"][0]["fields"], json!([field]));
+    assert_eq!(plan["traffic"][0]["moved"], 1.0);
+    assert!(node.lb.lb_ok(&["diff", "file"]).contains("no difference"));
+
+    // A rollback takes it back, and brings it back; it is on the disk.
+    node.lb.lb_ok(&["rollback"]);
+    node.served_by("a");
+    node.is_newest(3, "rollback");
+    assert_eq!(node.by_hand(), none);
+    node.lb.lb_ok(&["rollback", "2"]);
+    node.served_by("b");
+    assert_eq!(node.by_hand(), ["one/a"]);
+    node.lb.kill();
+    node.lb.run();
+    node.served_by("b");
+    node.is_newest(4, "rollback");
+    assert_eq!(node.by_hand(), ["one/a"]);
+
+    // Nobody confirms a file without the origin: what was set on it is back, and what was set meanwhile stays.
+    node.lb.lb_ok(&["apply", &file, "--confirm", "3s"]);
+    assert_eq!(node.by_hand(), none);
+    node.lb.lb_ok(&["origins", "weight", "two/b", "0.5"]);
+    wait_until(SOON, "it goes back", || {
+        (node.newest() == (7, "unconfirmed".to_owned())).then_some(())
+    });
+    assert_eq!(node.by_hand(), ["one/a", "two/b"]);
+    node.served_by("b");
+    node.lb.lb_ok(&["origins", "reset", "two/b"]);
+
+    // So it is after a crash, and when the file is read again.
+    node.lb.lb_ok(&["apply", &file, "--confirm", "10m"]);
+    node.lb.kill();
+    node.lb.run();
+    node.is_newest(10, "unconfirmed");
+    assert_eq!(node.by_hand(), ["one/a"]);
+    node.served_by("b");
+    node.lb.lb_ok(&["apply", &file, "--confirm", "10m"]);
+    assert_eq!(node.by_hand(), none);
+    node.lb.lb_ok(&["reload"]);
+    assert_eq!(node.by_hand(), ["one/a"]);
+    node.lb.kill();
+    node.lb.run();
+    assert_eq!(node.by_hand(), ["one/a"]);
+    node.is_newest(12, "file");
+
+    // It goes with the origin, and comes back with the revision.
+    node.lb.lb_ok(&["apply", &file]);
+    assert_eq!(node.by_hand(), none);
+    node.lb.lb_ok(&["rollback"]);
+    assert_eq!(node.by_hand(), ["one/a"]);
+    assert_eq!(
+        (node.origin().as_deref(), node.on_disk()),
+        (Some("b"), node.first.clone())
+    );
+    node.lb.lb_ok(&["rollback", "1"]);
+    node.served_by("a");
+    assert_eq!(node.by_hand(), none);
+}
+
+#[test]
+fn a_draft_may_have_a_host_name_as_an_origin() {
+    const NAME: &str = "origins.test";
+    needs_root!();
+    let lab = Lab::routed(2);
+    let _nginx = on_all(&lab, servers::nginx);
+    let [a, b] = &lab.origins[..] else {
+        panic!("two origins were asked for")
+    };
+    let names = servers::name_server(b);
+    names.say(NAME, &[b.v4.into()]);
+    let mut node = Node::between(&lab, &leading_to(&lab, "one"), |first| {
+        let named = first.replace(&a.v4.to_string(), NAME);
+        format!("{named}\n[dns]\nservers = [\"{}\"]\nmin_ttl = 1\n", b.v4)
+    });
+    node.lb.lb_ok(&["drafts", "save", node.file(), "--name", "named"]);
+    let plan = node.json(&["diff", "draft:named"]);
+    let parts = plan["changes"].as_array().unwrap().iter();
+    let parts: Vec<&Value> = parts.map(|change| &change["object"]).collect();
+    assert_eq!(parts, ["dns", "origin"], "{plan}");
+    let field = json!({"field": "address", "before": a.v4.to_string(), "after": NAME});
+    assert_eq!(plan["changes"][1]["fields"], json!([field]));
+    // The name is looked up at the servers of the draft, and those of the file before are back with it.
+    node.lb.lb_ok(&["drafts", "deploy", "named", "--confirm", "10m"]);
+    node.served_by("b");
+    node.lb.lb_ok(&["rollback"]);
+    node.served_by("a");
+    assert_eq!(node.on_disk(), node.first);
+    node.lb.lb_ok(&["drafts", "deploy", "named"]);
+    node.served_by("b");
+    node.lb.kill();
+    node.lb.run();
+    node.served_by("b");
+    assert_eq!(node.on_disk(), node.second);
+    // A revision with another address.
+    node.lb.lb_ok(&["rollback", "1"]);
+    node.served_by("a");
+    node.lb.lb_ok(&["rollback"]);
+    node.served_by("b");
 }

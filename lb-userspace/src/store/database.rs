@@ -368,6 +368,22 @@ impl Database {
     }
 }
 
+/// Makes a database of the first layout, which had objects and what was set by hand alone.
+#[cfg(test)]
+pub(crate) fn write_first_layout(state_dir: &Path, rows: &[(&str, &str)]) {
+    let redb = redb::Database::create(state_dir.join("lb.redb")).unwrap();
+    let transaction = redb.begin_write().unwrap();
+    {
+        let mut objects = transaction.open_table(Table::Objects.definition()).unwrap();
+        for (key, value) in rows {
+            objects.insert(*key, value.as_bytes()).unwrap();
+        }
+        let mut meta = transaction.open_table(META).unwrap();
+        meta.insert("version", 1).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -465,19 +481,7 @@ mod tests {
     #[test]
     fn the_first_layout_is_migrated() {
         let folder = tempfile::tempdir().unwrap();
-        let redb = redb::Database::create(folder.path().join("lb.redb")).unwrap();
-        let transaction = redb.begin_write().unwrap();
-        {
-            let mut objects = transaction.open_table(Table::Objects.definition()).unwrap();
-            objects.insert("a", &b"1"[..]).unwrap();
-            transaction
-                .open_table(META)
-                .unwrap()
-                .insert("version", 1)
-                .unwrap();
-        }
-        transaction.commit().unwrap();
-        drop(redb);
+        write_first_layout(folder.path(), &[("a", "1")]);
         let mut opened = open(folder.path());
         assert!(opened.problem.is_none(), "{:?}", opened.problem);
         assert_eq!(texts(&opened), [("a", "1")]);

@@ -15,6 +15,9 @@ mod history;
 mod private;
 mod revisions;
 
+#[cfg(test)]
+pub(crate) use database::write_first_layout;
+
 pub use committer::{Committed, Committer, Dead};
 pub use database::{Database, Further, Opened, Row, RowChange, Table, open};
 pub use drafts::{Draft, Unfinished};
