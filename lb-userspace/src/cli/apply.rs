@@ -35,11 +35,13 @@ pub(super) struct Apply {
 #[derive(Args, Debug)]
 pub(super) struct Confirm {}
 
-/// Go back to a revision: its file and its objects
+/// Go back to a revision: its file, its objects, and what was set by hand at its time
 ///
 /// Without a number: to what was before the deployment that waits for its confirmation, else to the revision before the one
-/// in force. Going back makes a revision of its own, so it can be taken back, too. `lb diff revision:N` shows what it would
-/// change.
+/// in force, whatever that has changed: a file, or one origin that was drained. Going back makes a revision of its own, so it
+/// can be taken back, too. `lb diff revision:N` shows what it would change.
+///
+/// What was before a deployment that waits comes back without touching what was changed since, by the API or by hand.
 #[derive(Args, Debug)]
 pub(super) struct Rollback {
     /// Number of the revision (`lb revisions`)

@@ -13,8 +13,8 @@ use std::path::Path;
 /// TO and --from are each a file, or one of: `running` (what is in force), `file` (the daemon's configuration file as it is on
 /// the disk), `draft:NAME`, `revision:N`, `-` (stdin). A file with such a name is given as ./running.
 ///
-/// Compared is what the configurations mean, with the objects of the API (those of its time for a revision). The share of
-/// traffic that moves is that of new flows which would get another origin, with every enabled origin up; flows that are open
+/// Compared is what the configurations mean, with the objects of the API and what was set by hand (at its time for a
+/// revision). The share of traffic that moves is that of new flows which would get another origin, with every enabled origin up; flows that are open
 /// stay where they are.
 #[derive(Args, Debug)]
 #[command(name = "diff")]

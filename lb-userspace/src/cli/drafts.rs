@@ -12,8 +12,8 @@ use std::time::Duration;
 
 /// Keep configuration files without deploying them, and deploy them later
 ///
-/// A draft is a whole configuration file. Objects of the API are no part of it: those stay as they are (a disabled load
-/// balancer is their draft). `lb diff draft:NAME` shows what a draft would change.
+/// A draft is a whole configuration file. Objects of the API and what was set by hand are no part of it: those stay as they
+/// are (a disabled load balancer is their draft). `lb diff draft:NAME` shows what a draft would change.
 #[derive(Args, Debug)]
 #[command(name = "drafts")]
 pub(super) struct DraftsArgs {
@@ -51,8 +51,9 @@ enum Verb {
 
 /// List the revisions that `lb rollback` can go back to, the newest first
 ///
-/// Each deployed change makes one: of the file, by `lb apply` and drafts, and of objects by the API. Changes of objects that
-/// come while the one before is being written to the disk are one revision together, shown as 4-7. Fifty are kept.
+/// Each change makes one: of the file, by `lb apply` and drafts, of objects by the API, and of what is set by hand (`lb origins
+/// drain` and its like). Changes of the latter that come while the one before is being written to the disk are one revision
+/// together, shown as 4-7. Fifty are kept.
 #[derive(Args, Debug)]
 #[command(name = "revisions", args_conflicts_with_subcommands = true)]
 pub(super) struct RevisionsArgs {

@@ -21,7 +21,7 @@ pub struct RevisionRow {
     pub cause: String,
     /// Where it comes from, in words; may be empty.
     pub note: String,
-    /// How many objects of the API it has changed.
+    /// How many objects of the API it has changed, and how many others by hand.
     pub objects_changed: usize,
     pub running: bool,
     /// When it goes back unless it is confirmed.
