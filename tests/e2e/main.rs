@@ -11,6 +11,7 @@ mod agent;
 mod analytics;
 mod api;
 mod check_file;
+mod drafts;
 mod endings;
 mod events;
 mod explain;
