@@ -76,7 +76,11 @@ impl Node {
         let reader = &self.datapath.reader;
         let counted = view.applications.iter().filter_map(|application| {
             let entry = catalog.named(Kind::Application, &application.name)?;
-            Some((entry.id.to_string(), application.id, counters(reader, application.id)))
+            Some((
+                entry.id.to_string(),
+                application.id,
+                counters(reader, application.id),
+            ))
         });
         let counted = counted.collect();
         for application in &view.applications {
