@@ -10,7 +10,7 @@ use serde_json::Value;
 /// A monitor that is quick to find out. The timeout is long, so that no answer is taken for late on a busy machine.
 fn monitor(name: &str, kind: &str, more: &str) -> String {
     format!(
-        "[monitors.{name}]\ntype = \"{kind}\"\ninterval = 0.3\ntimeout = 0.25\nretries = 0\nconsecutive_down = 2\n{more}\n"
+        "[monitors.{name}]\ntype = \"{kind}\"\ninterval = 0.5\ntimeout = 0.5\nretries = 0\nconsecutive_down = 2\n{more}\n"
     )
 }
 
