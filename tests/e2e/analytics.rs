@@ -1,13 +1,13 @@
 //! What the API tells of traffic is what clients have sent.
 
 use crate::{dns_at, eu, http_at, on_all};
-use lb_tests::check::{SOON, wait_until};
+use lb_tests::check::{SOON, assert_all_served, wait_until};
 use lb_tests::config::{MONITOR, application, balancer};
 use lb_tests::daemon::Daemon;
 use lb_tests::flows::EchoFlow;
 use lb_tests::lab::{Lab, VIP4};
 use lb_tests::servers::ECHO_PORT;
-use lb_tests::{dns, http, needs_root, servers};
+use lb_tests::{dns, http, load, needs_root, servers};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,49 @@ fn wait_events(lb: &Daemon, id: &str, count: usize, lasting: bool) -> Value {
     })
 }
 
+fn id(lb: &Daemon, name: &str) -> String {
+    let apps = result(lb, "apps");
+    let app = apps
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|app| app["dns"]["name"] == name);
+    app.unwrap_or_else(|| panic!("{name} is not in {apps}"))["id"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn an_application_is_measured_from_its_first_flow_on() {
+    needs_root!();
+    let lab = Lab::routed(1);
+    let _nginx = on_all(&lab, servers::nginx);
+    let config = |vip_port: &str| {
+        format!(
+            "{MONITOR}{}{}{}",
+            eu(&lab, VIP4, 80, &[1.0]),
+            balancer("all", &["eu"], None),
+            application(&format!("web{vip_port}"), &format!("tcp/{vip_port}"), VIP4, "all")
+        )
+    };
+    let mut lb = Daemon::start_with(&lab, "flow_timeouts = { tcp_closing = 1 }", &config("80"));
+    lb.wait_healthy(&["eu"]);
+    let first = id(&lb, "web80");
+    wait_until(SOON, "it is measured", || {
+        let current = result(&lb, &format!("analytics/aggregate/current?appID={first}"));
+        (current[0]["connections"] == 0).then_some(())
+    });
+    // The row of the second may be the first one's, whose flows are none of its own.
+    for port in ["8080", "8081"] {
+        lb.write_config(&config(port));
+        lb.lb_ok(&["reload"]);
+        let server = (VIP4, port.parse().unwrap()).into();
+        assert_all_served(&load::run(&lab.client, REQUESTS, 2, load::http(server)));
+        wait_events(&lb, &id(&lb, &format!("web{port}")), REQUESTS, false);
+    }
+}
+
 #[test]
 fn analytics_add_up_to_what_clients_have_sent() {
     needs_root!();
@@ -77,18 +120,6 @@ fn analytics_add_up_to_what_clients_have_sent() {
     let timeouts = "flow_timeouts = { tcp_closing = 1, udp = 1 }";
     let mut lb = Daemon::start_with(&lab, timeouts, &config);
     lb.wait_healthy(&["eu"]);
-    let id = |lb: &Daemon, name: &str| -> String {
-        let apps = result(lb, "apps");
-        let app = apps
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|app| app["dns"]["name"] == name);
-        app.unwrap_or_else(|| panic!("{name} is not in {apps}"))["id"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
     let [web, echo, names] = ["web", "echo", "names"].map(|name| id(&lb, name));
     let current =
         |lb: &Daemon, id: &str| result(lb, &format!("analytics/aggregate/current?appID={id}"))[0].clone();

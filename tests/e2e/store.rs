@@ -79,7 +79,7 @@ impl Api {
     }
 
     /// Status and result.
-    fn ask(&mut self, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
+    pub fn ask(&mut self, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
         let (status, mut answer) = self.exchange(method, path, body)?;
         Ok((status, answer["result"].take()))
     }

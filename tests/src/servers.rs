@@ -2,6 +2,7 @@
 
 use crate::check::{SOON, wait_until};
 use crate::dns;
+use crate::gate;
 use crate::lab::Host;
 use crate::netns::Netns;
 use crate::process::Process;
@@ -20,6 +21,7 @@ pub const HTTP_PORT: u16 = 80;
 pub const HTTPS_PORT: u16 = 443;
 pub const DNS_PORT: u16 = 53;
 pub const IPERF_PORT: u16 = 5201;
+pub const SMTP_PORT: u16 = 25;
 pub const ECHO_PORT: u16 = 7;
 
 /// A server that is one process.
@@ -32,6 +34,12 @@ impl Server {
     }
 
     fn start(host: &Host, title: &str, port: u16, command: &mut Command) -> Self {
+        let local = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+        Self::start_on(host, title, &local.map(|ip| (ip, port).into()), command)
+    }
+
+    /// Starts it, and waits until it listens on all these.
+    fn start_on(host: &Host, title: &str, sockets: &[SocketAddr], command: &mut Command) -> Self {
         let log = host.folder.join(format!("{title}.log"));
         let mut process = Process::start(
             &host.namespace,
@@ -39,7 +47,6 @@ impl Server {
             command,
             &log,
         );
-        let local = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
         wait_until(SOON, &format!("{title} of {} listens", host.name), || {
             assert!(
                 process.ended().is_none(),
@@ -47,8 +54,8 @@ impl Server {
                 host.name,
                 process.log_tail()
             );
-            let connect = |ip: &IpAddr| TcpStream::connect((*ip, port)).is_ok();
-            host.namespace.enter(|| local.iter().all(connect)).then_some(())
+            let connect = |socket: &SocketAddr| TcpStream::connect(socket).is_ok();
+            host.namespace.enter(|| sockets.iter().all(connect)).then_some(())
         });
         Self(process)
     }
@@ -224,6 +231,23 @@ impl NameServer {
     pub fn kill(self) {
         self.server.kill();
     }
+}
+
+/// A mail server, which keeps nothing.
+#[must_use]
+pub fn smtp(host: &Host) -> Server {
+    let mut command = Command::new(gate::python());
+    command.args([
+        "-m",
+        "aiosmtpd",
+        "--nosetuid",
+        "--class",
+        "aiosmtpd.handlers.Sink",
+    ]);
+    // One address is all that it listens on.
+    let socket = SocketAddr::from((host.v4, SMTP_PORT));
+    command.arg("--listen").arg(socket.to_string());
+    Server::start_on(host, "aiosmtpd", &[socket], &mut command)
 }
 
 /// An iperf3 server.

@@ -104,7 +104,7 @@ pub fn lab() -> Result<()> {
 /// What the tests' Python needs, at fixed versions.
 const REQUIREMENTS: &str = "tests/python/requirements.txt";
 
-/// Makes sure that there is a Python with Cloudflare's client, in the target directory.
+/// Makes sure that there is a Python with Cloudflare's client and a mail server, in the target directory.
 ///
 /// # Errors
 /// It cannot be made.
@@ -134,7 +134,7 @@ pub fn python() -> Result<()> {
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
         .arg("--requirement")
         .arg(root().join(REQUIREMENTS));
-    step::must("install Cloudflare's client", &mut pip)?;
+    step::must("install Python packages", &mut pip)?;
     std::fs::write(stamp, wanted).context("note what was installed")
 }
 

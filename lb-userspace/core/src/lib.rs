@@ -14,6 +14,7 @@
 pub mod analytics;
 pub mod arena;
 pub mod calendar;
+pub mod difference;
 pub mod engine;
 pub mod health;
 pub mod history;

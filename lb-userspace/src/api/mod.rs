@@ -4,6 +4,7 @@
 //! which owns maps, configuration and engine. A daemon that does not answer in time is an error, never a hang.
 
 mod cloudflare;
+mod drafts;
 mod error;
 mod events;
 mod guard;
@@ -15,6 +16,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod token;
+mod version_request;
 
 pub(crate) use cloudflare::origin_health;
 pub use listen::{Listeners, Server};
@@ -24,3 +26,4 @@ pub use request::{
 };
 pub use routes::router;
 pub use token::Token;
+pub use version_request::{Deployment, DeploymentSource, Version, VersionRequest};

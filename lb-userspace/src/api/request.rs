@@ -1,5 +1,6 @@
 //! What the API asks of the daemon.
 
+use super::version_request::VersionRequest;
 use crate::cloudflare::{Failure, Preview, PreviewStarted};
 use crate::datapath::trace::Traced;
 use crate::objects::{Catalog, Change, Entry, Id};
@@ -43,6 +44,8 @@ pub enum Request {
         change: Change,
         reply: CloudflareReply<Arc<Entry>>,
     },
+    /// Something about drafts, revisions and deployments.
+    Version(VersionRequest),
     /// Run a monitor against pools, without having it decide about anything.
     Preview {
         monitor: serde_json::Map<String, serde_json::Value>,

@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use super::guard::{self, Guard};
-use super::{Handle, Request, Standing, cloudflare, events, objects, stream};
+use super::{Handle, Request, Standing, cloudflare, drafts, events, objects, stream};
 use crate::wire::{
     Drops, ErrorCode, Explain, ExplainQuery, FlowFilter, Flows, Flushed, HandedOver, Reloaded, Status,
     StoredObjects,
@@ -52,14 +52,17 @@ pub(super) fn guarded(handle: Handle, guard: Guard) -> Router {
         Guard::Trusted => Router::new()
             .route("/api/v1/handover", post(hand_over))
             .route("/api/v1/objects", get(stored_objects))
+            .merge(drafts::local_routes())
             .with_state(handle.clone()),
         Guard::Local | Guard::Bearer(_) => Router::new(),
     };
-    // Other people's packets are for those who may see everything: not for every user of this machine.
+    // Other people's packets, and the file that names paths and addresses of this machine, are for those who may see and do
+    // everything: not for every user of this machine.
     let private = match guard {
         Guard::Trusted | Guard::Bearer(_) => Router::new()
             .route("/api/v1/trace", get(stream::trace))
             .route("/api/v1/capture", get(stream::capture))
+            .merge(drafts::routes())
             .with_state(handle.clone()),
         Guard::Local => Router::new(),
     };

@@ -1,6 +1,7 @@
 //! The API as clients meet it: a fake daemon behind real sockets, asked through the real client.
 
 mod cloudflare;
+mod drafts;
 mod events;
 mod onlooker;
 mod trace;
@@ -196,6 +197,7 @@ fn answer(daemon: Daemon, request: Request) {
         | Request::Present { .. }
         | Request::MonitorTest { .. }
         | Request::Objects { .. } => {}
+        Request::Version(request) => drafts::versioned(request),
         Request::HandOver { reply } => drop(reply.send(Ok(HandedOver { pid: 7 }))),
         Request::Events { query, reply } => drop(reply.send(Ok(events::feed(&query)))),
         Request::HealthHistory { query, reply } => {

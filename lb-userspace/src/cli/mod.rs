@@ -3,10 +3,13 @@
 //! Data goes to stdout and words to stderr, so that every command can stand in a pipe; how a command ended is its exit
 //! code ([`Exit`]).
 
+mod apply;
 mod capture;
 mod check;
 mod completions;
+mod diff;
 mod doctor;
+mod drafts;
 mod drops;
 mod events;
 mod explain;
@@ -76,6 +79,12 @@ enum Command {
     LoadBalancers(objects::LoadBalancers),
     #[command(visible_alias = "application")]
     Applications(objects::Applications),
+    Diff(diff::DiffArgs),
+    Apply(apply::Apply),
+    Confirm(apply::Confirm),
+    Rollback(apply::Rollback),
+    Revisions(drafts::RevisionsArgs),
+    Drafts(drafts::DraftsArgs),
     Explain(explain::ExplainArgs),
     Flows(flows::FlowsArgs),
     Drops(drops::DropsArgs),
@@ -141,6 +150,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::MonitorGroups(verb) => verb.run(global),
         Command::LoadBalancers(verb) => verb.run(global),
         Command::Applications(verb) => verb.run(global),
+        Command::Diff(verb) => verb.run(global),
+        Command::Apply(verb) => verb.run(global),
+        Command::Confirm(verb) => verb.run(global),
+        Command::Rollback(verb) => verb.run(global),
+        Command::Revisions(verb) => verb.run(global),
+        Command::Drafts(verb) => verb.run(global),
         Command::Explain(verb) => verb.run(global),
         Command::Flows(verb) => verb.run(global),
         Command::Drops(verb) => verb.run(global),

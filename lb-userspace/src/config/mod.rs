@@ -115,6 +115,14 @@ pub fn content(path: &Path) -> Option<Vec<u8>> {
     files::bytes(path, files::Kind::Regular, MAX_FILE_SIZE).ok()
 }
 
+/// The text of a file that [`reload`] could read.
+///
+/// # Errors
+/// Says why it cannot be read.
+pub fn text(path: &Path) -> Result<String, String> {
+    files::text(path, files::Kind::Regular, MAX_FILE_SIZE)
+}
+
 fn load_of(path: &Path, kind: files::Kind) -> Result<Loaded, ConfigErrors> {
     let name = path.display().to_string();
     let modified = std::fs::metadata(path).and_then(|file| file.modified());

@@ -5,9 +5,11 @@ use crate::api::{CloudflareReply, Minutes, Present};
 use crate::cloudflare::Failure;
 use crate::config::Kind;
 use crate::datapath::flows::{Ages, FlowCounts};
+use crate::datapath::reader::Reader;
 use crate::store::HistoryChange;
 use crate::wire::micros;
 use lb_core::analytics::{Counted, Histogram, Meter, Open};
+use lb_core::view::View;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,6 +20,10 @@ const PRESENT: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub struct Traffic {
     meter: Meter,
+    /// Rows of the applications that are live, by name.
+    live: BTreeMap<String, u32>,
+    /// Counters of those that went live since the last sweep began, from when they did.
+    begun: BTreeMap<String, Counted>,
     /// Counters from before the sweep that is going on: of applications by their ids in the API, with their rows.
     counted: Vec<(String, u32, Counted)>,
     /// Counters of the last minute.
@@ -54,6 +60,15 @@ impl Traffic {
     }
 }
 
+fn counters(reader: &Reader, row: u32) -> Counted {
+    let traffic = reader.application(row);
+    Counted {
+        bytes_in: traffic.bytes_in,
+        bytes_out: traffic.bytes_out,
+        new_flows: traffic.new_flows,
+    }
+}
+
 impl Node {
     /// Reads the counters, before a sweep begins.
     pub(super) fn read_counters(&mut self) {
@@ -61,15 +76,48 @@ impl Node {
         let reader = &self.datapath.reader;
         let counted = view.applications.iter().filter_map(|application| {
             let entry = catalog.named(Kind::Application, &application.name)?;
-            let traffic = reader.application(application.id);
-            let counted = Counted {
-                bytes_in: traffic.bytes_in,
-                bytes_out: traffic.bytes_out,
-                new_flows: traffic.new_flows,
-            };
-            Some((entry.id.to_string(), application.id, counted))
+            Some((
+                entry.id.to_string(),
+                application.id,
+                counters(reader, application.id),
+            ))
         });
-        self.traffic.counted = counted.collect();
+        let counted = counted.collect();
+        for application in &view.applications {
+            if let Some(begun) = self.traffic.begun.get(&application.name)
+                && let Some(entry) = catalog.named(Kind::Application, &application.name)
+            {
+                self.traffic.meter.begin(&entry.id.to_string(), *begun);
+            }
+        }
+        self.traffic.begun.clear();
+        self.traffic.counted = counted;
+    }
+
+    /// Remembers where the counters of applications begin that have just gone live. Of those that were there when the
+    /// daemon came, nobody knows.
+    pub(super) fn follow_applications(&mut self, view: &View) {
+        let traffic = &mut self.traffic;
+        let known = view.applications.len() == traffic.live.len()
+            && view
+                .applications
+                .iter()
+                .all(|application| traffic.live.get(&application.name) == Some(&application.id));
+        if known {
+            return;
+        }
+        let live = view.applications.iter();
+        let live = live.map(|application| (application.name.clone(), application.id));
+        let former = std::mem::replace(&mut traffic.live, live.collect());
+        if traffic.looked.is_none() {
+            return;
+        }
+        for (name, row) in &traffic.live {
+            if former.get(name) != Some(row) {
+                let counted = counters(&self.datapath.reader, *row);
+                traffic.begun.insert(name.clone(), counted);
+            }
+        }
     }
 
     /// Takes in what the sweep has found.

@@ -1,14 +1,21 @@
 //! The composition root: everything that does I/O, around one engine that decides.
 
 mod analytics;
+mod comparison;
+mod deployment;
+mod drafts;
 mod drains;
 mod events;
+mod file;
+mod file_part;
 mod interfaces;
+mod marks;
 mod node;
 mod notices;
 mod objects;
 mod oneshot;
 mod preview;
+mod records;
 mod reload;
 mod requests;
 mod setup;

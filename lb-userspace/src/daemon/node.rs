@@ -1,6 +1,7 @@
 //! One running node: the event loop, and the execution of what the engine asks for.
 
 use super::analytics::Traffic;
+use super::deployment::{Unconfirmed, until_confirmed};
 use super::drains::Drains;
 use super::events::Journal;
 use super::interfaces::Interfaces;
@@ -29,7 +30,9 @@ use crate::resolve::Resolver;
 use crate::store::{Saver, Store};
 use anyhow::{Context, Result};
 use lb_common::abi::{OriginId, OriginState, SettingsFlags};
-use lb_core::engine::{Command, Engine, Environment, Event, Kept, Path, ProbeRequest, SessionMoves};
+use lb_core::engine::{
+    Command, Engine, Environment, Event, Kept, NameRecord, Path, ProbeRequest, SessionMoves,
+};
 use lb_core::health::FailureReason;
 use lb_core::image::TableOp;
 use lb_core::model::{Config, OnExit};
@@ -70,6 +73,8 @@ pub struct Node {
     pub(super) overrides: Vec<String>,
     pub(super) config: Arc<Config>,
     pub(super) objects: Objects,
+    /// What goes back unless somebody confirms it.
+    pub(super) unconfirmed: Option<Unconfirmed>,
     pub(super) engine: Engine,
     pub(super) datapath: Datapath,
     pub(super) explainer: Explainer,
@@ -250,6 +255,7 @@ impl Node {
             overrides,
             config,
             objects,
+            unconfirmed: None,
             engine,
             datapath,
             explainer,
@@ -317,6 +323,7 @@ impl Node {
         if let Some(problem) = node.objects.problem() {
             node.record_store(problem);
         }
+        node.resume_deployment().await;
         info!(node = node.config.node.name, "running");
         Ok(node)
     }
@@ -381,6 +388,7 @@ impl Node {
                 () = until(self.counting.next) => self.start_count(),
                 Some(result) = self.counting.done.recv() => self.end_count(result),
                 _ = repair.tick() => self.repair(),
+                () = until_confirmed(&self.unconfirmed) => self.expire(),
                 () = until(self.tracer.due) => self.refresh_trace(),
             }
             if self.handed_over {
@@ -405,7 +413,8 @@ impl Node {
     pub async fn stop(mut self) -> Result<(), Failure> {
         info!("stopping");
         self.end_trace();
-        self.objects.close().await;
+        self.leave_unconfirmed();
+        self.close_store().await;
         self.close_history().await;
         self.stop.cancel();
         if self.handed_over {
@@ -445,6 +454,11 @@ impl Node {
         }
     }
 
+    /// The addresses of origins' host names.
+    pub(super) fn known_names(&self) -> Vec<NameRecord> {
+        self.engine.known_names()
+    }
+
     /// Tells the engine what has happened and does what it asks for.
     pub(super) fn tell(&mut self, event: Event) {
         let now = Timestamp(self.started.elapsed());
@@ -466,6 +480,7 @@ impl Node {
             Command::WatchNames(names) => self.resolver.watch(names),
             Command::Publish(view) => {
                 self.journal.follow(&view, &self.config);
+                self.follow_applications(&view);
                 // Nobody may be looking.
                 let _ = self.view.send_replace(view);
             }

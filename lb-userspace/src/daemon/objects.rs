@@ -1,23 +1,24 @@
 //! The objects of a running node: what is in force, what is on the disk, and who waits for that.
 //!
 //! A change is validated and brought into force at once, all or nothing, and answered when it is on the disk. If it cannot
-//! be written it is undone together with those that were built on it.
+//! be written it is undone together with those that were built on it. Whatever comes into force, be it by the API, another
+//! file or a way back, is a revision ([`Objects::revise`]) and written by [`Objects::commit`].
 
+use super::file_part::{FilePart, Fitting};
 use super::node::Node;
-use crate::api::{CloudflareReply, by_hand};
+use super::records::{Records, Then, undo};
+use crate::api::CloudflareReply;
 use crate::cloudflare::Failure;
-use crate::config::{self, Compiled, ConfigErrors, HostDefaults, Imports, Kind, Loaded, Source};
-use crate::objects::{
-    Catalog, Change, Entry, FileObjects, Id, Moment, Overrides, Rendered, Subject, refusal, render, rows,
+use crate::config::{Compiled, ConfigErrors, Loaded};
+use crate::objects::{Catalog, Change, Entry, Id, Moment, Overrides, Rendered, Stored, refusal, rows};
+use crate::store::{
+    self, Cause, Committed, Committer, Dead, NewRevision, Row, RowChange, Table, Undo, Unfinished,
 };
-use crate::store::{self, Committed, Committer, Dead, Row, RowChange};
-use crate::wire::Status;
-use anyhow::Result;
 use lb_core::engine::Event;
 use lb_core::model::Config;
 use std::collections::{BTreeSet, VecDeque};
-use std::net::IpAddr;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
@@ -27,98 +28,93 @@ use tracing::{error, warn};
 const LAST_COMMITS: Duration = Duration::from_secs(5);
 
 /// Where the answer to a change goes: the object as it is now, or was.
-type ChangeReply = CloudflareReply<Arc<Entry>>;
+pub(super) type ChangeReply = CloudflareReply<Arc<Entry>>;
 
 /// The objects.
 pub struct Objects {
-    file: FilePart,
+    pub(super) file: Rc<FilePart>,
     /// What is in force and what is left out.
     catalog: watch::Sender<Arc<Catalog>>,
     /// Objects of the store that do not fit to the file: they are kept, and not in force.
-    left_out: BTreeSet<Id>,
-    /// The objects of the API and the overrides that are on the disk.
-    durable: Arc<Catalog>,
-    waiting: VecDeque<Waiting>,
-    committer: Option<Committer>,
+    pub(super) left_out: BTreeSet<Id>,
+    /// What was in force before, and drafts.
+    pub(super) records: Records,
+    /// What is on the disk.
+    pub(super) durable: Durable,
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) committer: Option<Committer>,
     committed: mpsc::UnboundedReceiver<Committed>,
     tell: mpsc::UnboundedSender<Committed>,
     epoch: u64,
     number: u64,
+    /// What in the store is not as it is in force since the start: what becomes of it, and what would undo that.
+    at_start: (Vec<RowChange>, Vec<Undo>),
     /// What the operator must know of what was found at start.
     found: Option<String>,
     /// Why the last change is not on the disk.
     unsaved: Option<String>,
 }
 
-/// What news from the disk means.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Settled {
-    /// As expected.
-    Saved,
-    /// The first change since others could not be saved.
-    SavedAgain,
-    /// Everything since must be undone.
-    Undone(String),
-}
-
-/// The file's part of the configuration.
-struct FilePart {
-    source: Arc<Source>,
-    imports: Imports,
-    edge_ips: Vec<IpAddr>,
-    objects: Arc<FileObjects>,
+/// What a crash leaves.
+#[derive(Clone)]
+pub struct Durable {
+    /// With the objects of the file.
+    catalog: Arc<Catalog>,
+    file: Rc<FilePart>,
+    pub(super) records: Records,
 }
 
 /// A change that is in force and not on the disk yet.
-struct Waiting {
+pub struct Waiting {
     number: u64,
-    catalog: Arc<Catalog>,
-    /// Who waits, and for what; `None`: nobody.
-    reply: Option<(ChangeReply, Arc<Entry>)>,
+    durable: Durable,
+    pub(super) then: Then,
 }
 
-impl FilePart {
-    fn new(loaded: &Loaded) -> Self {
-        Self {
-            source: Arc::clone(&loaded.file),
-            imports: loaded.imports.clone(),
-            edge_ips: loaded.config.api.edge_ips.clone(),
-            objects: Arc::new(FileObjects::new(&loaded.file, micros(loaded.modified))),
-        }
-    }
+/// What news from the disk means.
+pub(super) enum Settled {
+    /// Changes are there; `again`: the first since others could not be saved.
+    Saved { done: Vec<Then>, again: bool },
+    /// Everything since must be undone.
+    Undone {
+        failed: Vec<Then>,
+        why: String,
+        /// For the operator.
+        problem: String,
+    },
+}
 
-    /// The configuration with these objects.
-    fn compile(
-        &self,
-        catalog: &Catalog,
-        left_out: &BTreeSet<Id>,
-    ) -> Result<Compiled, (Rendered, ConfigErrors)> {
-        let rendered = render(catalog, &self.edge_ips, left_out);
-        let defaults = HostDefaults::of_this_machine();
-        let compiled = config::compile(&self.source, Some(&rendered.source), &self.imports, &defaults);
-        let mut compiled = compiled.map_err(|errors| (rendered, errors))?;
-        catalog.overrides().apply(&mut compiled.config);
-        Ok(compiled)
-    }
+/// Another file's part, and the objects with it.
+pub struct NewFile {
+    pub(super) file: Rc<FilePart>,
+    pub(super) catalog: Catalog,
+    pub(super) left_out: BTreeSet<Id>,
 }
 
 impl Objects {
     /// The objects of a file; those of the API come later.
     pub fn new(loaded: &Loaded) -> Self {
-        let file = FilePart::new(loaded);
-        let catalog = Catalog::new(Arc::clone(&file.objects), Vec::new());
+        let file = Rc::new(FilePart::new(loaded));
+        let catalog = Arc::new(file.with(&Stored::default()));
+        let records = Records::default();
         let (tell, committed) = mpsc::unbounded_channel();
         Self {
-            file,
-            durable: Arc::new(catalog.clone()),
-            catalog: watch::channel(Arc::new(catalog)).0,
+            durable: Durable {
+                catalog: Arc::clone(&catalog),
+                file: Rc::clone(&file),
+                records: records.clone(),
+            },
+            catalog: watch::channel(catalog).0,
             left_out: BTreeSet::new(),
+            file,
+            records,
             waiting: VecDeque::new(),
             committer: None,
             committed,
             tell,
             epoch: 1,
             number: 0,
+            at_start: Default::default(),
             found: None,
             unsaved: None,
         }
@@ -149,94 +145,82 @@ impl Objects {
         let store::Opened {
             database,
             rows,
+            further,
             problem,
         } = store::open(state_dir);
         self.found = problem;
+        let (records, flaws) = Records::read(&further);
+        self.durable.records = records.clone();
+        self.records = records;
+        for flaw in flaws {
+            self.add_problem(&flaw);
+        }
         self.take(&rows);
         if let Some(problem) = &self.found {
             error!("{problem}");
         }
+        self.note_start(&rows);
         let tell = self.tell.clone();
         self.committer = database.map(|database| {
-            Committer::start(database, &rows, state_dir.to_owned(), move |committed| {
-                // The daemon is stopping when nobody listens.
-                let _ = tell.send(committed);
-            })
+            Committer::start(
+                database,
+                &rows,
+                &further,
+                state_dir.to_owned(),
+                move |committed| {
+                    // The daemon is stopping when nobody listens.
+                    let _ = tell.send(committed);
+                },
+            )
         });
-        self.forget_stale(&rows);
-    }
-
-    /// Removes the rows of overrides that are for nothing any more: the file has changed while no daemon ran.
-    fn forget_stale(&mut self, rows: &[Row]) {
-        let kept: BTreeSet<String> = self.rows().into_iter().map(|row| row.key).collect();
-        let stale = rows
-            .iter()
-            .filter(|row| Overrides::of_row(row).is_some() && !kept.contains(&row.key));
-        let gone: Vec<RowChange> = stale
-            .map(|row| RowChange {
-                key: row.key.clone(),
-                value: None,
-            })
-            .collect();
-        if self.committer.is_some() && !gone.is_empty() {
-            self.number += 1;
-            self.commit(gone);
-        }
     }
 
     /// Takes in the objects of rows.
     pub fn take(&mut self, rows: &[Row]) {
-        let (mut entries, mut overrides) = (Vec::new(), Vec::new());
-        let mut left_out = |flaw| self.add_problem(&format!("an object of the store is left out: {flaw}"));
-        for row in rows {
-            match Overrides::of_row(row) {
-                Some(Ok(read)) => overrides.push(read),
-                Some(Err(flaw)) => left_out(flaw),
-                None => match Entry::of_row(row) {
-                    Ok(entry) => entries.push(Arc::new(entry)),
-                    Err(flaw) => left_out(flaw),
-                },
-            }
+        let (stored, flaws) = Stored::read(rows);
+        for flaw in flaws {
+            self.add_problem(&format!("an object of the store is left out: {flaw}"));
         }
-        let overrides: Overrides = overrides.into_iter().collect();
-        let file = Arc::clone(&self.file.objects);
-        let catalog = Arc::new(Catalog::with(file, entries, Arc::new(overrides)));
-        self.durable = Arc::clone(&catalog);
+        // What nobody confirmed has taken them away, and is taken back.
+        let returning = match &self.records.unfinished {
+            Some(Unfinished::Confirmation { returning, .. }) => Stored::read(returning).0.overrides,
+            Some(Unfinished::File { .. }) | None => Arc::default(),
+        };
+        let catalog = Arc::new(self.file.with(&stored.and(&returning)));
+        self.durable.catalog = Arc::clone(&catalog);
         self.catalog.send_replace(catalog);
     }
 
-    /// Has everything written that differs from a former catalog, and somebody answered then.
-    fn write_since(&mut self, former: &Catalog, reply: Option<(ChangeReply, Arc<Entry>)>) {
+    /// Finds overrides of the store that are for nothing any more, since the file has changed while no daemon ran, and
+    /// those that are back.
+    fn note_start(&mut self, rows: &[Row]) {
         let catalog = self.catalog();
-        let rows = rows(former, &catalog);
-        if reply.is_none() && (rows.is_empty() || self.committer.is_none()) {
-            return;
+        let kept: Vec<Row> = catalog.overrides().rows().collect();
+        let is_in = |rows: &[Row], key: &str| rows.iter().any(|row| row.key == key);
+        let (changes, undo) = &mut self.at_start;
+        let mut note = |key: &str, before: Option<&Row>, after: Option<&Row>| {
+            changes.push(RowChange {
+                table: Table::Objects,
+                key: key.to_owned(),
+                value: after.map(|row| row.value.clone()),
+            });
+            undo.push(Undo {
+                key: key.to_owned(),
+                value: before.map(|row| String::from_utf8_lossy(&row.value).into_owned()),
+            });
+        };
+        let stored = rows.iter().filter(|row| Overrides::of_row(row).is_some());
+        for stale in stored.filter(|row| !is_in(&kept, &row.key)) {
+            note(&stale.key, Some(stale), None);
         }
-        self.number += 1;
-        self.waiting.push_back(Waiting {
-            number: self.number,
-            catalog,
-            reply,
-        });
-        self.commit(rows);
+        for back in kept.iter().filter(|row| !is_in(rows, &row.key)) {
+            note(&back.key, None, Some(back));
+        }
     }
 
-    /// Has rows written, as what the newest number stands for.
-    fn commit(&mut self, rows: Vec<RowChange>) {
-        let committer = self.committer.as_ref().ok_or(Dead);
-        if committer
-            .and_then(|committer| committer.commit(self.epoch, self.number, rows))
-            .is_err()
-        {
-            // Nobody will tell: it is undone like what the disk refuses.
-            self.committer = None;
-            let why = "what writes them has failed for good: restart lb".to_owned();
-            let _ = self.tell.send(Committed {
-                epoch: self.epoch,
-                number: self.number,
-                result: Err(why),
-            });
-        }
+    /// What the start has changed about the store: rows that become, and what undoes that.
+    pub(super) fn take_start(&mut self) -> (Vec<RowChange>, Vec<Undo>) {
+        std::mem::take(&mut self.at_start)
     }
 
     fn add_problem(&mut self, problem: &str) {
@@ -252,34 +236,24 @@ impl Objects {
 
     /// The configuration. Objects that do not fit to the file are left out: the file has changed while no daemon ran.
     pub fn configuration(&mut self, of_file: &Config) -> Config {
-        self.left_out.clear();
-        let catalog = self.catalog();
-        loop {
-            let (rendered, errors) = match self.file.compile(&catalog, &self.left_out) {
-                Ok(compiled) => return compiled.config,
-                Err(refused) => refused,
-            };
-            let before = self.left_out.len();
-            for error in &errors.errors {
-                if let Some((kind, id, _)) = rendered.place(error)
-                    && self.left_out.insert(id.clone())
-                {
-                    let title = catalog.get(kind, id).map_or("", |entry| entry.title());
-                    let message = format!("{} `{title}` is not in force: {}", kind.noun(), error.message);
-                    warn!("{message}");
-                    self.add_problem(&message);
-                }
-            }
-            if self.left_out.len() == before {
-                // An error in the file about an object of the API: nobody knows which one.
-                let all = catalog.of_api().iter().map(|entry| entry.id.clone());
-                self.left_out.extend(all);
-                self.add_problem(&format!("no object of the API is in force: {errors}"));
-                let mut config = of_file.clone();
-                catalog.overrides().apply(&mut config);
-                return config;
-            }
+        let file = Rc::clone(&self.file);
+        let (config, left_out) = self.fitting(&file, &self.catalog(), of_file);
+        self.left_out = left_out;
+        config
+    }
+
+    /// The configuration without the objects that do not fit, of which the operator is told.
+    fn fitting(&mut self, file: &FilePart, catalog: &Catalog, of_file: &Config) -> (Config, BTreeSet<Id>) {
+        let Fitting {
+            config,
+            left_out,
+            problems,
+        } = file.compile_fitting(catalog, of_file);
+        for problem in problems {
+            warn!("{problem}");
+            self.add_problem(&problem);
         }
+        (config, left_out)
     }
 
     /// The configuration with other objects.
@@ -287,13 +261,13 @@ impl Objects {
         self.file.compile(catalog, &self.left_out)
     }
 
-    /// The configuration with another file, and that file's part for [`Self::replace_file`].
+    /// The configuration with another file and those objects, and what [`Self::replace_file`] needs.
     ///
     /// # Errors
     /// What is wrong with the file, seen together with the objects.
-    pub fn with_file(&self, loaded: &Loaded) -> Result<(Config, NewFile), ConfigErrors> {
-        let file = FilePart::new(loaded);
-        let catalog = self.catalog().with_file(Arc::clone(&file.objects));
+    pub fn with_file(&self, loaded: &Loaded, stored: &Stored) -> Result<(Config, NewFile), ConfigErrors> {
+        let file = Rc::new(FilePart::new(loaded));
+        let catalog = file.with(stored);
         let (config, left_out) = match file.compile(&catalog, &BTreeSet::new()) {
             Ok(compiled) => (compiled.config, BTreeSet::new()),
             Err((_, errors)) if self.left_out.is_empty() => return Err(errors),
@@ -314,20 +288,76 @@ impl Objects {
     pub fn replace_file(&mut self, new: NewFile) {
         self.file = new.file;
         self.left_out = new.left_out;
-        let former = self.catalog.send_replace(Arc::new(new.catalog));
-        // Overrides of what is not there any more have gone.
-        self.write_since(&former, None);
+        self.catalog.send_replace(Arc::new(new.catalog));
+    }
+
+    /// The configuration file holds this, whatever else is being written: so a crash leaves it, with what comes back
+    /// because it declares that.
+    pub(super) fn is_on_disk(&mut self, file: &Rc<FilePart>, returning: &Overrides) {
+        let waiting = self.waiting.iter_mut().map(|waiting| &mut waiting.durable);
+        for durable in waiting.chain([&mut self.durable]) {
+            let stored = durable.catalog.stored().and(returning);
+            durable.catalog = Arc::new(file.with(&stored));
+            durable.file = Rc::clone(file);
+        }
+    }
+
+    /// What is in force now is a revision: the rows to be written. Changes of objects that come while the one before is
+    /// being written are one revision with it, and one that changes nothing is none.
+    pub(super) fn revise(&mut self, former: &Catalog, cause: Cause, note: String) -> Vec<RowChange> {
+        let mut changes = rows(former, &self.catalog());
+        if changes.is_empty() && cause == Cause::Api {
+            return changes;
+        }
+        let undo = undo(former, &changes);
+        changes.extend(self.push_revision(cause, note, undo));
+        changes
+    }
+
+    pub(super) fn push_revision(&mut self, cause: Cause, note: String, undo: Vec<Undo>) -> Vec<RowChange> {
+        let history = &mut self.records.revisions;
+        let joins = cause == Cause::Api && history.number() != self.durable.records.revisions.number();
+        history.push(NewRevision {
+            time: micros(SystemTime::now()),
+            cause,
+            note,
+            text: self.file.source.text(),
+            undo,
+            joins,
+        })
+    }
+
+    /// Has rows written, so that what is in force now is on the disk; `then`: what follows.
+    pub(super) fn commit(&mut self, rows: Vec<RowChange>, then: Then) {
+        self.number += 1;
+        self.waiting.push_back(Waiting {
+            number: self.number,
+            durable: Durable {
+                catalog: self.catalog(),
+                file: Rc::clone(&self.file),
+                records: self.records.clone(),
+            },
+            then,
+        });
+        let committer = self.committer.as_ref().ok_or(Dead);
+        if committer
+            .and_then(|committer| committer.commit(self.epoch, self.number, rows))
+            .is_err()
+        {
+            // Nobody will tell: it is undone like what the disk refuses.
+            self.committer = None;
+            let why = "what writes them has failed for good: restart lb".to_owned();
+            let _ = self.tell.send(Committed {
+                epoch: self.epoch,
+                number: self.number,
+                result: Err(why),
+            });
+        }
     }
 
     /// Rows of everything that is in force, for a daemon that takes over.
     pub fn rows(&self) -> Vec<Row> {
-        let row = |entry: &Arc<Entry>| Row {
-            key: entry.key(),
-            value: entry.value(),
-        };
-        let catalog = self.catalog.borrow();
-        let objects = catalog.of_api().iter().map(row);
-        objects.chain(catalog.overrides().rows()).collect()
+        self.catalog.borrow().stored().rows()
     }
 
     /// The next news from the disk.
@@ -340,38 +370,49 @@ impl Objects {
     }
 
     /// Has the disk finish what it has, so that nobody who waits is left without an answer. Closes the store.
-    pub async fn close(&mut self) {
+    async fn close(&mut self) {
         let committer = self.committer.take();
         let written = tokio::task::spawn_blocking(move || drop(committer));
         if tokio::time::timeout(LAST_COMMITS, written).await.is_err() {
             warn!("the disk does not answer: the last changes of objects may be lost");
         }
-        while let Ok(committed) = self.committed.try_recv() {
-            // What failed is not undone any more: its clients are told.
-            let _ = self.settle(&committed);
-        }
     }
 
     /// A change is in force: has it written.
-    fn save(&mut self, catalog: Catalog, entry: Arc<Entry>, reply: ChangeReply) {
+    fn save(&mut self, catalog: Catalog, entry: Arc<Entry>, note: String, reply: ChangeReply) {
         let former = self.catalog.send_replace(Arc::new(catalog));
         self.left_out.remove(&entry.id);
-        self.write_since(&former, Some((reply, entry)));
+        let changes = self.revise(&former, Cause::Api, note);
+        self.commit(changes, Then::Object(entry, reply));
     }
 
-    /// Goes back to the objects that are on the disk. Those that do not fit to the file are left out again.
-    fn undo(&mut self) -> Result<Config, ConfigErrors> {
-        let defaults = HostDefaults::of_this_machine();
-        let file = config::compile(&self.file.source, None, &self.file.imports, &defaults)?;
-        let catalog = self.durable.with_file(Arc::clone(&self.file.objects));
-        self.catalog.send_replace(Arc::new(catalog));
-        Ok(self.configuration(&file.config))
+    /// What is on the disk, to be brought into force again. Objects that do not fit to the file are left out again.
+    ///
+    /// # Errors
+    /// What is wrong with the file by now.
+    fn undo(&mut self) -> Result<(Config, NewFile), ConfigErrors> {
+        let Durable {
+            catalog,
+            file,
+            records,
+        } = self.durable.clone();
+        self.records = records;
+        let of_file = file.compile_alone()?;
+        let (config, left_out) = self.fitting(&file, &catalog, &of_file);
+        let catalog = Catalog::clone(&catalog);
+        let new = NewFile {
+            file,
+            catalog,
+            left_out,
+        };
+        Ok((config, new))
     }
 
-    /// Answers those who waited for this.
+    /// Finds out what the disk's news mean.
     fn settle(&mut self, committed: &Committed) -> Settled {
+        let mut done = Vec::new();
         if committed.epoch != self.epoch {
-            return Settled::Saved;
+            return Settled::Saved { done, again: false };
         }
         match &committed.result {
             Ok(()) => {
@@ -379,43 +420,36 @@ impl Objects {
                     .waiting
                     .pop_front_if(|first| first.number <= committed.number)
                 {
-                    self.durable = waiting.catalog;
-                    if let Some((reply, entry)) = waiting.reply {
-                        // A client that has gone does not want it any more.
-                        let _ = reply.send(Ok(entry));
-                    }
+                    self.durable = waiting.durable;
+                    done.push(waiting.then);
                 }
-                match self.unsaved.take() {
-                    Some(_) => Settled::SavedAgain,
-                    None => Settled::Saved,
-                }
+                let again = self.unsaved.take().is_some();
+                Settled::Saved { done, again }
             }
             Err(why) => {
-                for (reply, _) in self.waiting.drain(..).filter_map(|waiting| waiting.reply) {
-                    let message = format!("the change could not be saved, and was undone: {why}");
-                    let _ = reply.send(Err(Failure::internal(message)));
-                }
+                let failed = self.waiting.drain(..).map(|waiting| waiting.then).collect();
                 self.epoch += 1;
                 let problem = format!("a change could not be saved: {why}");
                 self.unsaved = Some(problem.clone());
-                Settled::Undone(problem)
+                Settled::Undone {
+                    failed,
+                    why: why.clone(),
+                    problem,
+                }
             }
         }
     }
 }
 
-/// Another file's part.
-pub struct NewFile {
-    file: FilePart,
-    catalog: Catalog,
-    left_out: BTreeSet<Id>,
-}
-
 impl Node {
     /// Brings a change into force and has it written; `reply` is answered then.
     pub(super) fn change(&mut self, change: Change, reply: ChangeReply) {
+        let what = change.what();
         match self.try_change(change) {
-            Ok((catalog, entry)) => self.objects.save(catalog, entry, reply),
+            Ok((catalog, entry)) => {
+                let note = what.unwrap_or_else(|| entry.title().to_owned());
+                self.objects.save(catalog, entry, note, reply);
+            }
             Err(failure) => {
                 // A client that has gone does not want it any more.
                 let _ = reply.send(Err(failure));
@@ -440,6 +474,7 @@ impl Node {
         let compiled = self.objects.file.compile(&applied.catalog, &left_out);
         let compiled = compiled
             .map_err(|(rendered, errors)| refusal(&applied.catalog, &rendered, &applied.entry, &errors))?;
+        self.fits_unconfirmed(&applied.catalog, &left_out)?;
         let (entry, verb) = (
             &applied.entry,
             if applied.deleted { "deleted" } else { "changed" },
@@ -479,62 +514,53 @@ impl Node {
 
     /// The disk has news.
     pub(super) fn settle(&mut self, committed: &Committed) {
-        match self.objects.settle(committed) {
-            Settled::Saved => return,
-            Settled::SavedAgain => return self.record_store("changes of objects are saved again".to_owned()),
-            Settled::Undone(problem) => {
-                error!("{problem}: going back to the objects that are on the disk");
-                self.record_store(problem);
-            }
-        }
+        let Some(problem) = self.answer_waiting(committed) else {
+            return;
+        };
+        error!("{problem}: going back to what is on the disk");
+        self.record_store(problem);
         self.journal.cause = Some("changes could not be saved, and are undone".to_owned());
-        let config = self.objects.undo().map_err(|errors| errors.to_string());
-        if let Err(why) = config.and_then(|config| self.configure(config)) {
-            error!("the objects that are on the disk cannot be put into force: {why}");
+        let former = self.objects.undo().map_err(|errors| errors.to_string());
+        let forced = former.and_then(|(config, file)| self.force(config, file));
+        self.journal.cause = None;
+        if let Err(why) = forced {
+            error!("what is on the disk cannot be put into force: {why}");
         }
     }
-}
 
-/// Notes in a status what was set by hand.
-pub(super) fn mark_overridden(status: &mut Status, catalog: &Catalog) {
-    for (subject, value) in catalog.overrides().iter() {
-        let place = match subject {
-            Subject::Object(Kind::Pool, name) => {
-                let mut pools = status.pools.iter_mut();
-                pools
-                    .find(|pool| pool.name == *name)
-                    .map(|pool| &mut pool.overridden)
-            }
-            Subject::Object(Kind::LoadBalancer, name) => {
-                let mut balancers = status.load_balancers.iter_mut();
-                let found = balancers.find(|balancer| balancer.name == *name);
-                found.map(|balancer| &mut balancer.overridden)
-            }
-            Subject::Object(Kind::Application, name) => {
-                let mut applications = status.applications.iter_mut();
-                let found = applications.find(|application| application.name == *name);
-                found.map(|application| &mut application.overridden)
-            }
-            Subject::Object(Kind::Monitor | Kind::MonitorGroup, _) => None,
-            Subject::Origin { pool, origin } => {
-                let pools = status.pools.iter_mut().filter(|found| found.name == *pool);
-                // Each address of a name is one.
-                for found in pools.flat_map(|pool| &mut pool.origins) {
-                    if found.name == *origin {
-                        found.overridden = Some(by_hand(value));
-                    }
+    /// Goes on with everything that has waited for these news; returns why what is in force must be undone.
+    fn answer_waiting(&mut self, committed: &Committed) -> Option<String> {
+        match self.objects.settle(committed) {
+            Settled::Saved { done, again } => {
+                if again {
+                    self.record_store("changes of objects are saved again".to_owned());
+                }
+                for then in done {
+                    self.proceed(then);
                 }
                 None
             }
-        };
-        if let Some(place) = place {
-            *place = Some(by_hand(value));
+            Settled::Undone { failed, why, problem } => {
+                for then in failed {
+                    self.give_up(then, &why);
+                }
+                Some(problem)
+            }
+        }
+    }
+
+    /// Answers everybody who waits for the disk, and closes the store.
+    pub(super) async fn close_store(&mut self) {
+        self.objects.close().await;
+        while let Ok(committed) = self.objects.committed.try_recv() {
+            // What failed is not undone any more: its clients are told.
+            let _ = self.answer_waiting(&committed);
         }
     }
 }
 
 /// Microseconds since 1970.
-fn micros(time: SystemTime) -> u64 {
+pub(super) fn micros(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

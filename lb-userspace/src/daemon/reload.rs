@@ -1,9 +1,10 @@
 //! Another configuration for a running node: all of it, or nothing.
 
 use super::node::Node;
+use super::objects::NewFile;
 use crate::config::{self, ConfigErrors, Loaded};
 use lb_core::engine::{Event, Report};
-use lb_core::model::Api;
+use lb_core::model::{Api, Config};
 use std::sync::Arc;
 use tracing::{error, info, warn};
 
@@ -23,18 +24,33 @@ impl Node {
             file.settle();
         }
         let mut loaded = config::reload(&self.config_path).map_err(ReloadError::Invalid)?;
-        let (whole, file) = self.objects.with_file(&loaded).map_err(ReloadError::Invalid)?;
-        loaded.config = whole;
-        let config = &mut loaded.config;
+        let mut stored = self.objects.catalog().stored();
+        if let Some(unconfirmed) = &self.unconfirmed {
+            // It is over, and what it has taken away is back where the file has it.
+            stored = stored.and(&unconfirmed.returning);
+        }
+        let (whole, file) = self
+            .objects
+            .with_file(&loaded, &stored)
+            .map_err(ReloadError::Invalid)?;
+        loaded.config = self.force(whole, file).map_err(ReloadError::Refused)?;
+        Ok(loaded)
+    }
+
+    /// Brings another file into force, all or nothing; returns the configuration as it is then.
+    ///
+    /// # Errors
+    /// Why it cannot be put into force.
+    pub(super) fn force(&mut self, mut config: Config, file: NewFile) -> Result<Config, String> {
         if !self.overrides.is_empty() {
             config.datapath.interfaces.clone_from(&self.overrides);
         }
         let running = &self.config;
         if config.node.name != running.node.name {
-            return Err(ReloadError::Refused(format!(
+            return Err(format!(
                 "node.name = \"{}\" cannot replace \"{}\" in a running daemon: restart it",
                 config.node.name, running.node.name
-            )));
+            ));
         }
         let same_but_addresses = Api {
             edge_ips: running.api.edge_ips.clone(),
@@ -48,29 +64,29 @@ impl Node {
         }
         let elsewhere = config.datapath.interfaces != running.datapath.interfaces
             || config.datapath.mode != running.datapath.mode;
-        if elsewhere && let Err(error) = self.attach(config) {
+        if elsewhere && let Err(error) = self.attach(&config) {
             self.follow_interfaces();
-            return Err(ReloadError::Refused(format!("{error:#}")));
+            return Err(format!("{error:#}"));
         }
-        let config = Arc::new(config.clone());
+        let whole = Arc::new(config.clone());
         self.refusal = None;
-        self.tell(Event::Configure(config.clone()));
+        self.tell(Event::Configure(Arc::clone(&whole)));
         self.drains.seen.clear();
         if let Some(why) = self.refusal.take() {
             if elsewhere {
                 self.follow_interfaces();
             }
-            return Err(ReloadError::Refused(why));
+            return Err(why);
         }
         self.journal.limit(config.history);
         self.resolver.configure(&config.dns);
-        self.config = config;
+        self.config = whole;
         self.configure_webhooks();
         self.objects.replace_file(file);
         if elsewhere {
             self.follow_interfaces();
         }
-        Ok(loaded)
+        Ok(config)
     }
 
     /// Reads the configuration again and tells the operator how that went, whoever asked for it.
@@ -80,10 +96,12 @@ impl Node {
     pub(super) async fn reload(&mut self, cause: &str) -> Result<Loaded, ReloadError> {
         info!(cause, "reading the configuration again");
         self.journal.cause = Some(format!("{}: {cause}", self.config_path.display()));
+        let former = self.objects.catalog();
         let result = self.read_again();
         self.journal.cause = None;
         match &result {
             Ok(loaded) => {
+                self.note_reload(cause, &former);
                 for warning in &loaded.warnings {
                     warn!("{}", warning.render(false).trim_end());
                 }

@@ -1,7 +1,7 @@
 //! What the API asks, answered from the engine's snapshot and the maps.
 
+use super::marks::mark_overridden;
 use super::node::{Node, lock};
-use super::objects::mark_overridden;
 use super::reload::ReloadError;
 use crate::api::{Reply, Request, Standing};
 use crate::datapath::flows::Flow;
@@ -28,6 +28,7 @@ impl Node {
                 let _ = reply.send(result);
             }
             Request::Change { change, reply } => self.change(change, reply),
+            Request::Version(request) => self.answer_version(request),
             Request::Ready { reply } => {
                 let standing = match (
                     self.datapath.attachments.is_empty(),

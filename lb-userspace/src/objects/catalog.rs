@@ -2,7 +2,8 @@
 
 use super::entry::{Body, Entry, Id};
 use super::file::FileObjects;
-use super::overrides::Overrides;
+use super::overrides::{Overrides, Subject};
+use super::stored::Stored;
 use crate::cloudflare::Failure;
 use crate::config::{Document, Kind, suggestion};
 use std::collections::HashMap;
@@ -93,6 +94,27 @@ impl Catalog {
     #[must_use]
     pub fn of_api(&self) -> &[Arc<Entry>] {
         &self.of_api
+    }
+
+    /// What of it the store holds.
+    #[must_use]
+    pub fn stored(&self) -> Stored {
+        Stored {
+            objects: self.of_api.clone(),
+            overrides: Arc::clone(&self.overrides),
+        }
+    }
+
+    /// The value of a row of [`Self::stored`]; `None`: there is no such row.
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<Vec<u8>> {
+        if let Some(subject) = Subject::of_key(key) {
+            return self.overrides.value(&subject);
+        }
+        let (table, id) = key.split_once('/')?;
+        let kind = Kind::ALL.into_iter().find(|kind| kind.table() == table)?;
+        let entry = self.get(kind, &Id::parse(id)?)?;
+        (entry.document == Document::Objects).then(|| entry.value())
     }
 
     /// All objects of a kind.

@@ -9,7 +9,7 @@ use super::render::Rendered;
 use super::text::declared;
 use crate::cloudflare::{self, Application, Failure, Monitor, OriginPort, Pool, Reason};
 use crate::config::{ConfigErrors, Declaration, Diagnostic, Document, Kind};
-use crate::store::RowChange;
+use crate::store::{RowChange, Table};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -70,6 +70,24 @@ pub struct Moment {
 }
 
 impl Change {
+    /// What an operation does, for people; `None`: it is none.
+    #[must_use]
+    pub fn what(&self) -> Option<String> {
+        let Action::Operate {
+            name,
+            origin,
+            operation,
+        } = &self.action
+        else {
+            return None;
+        };
+        let verb = operation.verb();
+        Some(match origin {
+            Some(origin) => format!("{verb} {name}/{origin}"),
+            None => format!("{verb} {name}"),
+        })
+    }
+
     /// Applies the change to a catalog; what it means for the configuration is found out later.
     ///
     /// # Errors
@@ -506,10 +524,12 @@ pub fn rows(before: &Catalog, after: &Catalog) -> Vec<RowChange> {
     });
     let gone = before.of_api().iter().filter(|entry| !kept.contains(&entry.id));
     let put = changed.map(|entry| RowChange {
+        table: Table::Objects,
         key: entry.key(),
         value: Some(entry.value()),
     });
     let remove = gone.map(|entry| RowChange {
+        table: Table::Objects,
         key: entry.key(),
         value: None,
     });

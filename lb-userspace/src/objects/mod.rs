@@ -18,6 +18,7 @@ mod references;
 mod render;
 #[cfg(test)]
 mod sequences;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -30,4 +31,5 @@ pub use operation::Operation;
 pub use overrides::{Override, Overrides, Subject};
 pub use references::references;
 pub use render::{Rendered, for_people, render};
+pub use stored::Stored;
 pub use text::{Mistake, parse as parse_text, places, set as set_fields, write as write_text};

@@ -6,7 +6,7 @@ use super::entry::{Body, Entry};
 use super::operation::Operation;
 use crate::cloudflare::{Number, Pool};
 use crate::config::{Document, Kind};
-use crate::store::{Row, RowChange};
+use crate::store::{Row, RowChange, Table};
 use lb_core::model::{Config, Weight};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ pub struct Overrides(BTreeMap<Subject, Override>);
 
 impl Subject {
     /// The subject of a row; `None`: the row is for something else.
-    fn of_key(key: &str) -> Option<Self> {
+    pub(super) fn of_key(key: &str) -> Option<Self> {
         let mut parts = key.strip_prefix(PREFIX)?.split('/');
         let (table, name) = (parts.next()?, parts.next()?.to_owned());
         let kind = Kind::ALL.into_iter().find(|kind| kind.table() == table)?;
@@ -69,6 +69,11 @@ impl Subject {
 impl Override {
     fn is_empty(&self) -> bool {
         (self.enabled, self.weight, self.drain_timeout) == (None, None, None)
+    }
+
+    fn to_json(&self) -> Vec<u8> {
+        // Structs can always be written.
+        serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// The fields that it sets.
@@ -106,7 +111,12 @@ impl Override {
         }
         next.enabled = next.enabled.filter(|enabled| *enabled != of_file.0);
         next.weight = next.weight.filter(|weight| *weight != of_file.1);
-        next
+        let is_same = Self {
+            since: self.since,
+            ..next.clone()
+        } == *self;
+        // Done again, it is no change.
+        if is_same { self.clone() } else { next }
     }
 }
 
@@ -129,9 +139,21 @@ impl Overrides {
     pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
         self.0.iter().map(|(subject, value)| Row {
             key: subject.key(),
-            // Structs can always be written.
-            value: serde_json::to_vec(value).unwrap_or_default(),
+            value: value.to_json(),
         })
+    }
+
+    /// The value of the row of one.
+    pub(super) fn value(&self, subject: &Subject) -> Option<Vec<u8>> {
+        self.get(subject).map(Override::to_json)
+    }
+
+    /// Those for which others have nothing.
+    #[must_use]
+    pub fn without(&self, others: &Self) -> Self {
+        let rest = self.iter().filter(|(subject, _)| others.get(subject).is_none());
+        rest.map(|(subject, value)| (subject.clone(), value.clone()))
+            .collect()
     }
 
     #[must_use]
@@ -236,7 +258,11 @@ pub(super) fn rows(before: &Overrides, after: &Overrides) -> Vec<RowChange> {
             changes.remove(&key);
         }
     }
-    let change = |(key, value)| RowChange { key, value };
+    let change = |(key, value)| RowChange {
+        table: Table::Objects,
+        key,
+        value,
+    };
     changes.into_iter().map(change).collect()
 }
 

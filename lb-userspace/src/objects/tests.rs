@@ -238,7 +238,7 @@ fn objects_outlive_the_store() {
     let empty = World::new(FILE).catalog;
     let rows: Vec<Row> = rows(&empty, &world.catalog)
         .into_iter()
-        .map(|RowChange { key, value }| Row {
+        .map(|RowChange { key, value, .. }| Row {
             key,
             value: value.unwrap(),
         })

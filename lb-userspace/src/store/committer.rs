@@ -2,7 +2,7 @@
 //! meanwhile is written together.
 
 use super::backup;
-use super::{Database, Opened, Row, RowChange};
+use super::{Database, Further, Opened, Row, RowChange, Table};
 use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,11 +50,15 @@ impl Committer {
     pub fn start(
         database: Database,
         rows: &[Row],
+        further: &Further,
         state_dir: PathBuf,
         tell: impl Fn(Committed) + Send + 'static,
     ) -> Self {
         let (jobs, waiting) = mpsc::channel();
-        let rows = rows.iter().map(|row| (row.key.clone(), row.value.clone()));
+        let rows = std::iter::once((Table::Objects, rows))
+            .chain(further.iter().map(|(table, rows)| (*table, rows.as_slice())))
+            .flat_map(|(table, rows)| rows.iter().map(move |row| (table, row)))
+            .map(|(table, row)| ((table, row.key.clone()), row.value.clone()));
         let writer = Writer {
             database: Some(database),
             copy: Copy {
@@ -97,9 +101,9 @@ struct Writer {
     copy: Copy,
 }
 
-/// The copy of the objects beside the database.
+/// What the database holds, and the copy of the objects beside it.
 struct Copy {
-    rows: BTreeMap<String, Vec<u8>>,
+    rows: BTreeMap<(Table, String), Vec<u8>>,
     state_dir: PathBuf,
     written: Option<Instant>,
     is_due: bool,
@@ -167,23 +171,26 @@ impl Writer {
         let Opened {
             database,
             rows,
+            further,
             problem,
         } = super::open(&self.copy.state_dir);
         let mut database = database.ok_or_else(|| anyhow!(problem.unwrap_or_default()))?;
         let known = &self.copy.rows;
-        let there: BTreeMap<String, Vec<u8>> = rows.into_iter().map(|row| (row.key, row.value)).collect();
-        let gone = there.keys().filter(|key| !known.contains_key(*key));
-        let gone = gone.map(|key| RowChange {
+        let tables = further.into_iter().chain([(Table::Objects, rows)]);
+        let there: BTreeMap<(Table, String), Vec<u8>> = tables
+            .flat_map(|(table, rows)| rows.into_iter().map(move |row| ((table, row.key), row.value)))
+            .collect();
+        let change = |(table, key): &(Table, String), value: Option<&Vec<u8>>| RowChange {
+            table: *table,
             key: key.clone(),
-            value: None,
-        });
+            value: value.cloned(),
+        };
+        let gone = there.keys().filter(|place| !known.contains_key(*place));
+        let gone = gone.map(|place| change(place, None));
         let missing = known
             .iter()
-            .filter(|(key, value)| there.get(*key) != Some(*value));
-        let missing = missing.map(|(key, value)| RowChange {
-            key: key.clone(),
-            value: Some(value.clone()),
-        });
+            .filter(|(place, value)| there.get(*place) != Some(*value));
+        let missing = missing.map(|(place, value)| change(place, Some(value)));
         let changes: Vec<RowChange> = gone.chain(missing).collect();
         if !changes.is_empty() {
             database.commit([changes.as_slice()])?;
@@ -200,11 +207,12 @@ impl Copy {
     }
 
     fn follow(&mut self, group: &[Job]) {
-        self.is_due = true;
         for change in group.iter().flat_map(|job| &job.rows) {
+            self.is_due |= change.table == Table::Objects;
+            let place = (change.table, change.key.clone());
             match &change.value {
-                Some(value) => self.rows.insert(change.key.clone(), value.clone()),
-                None => self.rows.remove(&change.key),
+                Some(value) => self.rows.insert(place, value.clone()),
+                None => self.rows.remove(&place),
             };
         }
     }
@@ -213,7 +221,12 @@ impl Copy {
         if !self.is_due {
             return;
         }
-        if let Err(error) = backup::write(&self.state_dir, &self.rows) {
+        let objects = self
+            .rows
+            .iter()
+            .filter(|((table, _), _)| *table == Table::Objects);
+        let objects = objects.map(|((_, key), value)| (key, value));
+        if let Err(error) = backup::write(&self.state_dir, objects) {
             warn!(error = %format!("{error:#}"), "the copy of the API's objects could not be written");
         }
         (self.written, self.is_due) = (Some(Instant::now()), false);
@@ -226,6 +239,7 @@ mod tests {
 
     fn put(key: usize) -> Vec<RowChange> {
         vec![RowChange {
+            table: Table::Objects,
             key: format!("{key}"),
             value: Some(b"{}".to_vec()),
         }]
@@ -238,7 +252,7 @@ mod tests {
         // Told to have failed, and on the disk.
         database.commit([&put(2)[..], &put(3)[..]]).unwrap();
         drop(database);
-        let row = |key: &str| (key.to_owned(), b"{}".to_vec());
+        let row = |key: &str| ((Table::Objects, key.to_owned()), b"{}".to_vec());
         let mut writer = Writer {
             database: None,
             copy: Copy {
@@ -264,6 +278,7 @@ mod tests {
         let committer = Committer::start(
             opened.database.unwrap(),
             &opened.rows,
+            &opened.further,
             folder.path().to_owned(),
             tell,
         );
@@ -284,9 +299,13 @@ mod tests {
     fn who_cannot_write_any_more_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let opened = super::super::open(folder.path());
-        let committer = Committer::start(opened.database.unwrap(), &[], folder.path().to_owned(), |_| {
-            panic!("the thread dies")
-        });
+        let committer = Committer::start(
+            opened.database.unwrap(),
+            &[],
+            &Further::new(),
+            folder.path().to_owned(),
+            |_| panic!("the thread dies"),
+        );
         assert_eq!(committer.commit(1, 1, put(1)), Ok(()));
         let died = (2..10_000).any(|number| {
             std::thread::sleep(Duration::from_millis(1));

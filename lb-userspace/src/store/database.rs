@@ -3,21 +3,57 @@
 use super::{backup, private};
 use anyhow::{Context, Result, anyhow, bail};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// Layout of the tables. A file of an older one is migrated when it is opened, one of a newer one is left alone.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// `version`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// The objects.
-const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 
-/// One object: what the bytes mean is the matter of those who made them.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A table of rows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Table {
+    /// The objects that are in force.
+    Objects,
+    /// What was in force, see [`super::RevisionLog`].
+    Revisions,
+    /// The files of revisions.
+    Texts,
+    /// Files that are not deployed.
+    Drafts,
+    /// What must be brought to its end after a crash.
+    Unfinished,
+}
+
+impl Table {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Objects,
+        Self::Revisions,
+        Self::Texts,
+        Self::Drafts,
+        Self::Unfinished,
+    ];
+
+    const fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
+        TableDefinition::new(match self {
+            Self::Objects => "objects",
+            Self::Revisions => "revisions",
+            Self::Texts => "texts",
+            Self::Drafts => "drafts",
+            Self::Unfinished => "unfinished",
+        })
+    }
+}
+
+/// One row: what the bytes mean is the matter of those who made them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub key: String,
     pub value: Vec<u8>,
@@ -26,9 +62,13 @@ pub struct Row {
 /// What becomes of one row; `None`: it goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RowChange {
+    pub table: Table,
     pub key: String,
     pub value: Option<Vec<u8>>,
 }
+
+/// Rows of all tables but the objects'.
+pub type Further = BTreeMap<Table, Vec<Row>>;
 
 /// An open database. No other process can open it meanwhile.
 #[derive(Debug)]
@@ -41,7 +81,10 @@ pub struct Database {
 pub struct Opened {
     /// `None`: nothing can be changed.
     pub database: Option<Database>,
+    /// The objects.
     pub rows: Vec<Row>,
+    /// Nothing when the objects come from their copy.
+    pub further: Further,
     /// What the operator must know.
     pub problem: Option<String>,
 }
@@ -49,7 +92,8 @@ pub struct Opened {
 /// What was read from a file.
 struct Read {
     database: Database,
-    rows: Vec<Row>,
+    /// All rows.
+    tables: Further,
     /// It was damaged, and what could be mended is there.
     is_mended: bool,
 }
@@ -73,11 +117,12 @@ pub fn open(state_dir: &Path) -> Opened {
     match Database::open(&path) {
         Ok(Read {
             database,
-            rows,
+            mut tables,
             is_mended,
         }) => Opened {
             database: Some(database),
-            rows,
+            rows: tables.remove(&Table::Objects).unwrap_or_default(),
+            further: tables,
             problem: is_mended.then(|| {
                 format!(
                     "{} was damaged and has been mended: the last changes may be lost; compare with {}",
@@ -91,6 +136,7 @@ pub fn open(state_dir: &Path) -> Opened {
             Opened {
                 database: None,
                 rows,
+                further: Further::new(),
                 problem: Some(format!(
                     "objects cannot be changed through the API: {}: {error:#}; {copy}",
                     path.display()
@@ -125,6 +171,7 @@ fn replace(state_dir: &Path, path: &Path, damage: &anyhow::Error) -> Opened {
         let changes: Vec<RowChange> = rows
             .iter()
             .map(|row| RowChange {
+                table: Table::Objects,
                 key: row.key.clone(),
                 value: Some(row.value.clone()),
             })
@@ -136,9 +183,10 @@ fn replace(state_dir: &Path, path: &Path, damage: &anyhow::Error) -> Opened {
         Ok((database, aside)) => Opened {
             database: Some(database),
             rows,
+            further: Further::new(),
             problem: Some(match aside {
                 Some(aside) => format!(
-                    "{} was damaged ({damage:#}) and is kept as {}; {copy}",
+                    "{} was damaged ({damage:#}) and is kept as {}, with revisions and drafts; {copy}",
                     path.display(),
                     aside.display()
                 ),
@@ -148,6 +196,7 @@ fn replace(state_dir: &Path, path: &Path, damage: &anyhow::Error) -> Opened {
         Err(error) => Opened {
             database: None,
             rows,
+            further: Further::new(),
             problem: Some(format!(
                 "{} is damaged ({damage:#}), and a new one cannot be made: {error:#}; objects cannot be changed through the \
                  API; {copy}",
@@ -236,10 +285,13 @@ impl Database {
             .map_err(|error| Unusable::Damaged(error.into()))?;
         let database = Self { redb };
         database.migrate()?;
-        let rows = database.rows().map_err(Unusable::Damaged)?;
+        let mut tables = Further::new();
+        for table in Table::ALL {
+            tables.insert(table, database.rows(table).map_err(Unusable::Damaged)?);
+        }
         Ok(Read {
             database,
-            rows,
+            tables,
             is_mended: !is_whole,
         })
     }
@@ -256,9 +308,12 @@ impl Database {
                     Some(newer @ VERSION..) => return Ok(Some(newer)),
                     // Migrations from older layouts stand here, one after another.
                     Some(0) => bail!("its layout is 0, which never was"),
-                    None => {}
+                    // The first layout had objects alone.
+                    Some(_) | None => {}
                 }
-                transaction.open_table(OBJECTS)?;
+                for table in Table::ALL {
+                    transaction.open_table(table.definition())?;
+                }
                 meta.insert("version", VERSION)?;
             }
             transaction.commit()?;
@@ -273,9 +328,9 @@ impl Database {
         }
     }
 
-    fn rows(&self) -> Result<Vec<Row>> {
+    fn rows(&self, table: Table) -> Result<Vec<Row>> {
         let transaction = self.redb.begin_read()?;
-        let table = transaction.open_table(OBJECTS)?;
+        let table = transaction.open_table(table.definition())?;
         let mut rows = Vec::new();
         for row in table.iter()? {
             let (key, value) = row?;
@@ -294,8 +349,14 @@ impl Database {
     pub fn commit<'c>(&mut self, changes: impl IntoIterator<Item = &'c [RowChange]>) -> Result<()> {
         let transaction = self.redb.begin_write()?;
         {
-            let mut table = transaction.open_table(OBJECTS)?;
+            let mut tables = BTreeMap::new();
+            for table in Table::ALL {
+                tables.insert(table, transaction.open_table(table.definition())?);
+            }
             for change in changes.into_iter().flatten() {
+                let Some(table) = tables.get_mut(&change.table) else {
+                    continue;
+                };
                 match &change.value {
                     Some(value) => drop(table.insert(change.key.as_str(), value.as_slice())?),
                     None => drop(table.remove(change.key.as_str())?),
@@ -307,12 +368,29 @@ impl Database {
     }
 }
 
+/// Makes a database of the first layout, which had objects and what was set by hand alone.
+#[cfg(test)]
+pub(crate) fn write_first_layout(state_dir: &Path, rows: &[(&str, &str)]) {
+    let redb = redb::Database::create(state_dir.join("lb.redb")).unwrap();
+    let transaction = redb.begin_write().unwrap();
+    {
+        let mut objects = transaction.open_table(Table::Objects.definition()).unwrap();
+        for (key, value) in rows {
+            objects.insert(*key, value.as_bytes()).unwrap();
+        }
+        let mut meta = transaction.open_table(META).unwrap();
+        meta.insert("version", 1).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn put(key: &str, value: &str) -> RowChange {
         RowChange {
+            table: Table::Objects,
             key: key.to_owned(),
             value: Some(value.as_bytes().to_vec()),
         }
@@ -334,6 +412,7 @@ mod tests {
         let database = opened.database.as_mut().unwrap();
         database.commit([&[put("a", "1"), put("b", "2")][..]]).unwrap();
         let gone = RowChange {
+            table: Table::Objects,
             key: "a".to_owned(),
             value: None,
         };
@@ -397,6 +476,24 @@ mod tests {
             assert!(opened.problem.is_none(), "{:?}", opened.problem);
             assert_eq!(opened.rows, [kept]);
         }
+    }
+
+    #[test]
+    fn the_first_layout_is_migrated() {
+        let folder = tempfile::tempdir().unwrap();
+        write_first_layout(folder.path(), &[("a", "1")]);
+        let mut opened = open(folder.path());
+        assert!(opened.problem.is_none(), "{:?}", opened.problem);
+        assert_eq!(texts(&opened), [("a", "1")]);
+        let draft = RowChange {
+            table: Table::Drafts,
+            ..put("d", "2")
+        };
+        opened.database.as_mut().unwrap().commit([&[draft][..]]).unwrap();
+        drop(opened);
+        let opened = open(folder.path());
+        assert_eq!(texts(&opened), [("a", "1")]);
+        assert_eq!(opened.further[&Table::Drafts][0].value, b"2");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod pcapng;
 mod status;
 mod time;
 mod trace;
+mod version;
 
 pub use agent::{AgentAddress, AgentStatus};
 pub use check::{CheckReport, DoctorCheck, HandedOver, Problem, Reloaded, StoredObjects, Version};
@@ -41,6 +42,11 @@ pub(crate) use time::{from_micros, from_rfc3339, micros, rfc3339, rfc3339_micros
 pub use trace::{
     Names as TraceNames, PacketHead, TraceLine, TraceQuery, TraceRow, action as trace_action,
     row_of as trace_row_of,
+};
+
+pub use version::{
+    ApplyBody, DeployBody, Deployed, DiffBody, DraftBody, DraftRow, Drafts, FieldDiff, PartDiff, Plan,
+    RevisionRow, Revisions, RollbackBody, ShareDiff, Side, Text, TrafficDiff,
 };
 
 /// Version of the shapes, `api_version` of a status.

@@ -40,6 +40,16 @@ pub struct Meter {
 }
 
 impl Meter {
+    /// Counts an application from here on, that has none of its flows yet. Of one that is counted already nothing changes;
+    /// of one that is not, what was before its first look is not told.
+    pub fn begin(&mut self, application: &str, counted: Counted) {
+        self.former.entry(application.to_owned()).or_insert(Former {
+            counted,
+            open: [0; 2],
+            early: 0,
+        });
+    }
+
     /// Takes in what was found of an application in a minute (since 1970): its counters, read before the sweep, and the sweep's
     /// findings for IPv4 and IPv6.
     pub fn look(&mut self, minute: u64, application: &str, counted: Counted, found: &[Open; 2]) {
@@ -161,6 +171,22 @@ mod tests {
         let mut ended = Histogram::default();
         durations.iter().for_each(|duration| ended.add(*duration));
         Open { open, age: 0, ended }
+    }
+
+    #[test]
+    fn of_an_application_that_is_new_everything_is_told() {
+        let mut meter = Meter::default();
+        let none = || open(0, &[]);
+        // Its row was another's before.
+        meter.begin("a", counted(100, 5_000, 9_000));
+        meter.look(7, "a", counted(103, 5_600, 9_900), &[open(2, &[]), none()]);
+        let taken = meter.take();
+        assert_eq!((taken[0].2.connects, taken[0].2.disconnects), (3, 1));
+        assert_eq!(taken[0].2.ended.ingress + taken[0].2.going_on.ingress, 600);
+        // It is no longer new.
+        meter.begin("a", counted(0, 0, 0));
+        meter.look(7, "a", counted(104, 5_600, 9_900), &[open(3, &[]), none()]);
+        assert_eq!(meter.take()[0].2.connects, 1);
     }
 
     #[test]

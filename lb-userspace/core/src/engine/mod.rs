@@ -17,6 +17,7 @@ mod hops;
 mod ids;
 mod layout;
 mod message;
+mod moves;
 mod names;
 mod network;
 mod plan;
@@ -30,7 +31,7 @@ mod snapshot;
 mod sources;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trials;
 mod verdict;
 
@@ -40,6 +41,7 @@ pub use self::message::{
 };
 pub use self::trials::Trials;
 
+pub use self::moves::{Move, Share, Shift, moves};
 pub use self::names::{Answer, LookupFailure, MAX_ADDRESSES, NameRecord};
 pub use self::sessions::SessionMoves;
 

@@ -1,5 +1,6 @@
 //! Monitors: what is probed, how often, and which answer counts as healthy.
 
+use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
@@ -169,6 +170,20 @@ impl ExpectedCodes {
         self.ranges
             .iter()
             .any(|&(first, last)| (first..=last).contains(&code))
+    }
+}
+
+/// As it may stand in a file.
+impl fmt::Display for ExpectedCodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (first, last)) in self.ranges.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            match first == last {
+                true => write!(f, "{comma}{first}")?,
+                false => write!(f, "{comma}{first}-{last}")?,
+            }
+        }
+        Ok(())
     }
 }
 

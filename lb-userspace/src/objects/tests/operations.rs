@@ -222,7 +222,7 @@ fn overrides_are_rows_and_go_with_what_they_are_for() {
     let changes = super::rows(&empty, &world.catalog);
     let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
     assert_eq!(keys, ["overrides/load_balancers/lb.file", "overrides/pools/eu/a"]);
-    let rows = changes.into_iter().map(|RowChange { key, value }| Row {
+    let rows = changes.into_iter().map(|RowChange { key, value, .. }| Row {
         key,
         value: value.unwrap(),
     });
