@@ -10,7 +10,7 @@ use lb_tests::{http, needs_root, servers};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const POOLS: &str = "/client/v4/accounts/0123456789abcdef0123456789abcdef/load_balancers/pools";
@@ -302,6 +302,12 @@ fn what_nobody_confirms_goes_back() {
     assert_eq!(node.on_disk(), node.second);
 }
 
+/// The configuration with its state elsewhere.
+fn with_state_dir(config: &str, folder: &Path) -> String {
+    let line = config.lines().find(|line| line.starts_with("state_dir")).unwrap();
+    config.replacen(line, &format!("state_dir = \"{}\"", folder.display()), 1)
+}
+
 #[test]
 fn a_file_that_was_edited_is_not_replaced_unasked() {
     needs_root!();
@@ -319,16 +325,53 @@ fn a_file_that_was_edited_is_not_replaced_unasked() {
     node.lb.lb_ok(&["apply", node.file(), "--force"]);
     node.served_by("b");
     assert_eq!(node.on_disk(), node.second);
-    // A valid edit ends the wait for a confirmation.
+    // What was to be replaced all the same can be confirmed, or taken back: then the file still says something else.
     let first = lab.folder().join("first.toml");
     fs::write(&first, &node.first).unwrap();
+    let (anyway, edited) = (
+        ["apply", first.to_str().unwrap(), "--force", "--confirm", "10m"],
+        format!("{}\n[pools", node.second),
+    );
+    fs::write(node.lb.config(), &edited).unwrap();
+    node.lb.lb_ok(&anyway);
+    let words = node.fails(0, &["rollback"]);
+    assert!(
+        words.contains("holds something else") && !words.contains("lb.toml holds it"),
+        "{words}"
+    );
+    assert_eq!(node.on_disk(), edited);
+    node.served_by("b");
+    node.lb.lb_ok(&anyway);
+    node.lb.lb_ok(&["confirm"]);
+    assert_eq!(node.on_disk(), node.first);
+    // What takes effect later is said, and what cannot is refused.
+    let more = node
+        .second
+        .replacen("[datapath]", "[datapath]\nmax_flows = 2048", 1);
+    fs::write(node.lb.config(), &more).unwrap();
+    let words = node.fails(0, &["reload"]);
+    assert!(
+        words.contains("takes effect when the maps are made anew"),
+        "{words}"
+    );
+    let moved = lab.folder().join("moved");
+    fs::write(node.lb.config(), with_state_dir(&node.second, &moved)).unwrap();
+    let words = node.fails(6, &["reload"]);
+    assert!(
+        words.contains("node.state_dir") && words.contains("moved"),
+        "{words}"
+    );
+    fs::write(node.lb.config(), &node.second).unwrap();
+    node.lb.lb_ok(&["reload"]);
+    let before = node.newest().0;
+    // A valid edit ends the wait for a confirmation.
     node.lb
         .lb_ok(&["apply", first.to_str().unwrap(), "--confirm", "10m"]);
     node.served_by("a");
     node.lb.signal(Signal::HUP);
     node.served_by("b");
     wait_until(SOON, "the reload is a revision", || {
-        (node.newest() == (4, "file".to_owned())).then_some(())
+        (node.newest() == (before + 2, "file".to_owned())).then_some(())
     });
     node.fails(6, &["confirm"]);
     // A file that cannot be replaced is not deployed.
@@ -338,7 +381,7 @@ fn a_file_that_was_edited_is_not_replaced_unasked() {
     rustix::mount::unmount(&config, rustix::mount::UnmountFlags::empty()).unwrap();
     assert!(words.contains("mount point"), "{words}");
     assert_eq!(node.origin().as_deref(), Some("b"));
-    node.is_newest(4, "file");
+    node.is_newest(before + 2, "file");
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn without_a_token(lab: &Lab, method: &str, path: &str, body: &Value) -> String 
 fn the_api_reads_nobodys_files_and_shows_nobodys_secrets() {
     needs_root!();
     let lab = Lab::routed(1);
-    let lb = Daemon::start(
+    let mut lb = Daemon::start(
         &lab,
         "listen = [\"127.0.0.1:7600\"]\n\n[pools.eu.origins.a]\naddress = \"10.0.2.11\"\nport = 80\n",
     );
@@ -72,6 +72,11 @@ fn the_api_reads_nobodys_files_and_shows_nobodys_secrets() {
         seen.starts_with("HTTP/1.1 200") && seen.contains("Authorization") && !seen.contains("topsecret"),
         "{seen}"
     );
+    let seen = without_a_token(&lab, "GET", "/api/v1/monitors", &json!({}));
+    assert!(
+        seen.starts_with("HTTP/1.1 200") && seen.contains("Authorization") && !seen.contains("topsecret"),
+        "{seen}"
+    );
     let refused = without_a_token(&lab, "POST", MONITORS, &json!({"type": "tcp"}));
     assert!(
         refused.starts_with("HTTP/1.1 403") && refused.contains("api.token_file"),
@@ -82,5 +87,23 @@ fn the_api_reads_nobodys_files_and_shows_nobodys_secrets() {
     let state = config.parent().unwrap().join("state");
     assert_eq!(mode(&state), 0o700);
     assert_eq!(mode(&state.join("lb.redb")), 0o600);
-    assert!(!lb.log().contains("topsecret"));
+    // A mistake is told without the lines around it, and a warning without its own.
+    let text = std::fs::read_to_string(&config).unwrap();
+    let with = |more: &str| {
+        format!(
+            "{text}\n[monitors.m]\ntype = \"http\"\nheader = {{ Authorization = [\"topsecret\"] }}\n{more}"
+        )
+    };
+    for (more, code) in [
+        ("intervall = 3\n", 3),
+        ("[webhooks.w]\nurl = \"http://10.0.2.11/topsecret\"\n", 0),
+    ] {
+        std::fs::write(&config, with(more)).unwrap();
+        assert_eq!(lb.lb(&["reload"]).status.code(), Some(code));
+    }
+    lb.kill();
+    lb.run();
+    let log = lb.log();
+    assert!(log.contains("intervall") && log.contains("TLS"), "{log}");
+    assert!(!log.contains("topsecret"), "{log}");
 }

@@ -3,6 +3,7 @@
 //! What is changed here is changed by the same code as through Cloudflare's API; only the words come from the file.
 
 use super::error::ApiError;
+use super::guard::Onlooker;
 use super::{Handle, Request, cloudflare};
 use crate::cloudflare::{Failure, Number};
 use crate::config::{Document, Kind};
@@ -18,7 +19,7 @@ use crate::wire::{
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
@@ -38,18 +39,23 @@ pub(super) fn router() -> Router<Handle> {
         router = router
             .route(
                 &base,
-                get(async move |handle: State<Handle>| list(kind, &handle)).post(
-                    async move |handle: State<Handle>, body: Bytes| declare(kind, &handle, None, &body).await,
-                ),
+                get(async move |handle: State<Handle>, onlooker: Looker| list(kind, &handle, &onlooker))
+                    .post(async move |handle: State<Handle>, body: Bytes| {
+                        declare(kind, &handle, None, &body).await
+                    }),
             )
             .route(
                 &format!("{base}/{{name}}"),
-                get(async move |handle: State<Handle>, Path(name): Path<String>| show(kind, &handle, &name))
-                    .put(
-                        async move |handle: State<Handle>, Path(name): Path<String>, body: Bytes| {
-                            declare(kind, &handle, Some(name), &body).await
-                        },
-                    ),
+                get(
+                    async move |handle: State<Handle>, Path(name): Path<String>, onlooker: Looker| {
+                        show(kind, &handle, &name, &onlooker)
+                    },
+                )
+                .put(
+                    async move |handle: State<Handle>, Path(name): Path<String>, body: Bytes| {
+                        declare(kind, &handle, Some(name), &body).await
+                    },
+                ),
             )
             .route(
                 &format!("{base}/{{name}}/{{verb}}"),
@@ -88,17 +94,34 @@ fn catalog(handle: &Handle) -> Arc<Catalog> {
     handle.catalog.borrow().clone()
 }
 
-fn list(kind: Kind, handle: &Handle) -> Answer<Objects> {
+fn list(kind: Kind, handle: &Handle, looker: &Looker) -> Answer<Objects> {
     let catalog = catalog(handle);
     let entries = catalog.of_kind(kind);
-    let objects = entries.map(|entry| shown(handle, &catalog, entry)).collect();
-    Ok(Json(Objects { objects }))
+    let objects = entries.map(|entry| for_looker(shown(handle, &catalog, entry), looker));
+    Ok(Json(Objects {
+        objects: objects.collect(),
+    }))
 }
 
-fn show(kind: Kind, handle: &Handle, name: &str) -> Answer<Object> {
+fn show(kind: Kind, handle: &Handle, name: &str, looker: &Looker) -> Answer<Object> {
     let catalog = catalog(handle);
     let entry = catalog.called(kind, name).map_err(|failure| refused(&failure))?;
-    Ok(Json(whole(handle, &catalog, entry)))
+    Ok(Json(for_looker(whole(handle, &catalog, entry), looker)))
+}
+
+/// Whether secrets are not for who asks.
+type Looker = Option<Extension<Onlooker>>;
+
+/// An object as its onlookers see it.
+fn for_looker(mut object: Object, looker: &Looker) -> Object {
+    if looker.is_some() {
+        cloudflare::blank(&mut object.object);
+        // It says the same in the file's words, and is not taken apart here.
+        if object.object.get("header").is_some() {
+            object.toml = None;
+        }
+    }
+    object
 }
 
 /// As it is in lists.

@@ -111,6 +111,7 @@ fn told(deployed: &Deployed) -> String {
     } = deployed;
     match (changed, confirm_by) {
         (false, _) => format!("revision {revision} is in force already"),
+        (true, None) if file.is_empty() => format!("revision {revision} is in force"),
         (true, None) => format!("revision {revision} is in force; {file} holds it"),
         (true, Some(time)) => {
             format!("revision {revision} is in force until {time}: `lb confirm` keeps it")

@@ -36,24 +36,36 @@ impl Check {
                 Err(Failure::silent(Exit::Configuration))
             };
         }
-        let loaded = load(&self.file.config, global)?;
+        let loaded = load_and_show(&self.file.config, global, true)?;
         global.say(&summary(&self.file.config, &loaded));
         Ok(())
     }
 }
 
 /// Loads a file; shows its warnings, or all errors before failing with [`Exit::Configuration`].
+///
+/// The lines themselves, which may hold secrets, are shown to a terminal only: what a daemon says ends in a log.
 pub(super) fn load(path: &Path, global: &Global) -> Result<Loaded, Failure> {
+    load_and_show(path, global, output::stderr_is_terminal())
+}
+
+fn load_and_show(path: &Path, global: &Global, lines: bool) -> Result<Loaded, Failure> {
     let color = output::stderr_has_color();
     match config::load(path) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
-                global.say(&warning.render(color));
+                global.say(&match lines {
+                    true => warning.render(color),
+                    false => warning.to_string(),
+                });
             }
             Ok(loaded)
         }
         Err(refused) => {
-            output::complain(&refused.render(color));
+            output::complain(&match lines {
+                true => refused.render(color),
+                false => refused.to_string(),
+            });
             let count = refused.errors.len();
             let errors = if count == 1 {
                 "1 error".to_owned()

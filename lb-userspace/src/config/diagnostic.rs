@@ -108,6 +108,21 @@ impl Diagnostic {
         }
     }
 
+    /// About a field of a file that is right as it stands, and does not do now what it says.
+    #[must_use]
+    pub fn warning(source: &Arc<Source>, field: &str, message: String, help: &str) -> Self {
+        Self {
+            severity: Severity::Warning,
+            message,
+            field: field.to_owned(),
+            document: Document::File,
+            help: Some(help.to_owned()),
+            source: Arc::clone(source),
+            span: None,
+            told_at: None,
+        }
+    }
+
     /// Name of the file.
     #[must_use]
     pub fn file(&self) -> &str {

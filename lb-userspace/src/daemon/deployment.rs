@@ -11,7 +11,7 @@ use super::objects::NewFile;
 use super::records::Then;
 use crate::api::{Deployment, DeploymentSource, Reply};
 use crate::cloudflare::{Failure, Reason};
-use crate::config::{self, ConfigErrors, HostDefaults, Loaded, Source};
+use crate::config::{self, ConfigErrors, Diagnostic, HostDefaults, Loaded, Source};
 use crate::objects::{Catalog, Id, Overrides, Stored};
 use crate::store::{Cause, RowChange, Unfinished};
 use crate::wire::{Deployed, ErrorCode, ErrorDetail, Problem, rfc3339};
@@ -31,8 +31,10 @@ pub struct Unconfirmed {
     deadline: Instant,
     /// The same, for people.
     expires: SystemTime,
-    /// What it goes back to, which the configuration file holds.
+    /// What it goes back to; usually the configuration file holds it.
     former: Rc<FilePart>,
+    /// What the configuration file held when it was deployed: something else, when that was to be replaced all the same.
+    on_disk: String,
     left_out: BTreeSet<Id>,
     /// What was set by hand on what the file in force does not declare any more.
     pub(super) returning: Overrides,
@@ -187,7 +189,11 @@ impl Node {
         self.journal.cause = Some(format!("deployment: {}", wanted.note));
         let forced = self.force(config, new);
         self.journal.cause = None;
-        forced.map_err(|why| conflict(format!("the old configuration stays: {why}")))?;
+        let (_, later) = forced.map_err(|why| conflict(format!("the old configuration stays: {why}")))?;
+        for warning in &later {
+            warn!("{warning}");
+        }
+        loaded.warnings.extend(later);
         let mut changes = self.objects.revise(&former, wanted.cause, wanted.note);
         let revision = self.objects.records.revisions.number();
         let staged = match wanted.confirm {
@@ -198,6 +204,7 @@ impl Node {
                     deadline: Instant::now() + time,
                     expires: SystemTime::now() + time,
                     former: file,
+                    on_disk: on_disk.clone(),
                     left_out,
                     returning,
                 });
@@ -327,7 +334,7 @@ impl Node {
         };
         let path = self.config_path.display().to_string();
         let text = self.objects.file.source.text();
-        let instead_of = unconfirmed.former.source.text();
+        let instead_of = unconfirmed.on_disk.as_str();
         let put = match Staged::new(&self.config_path, text) {
             Ok(staged) => staged.put(instead_of),
             Err(error) => Err(Unwritten::Failed(error)),
@@ -429,14 +436,32 @@ impl Node {
     /// Goes back to a revision.
     pub(super) fn roll_back(&mut self, revision: Option<u64>, force: bool, reply: Reply<Deployed>) {
         if self.unconfirmed.is_some() && revision.is_none() {
+            let other = self.unconfirmed.as_ref().filter(|unconfirmed| {
+                let now = config::text(&self.config_path);
+                now.is_ok_and(|now| now != unconfirmed.former.source.text())
+            });
+            let other = other.map(|unconfirmed| {
+                let message = "the configuration file holds something else than what is in force".to_owned();
+                let help = "`lb diff file` shows how, `lb reload` loads it";
+                Problem::from(&Diagnostic::warning(
+                    &unconfirmed.former.source,
+                    "",
+                    message,
+                    help,
+                ))
+            });
             match self.go_back("lb rollback") {
                 Ok(changes) => {
                     let answer = Deployed {
                         revision: self.objects.records.revisions.number(),
                         changed: true,
-                        file: self.config_path.display().to_string(),
+                        file: if other.is_some() {
+                            String::new()
+                        } else {
+                            self.config_path.display().to_string()
+                        },
                         confirm_by: None,
-                        warnings: Vec::new(),
+                        warnings: other.into_iter().collect(),
                     };
                     let words = "what was before is in force, but this could not be saved";
                     let then = Then::answer_or(reply, answer, words);

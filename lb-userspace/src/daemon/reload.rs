@@ -2,7 +2,7 @@
 
 use super::node::Node;
 use super::objects::NewFile;
-use crate::config::{self, ConfigErrors, Loaded};
+use crate::config::{self, ConfigErrors, Diagnostic, Loaded, Source};
 use lb_core::engine::{Event, Report};
 use lb_core::model::{Api, Config};
 use std::sync::Arc;
@@ -12,6 +12,26 @@ use tracing::{error, info, warn};
 pub enum ReloadError {
     Invalid(ConfigErrors),
     Refused(String),
+}
+
+/// What of a configuration does nothing yet when it comes into force.
+fn take_effect_later(config: &Config, running: &Config, source: &Arc<Source>) -> Vec<Diagnostic> {
+    let mut later = Vec::new();
+    let same_but_addresses = Api {
+        edge_ips: running.api.edge_ips.clone(),
+        ..config.api.clone()
+    };
+    if same_but_addresses != running.api {
+        let message = "changes of [api] take effect at the next start".to_owned();
+        later.push(Diagnostic::warning(source, "api", message, "restart the daemon"));
+    }
+    let (new, old) = (config.datapath.max_flows, running.datapath.max_flows);
+    if new != old {
+        let message = format!("{new} instead of {old} takes effect when the maps are made anew");
+        let help = "`lb detach` and start the daemon, when flows may be lost";
+        later.push(Diagnostic::warning(source, "datapath.max_flows", message, help));
+    }
+    later
 }
 
 impl Node {
@@ -33,15 +53,22 @@ impl Node {
             .objects
             .with_file(&loaded, &stored)
             .map_err(ReloadError::Invalid)?;
-        loaded.config = self.force(whole, file).map_err(ReloadError::Refused)?;
+        let (config, later) = self.force(whole, file).map_err(ReloadError::Refused)?;
+        loaded.config = config;
+        loaded.warnings.extend(later);
         Ok(loaded)
     }
 
-    /// Brings another file into force, all or nothing; returns the configuration as it is then.
+    /// Brings another file into force, all or nothing; returns the configuration as it is then, and what of it takes effect
+    /// later.
     ///
     /// # Errors
     /// Why it cannot be put into force.
-    pub(super) fn force(&mut self, mut config: Config, file: NewFile) -> Result<Config, String> {
+    pub(super) fn force(
+        &mut self,
+        mut config: Config,
+        file: NewFile,
+    ) -> Result<(Config, Vec<Diagnostic>), String> {
         if !self.overrides.is_empty() {
             config.datapath.interfaces.clone_from(&self.overrides);
         }
@@ -52,16 +79,15 @@ impl Node {
                 config.node.name, running.node.name
             ));
         }
-        let same_but_addresses = Api {
-            edge_ips: running.api.edge_ips.clone(),
-            ..config.api.clone()
-        };
-        if same_but_addresses != running.api {
-            warn!("changes of [api] take effect at the next start");
+        if config.node.state_dir != running.node.state_dir {
+            return Err(format!(
+                "node.state_dir = \"{}\" cannot replace \"{}\" in a running daemon, which keeps objects, revisions and history \
+                 there: stop it, move the folder, start it",
+                config.node.state_dir.display(),
+                running.node.state_dir.display()
+            ));
         }
-        if config.datapath.max_flows != running.datapath.max_flows {
-            warn!("datapath.max_flows takes effect when the maps are made anew: after `lb detach`");
-        }
+        let later = take_effect_later(&config, running, &file.file.source);
         let elsewhere = config.datapath.interfaces != running.datapath.interfaces
             || config.datapath.mode != running.datapath.mode;
         if elsewhere && let Err(error) = self.attach(&config) {
@@ -86,7 +112,7 @@ impl Node {
         if elsewhere {
             self.follow_interfaces();
         }
-        Ok(config)
+        Ok((config, later))
     }
 
     /// Reads the configuration again and tells the operator how that went, whoever asked for it.
@@ -103,14 +129,12 @@ impl Node {
             Ok(loaded) => {
                 self.note_reload(cause, &former);
                 for warning in &loaded.warnings {
-                    warn!("{}", warning.render(false).trim_end());
+                    warn!("{warning}");
                 }
             }
             Err(ReloadError::Invalid(errors)) => {
-                error!(
-                    "the old configuration stays:\n{}",
-                    errors.render(false).trim_end()
-                );
+                // Without the lines themselves, which may hold secrets: `lb check` shows them.
+                error!("the old configuration stays:\n{errors}");
                 self.report(Report::Refused(format!(
                     "{} is invalid ({} errors): the old configuration stays",
                     self.config_path.display(),

@@ -106,7 +106,7 @@ pub struct Deployed {
     pub revision: u64,
     /// False: it was in force already.
     pub changed: bool,
-    /// The configuration file that holds it, or will when it is confirmed.
+    /// The configuration file that holds it, or will when it is confirmed; empty: none does.
     pub file: String,
     /// RFC 3339, UTC: when it goes back unless it is confirmed.
     pub confirm_by: Option<String>,

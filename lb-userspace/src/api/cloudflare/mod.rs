@@ -9,7 +9,7 @@ mod openapi;
 mod overview;
 mod preview;
 
-pub(super) use objects::shown;
+pub(super) use objects::{blank, shown};
 pub(crate) use overview::origin as origin_health;
 
 pub(super) use openapi::document as openapi;

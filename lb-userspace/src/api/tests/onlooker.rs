@@ -76,6 +76,14 @@ async fn headers_of_monitors_are_for_those_who_may_write() {
         for monitor in [listed, &single["result"]] {
             assert_eq!(monitor["header"]["Authorization"][0], shown, "{monitor}");
         }
+        for path in ["/api/v1/monitors", "/api/v1/monitors/m"] {
+            let (_, body) = by_hand(served.tcp[0], "GET", path, headers).await;
+            assert_eq!(
+                body.to_string().contains("topsecret"),
+                !shown.is_empty(),
+                "{path}: {body}"
+            );
+        }
         for path in ["/api/v1/status", &format!("{BASE}/search?query=")] {
             let (_, body) = by_hand(served.tcp[0], "GET", path, headers).await;
             assert!(!body.to_string().contains("topsecret"), "{path}: {body}");
