@@ -63,12 +63,25 @@ fn events_are_told_live_and_outlive_crash_and_restart() {
         "{before:?}"
     );
     lb.kill();
-    wait_until(SOON, "the stream ends with the daemon", || follower.ended());
+    wait_until(SOON, "the follower waits for the next daemon", || {
+        follower.log().contains("waiting for the next one").then_some(())
+    });
 
     // It recovers while nobody looks: the next daemon finds what was known, and ends the problem under its number.
     let _nginx = on_all(&lab, servers::nginx);
     lb.run();
     lb.wait_healthy(&["eu"]);
+    wait_until(SOON, "the follower goes on", || {
+        follower.log().contains("is over)").then_some(())
+    });
+    assert!(follower.ended().is_none());
+    let told = follower.log();
+    assert_eq!(
+        told.matches("is unhealthy: TCP connection failed (problem ")
+            .count(),
+        1,
+        "nothing is told twice: {told}"
+    );
     let find = |events: &[(u64, String)], what: &str| {
         events.iter().find(|(_, message)| message.contains(what)).cloned()
     };

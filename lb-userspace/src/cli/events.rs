@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 #[derive(Args, Debug)]
 #[command(name = "events")]
 pub(super) struct EventsArgs {
-    /// Go on with what happens, until interrupted
+    /// Go on with what happens, also over restarts of the daemon, until interrupted
     #[arg(short, long, conflicts_with_all = ["until", "times"])]
     follow: bool,
     /// Not before: the number of an event, which is left out, a time (2026-11-22T14:56:19Z) or an age (90s, 15m, 36h, 7d)
@@ -45,6 +45,9 @@ pub(super) struct EventsArgs {
     #[arg(long, conflicts_with_all = ["kind", "count"])]
     times: bool,
 }
+
+/// Time between two looks for a daemon that has gone.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Where it begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,7 +98,7 @@ impl EventsArgs {
         if self.follow {
             return global::wait(self.follow(global));
         }
-        let body = global::wait(client.call(Method::GET, &self.query()))?;
+        let body = global::wait(client.call(Method::GET, &self.query(None)))?;
         if global.json {
             return output::print_answer(&body);
         }
@@ -106,13 +109,46 @@ impl EventsArgs {
         output::print(&events.events.iter().map(line).collect::<String>())
     }
 
+    /// Tells events until it is interrupted, over restarts of the daemon, which numbers them on.
     async fn follow(&self, global: &Global) -> Result<(), Failure> {
-        let client = global.client()?;
+        let mut last = None;
+        let mut waits = false;
+        loop {
+            let query = self.query(last).with("follow", "true");
+            let ended = tokio::select! {
+                _ = tokio::signal::ctrl_c() => return Ok(()),
+                ended = self.tell(global, &query, &mut last) => ended,
+            };
+            match ended {
+                // It was never there, or refuses.
+                Err(failure) if last.is_none() || failure.exit != Exit::Unreachable => return Err(failure),
+                Ok(()) => waits = false,
+                Err(_) => {}
+            }
+            if !std::mem::replace(&mut waits, true) {
+                global.say("the daemon has gone: waiting for the next one");
+            }
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => return Ok(()),
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    /// Tells what one daemon says, and notes the number of the last event.
+    async fn tell(&self, global: &Global, query: &Query, last: &mut Option<u64>) -> Result<(), Failure> {
         let mut lines = Lines::default();
+        // From now on there was a daemon.
+        let first = last.unwrap_or_default();
         let show = |bytes: &[u8]| {
             let mut text = String::new();
+            last.get_or_insert(first);
             for found in lines.take(bytes).iter().filter(|line| !line.is_empty()) {
-                match understand(found)? {
+                let understood = understand(found)?;
+                if let EventLine::Event(event) = &understood {
+                    *last = Some(event.sequence);
+                }
+                match understood {
                     _ if global.json => {
                         text.push_str(found);
                         text.push('\n');
@@ -128,23 +164,16 @@ impl EventsArgs {
             output::print(&text)?;
             Ok(ControlFlow::Continue(()))
         };
-        let query = self.query().with("follow", "true");
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => Ok(()),
-            ended = client.stream(&query, show) => {
-                ended?;
-                global.say("the daemon has stopped");
-                Ok(())
-            }
-        }
+        global.client()?.stream(query, show).await
     }
 
-    fn query(&self) -> Query {
+    /// The question, for events after the number `last`.
+    fn query(&self, last: Option<u64>) -> Query {
         let count = self.count.unwrap_or(1_000).to_string();
-        let (number, from) = match self.since {
-            Some(Since::Number(number)) => (Some(number.to_string()), None),
-            Some(Since::Time(time)) => (None, Some(rfc3339(time))),
-            None => (None, None),
+        let (number, from) = match (last, self.since) {
+            (Some(number), _) | (None, Some(Since::Number(number))) => (Some(number.to_string()), None),
+            (None, Some(Since::Time(time))) => (None, Some(rfc3339(time))),
+            (None, None) => (None, None),
         };
         self.filtered("/api/v1/events")
             .with_some("since", number.as_deref())
