@@ -6,7 +6,7 @@ use super::routing::{Traffic, balancer_routes};
 use super::shares::Shares;
 use crate::health::GroupHealth;
 use crate::model::{Application, Config, LoadBalancer, SheddingPolicy, SteeringPolicy, Weight};
-use crate::steering::{Family, Route, balancer_health};
+use crate::steering::{Family, PoolStanding, Route, balancer_health};
 use crate::view::{LoadBalancerView, RouteView, RoutedPool};
 use lb_common::abi::Country;
 use std::collections::BTreeSet;
@@ -112,9 +112,13 @@ impl State {
             let shares = route.pools.iter().filter(|pool| pool.share > 0.0);
             shares.map(|pool| (pool.name.clone(), pool.share)).collect()
         });
+        let health = balancer_health(balancer.enabled, &standings);
         LoadBalancerView {
             name: balancer.name.clone(),
-            health: balancer_health(balancer.enabled, &standings),
+            health,
+            // As long as somebody serves it stays unknown: none of these pools has a monitor.
+            awaits_results: health == GroupHealth::Unknown
+                && !standings.iter().any(PoolStanding::is_usable_somewhere),
             steering_policy: balancer.steering_policy.name(),
             pool_shares,
             on_fallback: self.is_on_fallback(config, balancer),

@@ -71,6 +71,8 @@ pub struct PoolFacts {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PoolStanding {
     pub health: GroupHealth,
+    /// Whether the health is unknown because results of the monitor are still to come.
+    pub awaits_results: bool,
     /// Enabled origins that are healthy, those of weight 0 included.
     pub healthy_origins: u32,
     usable4: bool,
@@ -129,13 +131,15 @@ pub fn pool_standing(pool: &PoolFacts) -> PoolStanding {
         let mut origins = pool.origins.iter();
         origins.any(|origin| origin.serves(family) && origin.is_last_resort())
     };
+    let health = pool_health(
+        pool,
+        healthy_origins,
+        count(OriginHealth::Unhealthy) + pool.unresolved,
+        count(OriginHealth::Unknown),
+    );
     PoolStanding {
-        health: pool_health(
-            pool,
-            healthy_origins,
-            count(OriginHealth::Unhealthy) + pool.unresolved,
-            count(OriginHealth::Unknown),
-        ),
+        health,
+        awaits_results: pool.monitored && health == GroupHealth::Unknown,
         healthy_origins,
         usable4: usable(Family::V4),
         usable6: usable(Family::V6),
