@@ -71,6 +71,8 @@ pub struct ApplicationView {
 pub struct LoadBalancerView {
     pub name: String,
     pub health: GroupHealth,
+    /// Whether the health is unknown because results of monitors are still to come.
+    pub awaits_results: bool,
     pub steering_policy: &'static str,
     /// Share of new flows by pool, 0 to 1, of the first of `routes`; pools with no share are left out.
     pub pool_shares: Vec<(String, f64)>,
@@ -111,6 +113,11 @@ pub struct PoolView {
     /// Row of the pool's records.
     pub id: PoolId,
     pub health: GroupHealth,
+    /// Whether the health is unknown because results of the monitor are still to come. Otherwise it stays unknown: there is
+    /// no monitor.
+    pub awaits_results: bool,
+    /// Whether it may get new flows of any address family, and not as a fallback pool.
+    pub usable: bool,
     pub healthy_origins: u32,
     pub minimum_origins: u32,
     pub origins: Vec<OriginView>,

@@ -77,6 +77,7 @@ mod tests {
             load_balancers: vec![LoadBalancerView {
                 name: "lb".to_owned(),
                 health: GroupHealth::Healthy,
+                awaits_results: false,
                 steering_policy: "geo",
                 pool_shares: Vec::new(),
                 on_fallback: false,

@@ -489,6 +489,7 @@ mod tests {
             load_balancers: vec![LoadBalancerView {
                 name: "web".to_owned(),
                 health: GroupHealth::Critical,
+                awaits_results: false,
                 steering_policy: "off",
                 pool_shares: vec![("sorry".to_owned(), 1.0)],
                 on_fallback: true,
@@ -509,6 +510,8 @@ mod tests {
                 name: "sorry".to_owned(),
                 id: PoolId(0),
                 health: GroupHealth::Healthy,
+                awaits_results: false,
+                usable: true,
                 healthy_origins: 1,
                 minimum_origins: 1,
                 origins: vec![OriginView {

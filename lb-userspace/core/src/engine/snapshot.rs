@@ -110,6 +110,8 @@ impl State {
             name: pool.name.clone(),
             id: pool.id,
             health: standing.health,
+            awaits_results: standing.awaits_results,
+            usable: standing.is_usable_somewhere(),
             healthy_origins: standing.healthy_origins,
             minimum_origins: pool.minimum_origins,
             origins,

@@ -1,8 +1,8 @@
 //! The history of health: what has changed from one snapshot to the next, which of it begins and ends a problem, and for how
 //! long each state held.
 //!
-//! "Unknown" never takes the place of what is known: a restart or another monitor is no change of health, and what follows
-//! it is compared with what was known before.
+//! "Unknown" does not take the place of what is known as long as results are to come: a restart or another monitor is no
+//! change of health, and what follows it is compared with what was known before. Where nobody looks any more it does.
 
 mod standings;
 mod timeline;

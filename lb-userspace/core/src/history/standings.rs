@@ -39,7 +39,7 @@ pub struct Change {
 pub enum Problem {
     Began(u64),
     GoesOn(u64),
-    /// It is healthy again, or was disabled or removed.
+    /// It serves again, or was disabled or removed.
     Ended(u64),
 }
 
@@ -83,6 +83,8 @@ struct Collected {
 /// What a snapshot says of a subject.
 struct Seen {
     health: Health,
+    /// Unknown, and soon to be known.
+    awaits_results: bool,
     reason: Option<FailureReason>,
     address: Option<IpAddr>,
     origins: Option<(u32, u32)>,
@@ -92,6 +94,7 @@ impl Seen {
     fn nobody() -> Self {
         Self {
             health: Health::Unknown,
+            awaits_results: false,
             reason: None,
             address: None,
             origins: None,
@@ -101,6 +104,7 @@ impl Seen {
     fn pool(view: &PoolView) -> Self {
         Self {
             health: view.health.into(),
+            awaits_results: view.awaits_results,
             origins: Some((view.healthy_origins, view.minimum_origins)),
             ..Self::nobody()
         }
@@ -110,6 +114,8 @@ impl Seen {
         let health = Health::from(view.health);
         Self {
             health,
+            // Without a monitor it is healthy.
+            awaits_results: health == Health::Unknown,
             reason: view
                 .failure_reason
                 .clone()
@@ -122,6 +128,7 @@ impl Seen {
     fn load_balancer(view: &LoadBalancerView) -> Self {
         Self {
             health: view.health.into(),
+            awaits_results: view.awaits_results,
             ..Self::nobody()
         }
     }
@@ -242,7 +249,7 @@ impl Collected {
         let health = seen.health;
         let is_news = match former {
             None => true,
-            Some(former) => health != Health::Unknown && health != former.health,
+            Some(former) => !seen.awaits_results && health != former.health,
         };
         if !is_news {
             return None;
@@ -340,6 +347,8 @@ mod tests {
                     name: (*name).to_owned(),
                     id: PoolId::default(),
                     health: *health,
+                    awaits_results: *health == GroupHealth::Unknown,
+                    usable: false,
                     healthy_origins: 0,
                     minimum_origins: 1,
                     origins: origins

@@ -2,6 +2,8 @@
 
 use super::steering::{A, B, C, D, steered};
 use super::world::*;
+use crate::engine::LookupFailure;
+use crate::health::GroupHealth;
 use crate::model::*;
 
 /// The degenerate cases of Cloudflare's documentation, one row each.
@@ -149,4 +151,52 @@ fn one_node_that_sees_a_failure_steers_away_alone() {
     );
     one.revive(A);
     assert_eq!(one.serving(VIP), [A]);
+}
+
+#[test]
+fn without_monitors_the_fallback_pool_serves_only_if_no_name_is_found() {
+    let named = |pool: &str, names: &[&str]| {
+        let origins = names.iter().map(|name| Origin {
+            name: (*name).into(),
+            address: Host::Name((*name).into()),
+            ..unmonitored(pool, &[A]).origins[0].clone()
+        });
+        Pool {
+            origins: origins.collect(),
+            ..unmonitored(pool, &[])
+        }
+    };
+    let pools = vec![
+        named("first", &["a.example.com", "b.example.com"]),
+        named("second", &["c.example.com"]),
+        unmonitored("sorry", &[D]),
+    ];
+    let mut config = web(pools, Some("sorry"));
+    config.load_balancers[0].default_pools = vec!["first".into(), "second".into()];
+    let mut world = World::settled(config);
+    let names = [("a.example.com", A), ("b.example.com", B), ("c.example.com", C)];
+    for (name, _) in names {
+        world.fail_to_resolve(name, LookupFailure::UnknownHost);
+    }
+    world.run(1);
+    assert_eq!(world.serving(VIP), [D], "none is found");
+    let balancer = &world.view().load_balancers[0];
+    assert_eq!(
+        (balancer.health, balancer.on_fallback),
+        (GroupHealth::Critical, true)
+    );
+    // One of the last pool, then one of the first: the pool serves by what it has.
+    for (found, serving) in [(2, &[C][..]), (1, &[B]), (0, &[A, B])] {
+        let (name, address) = names[found];
+        world.resolve(name, &[address]);
+        world.run(1);
+        assert_eq!(world.serving(VIP), serving, "{name} is found");
+        assert!(!world.view().load_balancers[0].on_fallback);
+    }
+    // Answers that fail take nothing away: what was found stays.
+    for (name, _) in names {
+        world.fail_to_resolve(name, LookupFailure::Failed("no server".into()));
+    }
+    world.run(1);
+    assert_eq!(world.serving(VIP), [A, B]);
 }

@@ -13,6 +13,7 @@ mod maps;
 mod moves;
 mod names;
 mod places;
+mod problems;
 mod renames;
 mod restart;
 mod scale;

@@ -15,10 +15,10 @@ const A: &str = "10.0.0.1";
 const B: &str = "10.0.0.2";
 const C: &str = "10.0.0.3";
 const D: &str = "10.0.0.4";
-const NAME: &str = "origins.example.com";
+pub const NAME: &str = "origins.example.com";
 
 /// A pool whose origins are the addresses of [`NAME`], and then these.
-fn named(origins: &[&str]) -> Pool {
+pub fn named(origins: &[&str]) -> Pool {
     let mut pool = pool("first", origins);
     let named = Origin {
         name: "named".into(),
