@@ -327,6 +327,9 @@ fn place(origin: &OriginStatus) -> String {
     }
 }
 
+/// Addresses of one host name that are shown here; `--json` has all.
+const SHOWN: usize = 4;
+
 /// Host names of origins, with what is wrong with them.
 fn names(status: &Status) -> Option<Table> {
     let mut table = Table::new(&[
@@ -342,12 +345,14 @@ fn names(status: &Status) -> Option<Table> {
             .iter()
             .map(|failure| format!("DNS lookup failed: {failure}"));
         let problems = failure.chain(name.refused.iter().cloned()).chain(left_out);
-        let addresses = name.addresses.iter().map(ToString::to_string);
+        let addresses = name.addresses.iter().take(SHOWN).map(ToString::to_string);
+        let more = name.addresses.len().saturating_sub(SHOWN);
         table.row([
             name.name.clone(),
-            match name.addresses.len() {
-                0 => "-".to_owned(),
-                _ => list(addresses),
+            match (name.addresses.len(), more) {
+                (0, _) => "-".to_owned(),
+                (_, 0) => list(addresses),
+                (_, more) => format!("{} and {more} more", list(addresses)),
             },
             name.age_seconds
                 .map_or_else(|| "-".to_owned(), |age| format!("{age} s")),
