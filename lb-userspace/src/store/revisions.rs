@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// So many revisions are kept, the one that is in force included.
 const KEPT: usize = 50;
+/// So many changes are one revision at most: with a slow disk and busy clients a way back would undo minutes otherwise.
+const MOST_JOINED: u64 = 100;
 
 /// What has brought a revision into force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -172,7 +174,11 @@ impl RevisionLog {
         self.last = number;
         let mut changes = std::mem::take(&mut self.unread);
         let joined = match self.revisions.back() {
-            Some(last) if new.joins && last.cause == new.cause => self.revisions.pop_back(),
+            Some(last)
+                if new.joins && last.cause == new.cause && last.number - last.first + 1 < MOST_JOINED =>
+            {
+                self.revisions.pop_back()
+            }
             Some(_) | None => None,
         };
         let (first, mut undo, former) = match joined {
@@ -415,6 +421,18 @@ mod tests {
         let now = rows(&[("a", "3"), ("b", "1")]);
         assert!(history.objects_at(1, &now).unwrap().is_empty());
         assert_eq!(history.objects_at(3, &now).unwrap(), now);
+    }
+
+    #[test]
+    fn no_revision_joins_without_end() {
+        let mut history = RevisionLog::default();
+        for _ in 0..250 {
+            history.push(NewRevision {
+                joins: true,
+                ..revision("f", Cause::Api, &[("a", Some("1"))])
+            });
+        }
+        assert_eq!(numbers(&history), [100, 200, 250]);
     }
 
     #[test]
