@@ -117,7 +117,7 @@ fn a_load_balancer_that_serves_nobody_or_falls_back_is_critical() {
     // All origins have weight 0: connections are refused.
     let mut config = web(vec![unmonitored("first", &[A])], None);
     config.pools[0].origins[0].weight = Weight::ZERO;
-    let mut world = World::settled(config);
+    let world = World::settled(config);
     let mut history = History::new();
     assert_eq!(world.serving(VIP), Vec::<String>::new());
     assert_eq!(history.told(&world), ["web critical!"]);
