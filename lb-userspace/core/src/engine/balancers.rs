@@ -6,7 +6,7 @@ use super::routing::{Traffic, balancer_routes};
 use super::shares::Shares;
 use crate::health::GroupHealth;
 use crate::model::{Application, Config, LoadBalancer, SheddingPolicy, SteeringPolicy, Weight};
-use crate::steering::{Family, PoolStanding, Route, balancer_health};
+use crate::steering::{BalancerStanding, Family, PoolStanding, Route, Routes, balancer_standing};
 use crate::view::{LoadBalancerView, RouteView, RoutedPool};
 use lb_common::abi::Country;
 use std::collections::BTreeSet;
@@ -84,6 +84,19 @@ impl State {
         }
     }
 
+    /// Judges an enabled load balancer.
+    fn balancer_standing(&self, routes: &Routes<'_>) -> BalancerStanding {
+        let standing = |pool: &str| -> Option<PoolStanding> { Some(self.standings[self.plan.pool(pool)?]) };
+        let listed = routes.all().flat_map(|route| route.pools);
+        // Each once.
+        let names: BTreeSet<&str> = listed.map(String::as_str).collect();
+        let pools: Vec<PoolStanding> = names.into_iter().filter_map(standing).collect();
+        let competitors = routes
+            .all()
+            .map(|route| route.competitors().filter_map(standing).collect());
+        balancer_standing(&pools, &competitors.collect::<Vec<_>>())
+    }
+
     pub(super) fn balancer_view(
         &self,
         config: &Config,
@@ -91,13 +104,13 @@ impl State {
         known: &mut Shares,
     ) -> LoadBalancerView {
         let found = balancer_routes(config, balancer);
-        let names: BTreeSet<&str> = found
-            .all()
-            .flat_map(|route| route.pools)
-            .map(String::as_str)
-            .collect();
-        let pools = names.into_iter().filter_map(|pool| self.plan.pool(pool));
-        let standings: Vec<_> = pools.map(|index| self.standings[index]).collect();
+        let standing = match balancer.enabled {
+            true => self.balancer_standing(&found),
+            false => BalancerStanding {
+                health: GroupHealth::Disabled,
+                awaits_results: false,
+            },
+        };
         let mut routes = vec![self.route_view(balancer, &found.main, Vec::new(), known)];
         let mut seen: Vec<&Route<'_>> = Vec::new();
         for (_, route) in &found.by_country {
@@ -112,13 +125,10 @@ impl State {
             let shares = route.pools.iter().filter(|pool| pool.share > 0.0);
             shares.map(|pool| (pool.name.clone(), pool.share)).collect()
         });
-        let health = balancer_health(balancer.enabled, &standings);
         LoadBalancerView {
             name: balancer.name.clone(),
-            health,
-            // As long as somebody serves it stays unknown: none of these pools has a monitor.
-            awaits_results: health == GroupHealth::Unknown
-                && !standings.iter().any(PoolStanding::is_usable_somewhere),
+            health: standing.health,
+            awaits_results: standing.awaits_results,
             steering_policy: balancer.steering_policy.name(),
             pool_shares,
             on_fallback: self.is_on_fallback(config, balancer),

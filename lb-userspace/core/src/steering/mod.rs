@@ -16,4 +16,6 @@ mod tests;
 pub use candidates::{Candidates, Entry, Order, PoolFigures, WeightedPool, balanced, candidates, parts};
 pub use route::{Place, Route, Routes, Source, routes};
 pub use shedding::{Base, CLASSES, Classes, Rest, Shed, SheddingTable, class_of};
-pub use standing::{Family, OriginFacts, PoolFacts, PoolStanding, balancer_health, pool_standing};
+pub use standing::{
+    BalancerStanding, Family, OriginFacts, PoolFacts, PoolStanding, balancer_standing, pool_standing,
+};

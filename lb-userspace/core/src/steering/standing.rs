@@ -171,20 +171,32 @@ fn pool_health(pool: &PoolFacts, healthy: u32, unhealthy: usize, unknown: usize)
     }
 }
 
-/// Judges a load balancer by the pools that may get flows on this node.
+/// What follows from the pools of a load balancer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BalancerStanding {
+    pub health: GroupHealth,
+    /// Whether the health is unknown because results of monitors are still to come. Otherwise it stays unknown: who serves
+    /// has no monitor.
+    pub awaits_results: bool,
+}
+
+/// Judges an enabled load balancer by the pools of its routes on this node: `pools` are all of them, `competitors` those of
+/// each route that get its flows whenever they are usable. A route whose flows nobody but the fallback pool takes is not
+/// served.
 #[must_use]
-pub fn balancer_health(enabled: bool, pools: &[PoolStanding]) -> GroupHealth {
+pub fn balancer_standing(pools: &[PoolStanding], competitors: &[Vec<PoolStanding>]) -> BalancerStanding {
     let any = |health| pools.iter().any(|pool| pool.health == health);
-    if !enabled {
-        GroupHealth::Disabled
-    } else if !pools.iter().any(PoolStanding::is_usable_somewhere) {
-        // Unknown and not usable: results are still to come, or there is nobody to give.
-        if any(GroupHealth::Unknown) && !any(GroupHealth::Critical) {
-            GroupHealth::Unknown
-        } else {
-            GroupHealth::Critical
-        }
-    } else if any(GroupHealth::Degraded)
+    let is_served = |route: &Vec<PoolStanding>| route.iter().any(PoolStanding::is_usable_somewhere);
+    let served = competitors.iter().filter(|route| is_served(route)).count();
+    let awaits_results = served == 0
+        && !any(GroupHealth::Critical)
+        && competitors.iter().flatten().any(|pool| pool.awaits_results);
+    let health = if awaits_results {
+        GroupHealth::Unknown
+    } else if served == 0 {
+        GroupHealth::Critical
+    } else if served < competitors.len()
+        || any(GroupHealth::Degraded)
         || any(GroupHealth::Critical)
         || pools
             .iter()
@@ -195,6 +207,10 @@ pub fn balancer_health(enabled: bool, pools: &[PoolStanding]) -> GroupHealth {
         GroupHealth::Healthy
     } else {
         GroupHealth::Unknown
+    };
+    BalancerStanding {
+        health,
+        awaits_results,
     }
 }
 
@@ -317,6 +333,10 @@ mod tests {
             enabled: false,
             ..facts("h", 1)
         };
+        let weightless = PoolFacts {
+            monitored: false,
+            ..facts("z", 1)
+        };
         for (pools, health) in [
             (vec![facts("h", 1), facts("h", 1)], Healthy),
             (vec![facts("h", 1), facts("u", 1)], Degraded),
@@ -326,13 +346,38 @@ mod tests {
             (vec![facts("?", 1), facts("u", 1)], Critical),
             (vec![facts("?", 1), facts("h", 1)], Degraded),
             (vec![facts("h", 1), unmonitored.clone()], Healthy),
-            (vec![unmonitored], Unknown),
+            (vec![unmonitored.clone()], Unknown),
+            (vec![weightless.clone()], Critical),
+            (vec![weightless.clone(), facts("?", 1)], Unknown),
+            (vec![weightless, unmonitored.clone()], Degraded),
             (vec![disabled.clone()], Critical),
-            (vec![disabled, facts("h", 1)], Healthy),
+            (vec![disabled.clone(), facts("h", 1)], Healthy),
         ] {
             let standings: Vec<PoolStanding> = pools.iter().map(pool_standing).collect();
-            assert_eq!(balancer_health(true, &standings), health, "{pools:?}");
-            assert_eq!(balancer_health(false, &standings), Disabled);
+            let found = balancer_standing(&standings, std::slice::from_ref(&standings));
+            let waits = pools.iter().any(|pool| pool == &facts("?", 1));
+            assert_eq!(found.health, health, "{pools:?}");
+            assert_eq!(found.awaits_results, health == Unknown && waits, "{pools:?}");
+        }
+        let standing = |facts: &PoolFacts| pool_standing(facts);
+        let (well, waits) = (standing(&facts("h", 1)), standing(&facts("?", 1)));
+        let unmonitored = standing(&unmonitored);
+        for (pools, routes, health) in [
+            // All weights are zero: nobody competes, whatever the health of the pools.
+            (vec![well], vec![vec![]], Critical),
+            (vec![unmonitored], vec![vec![]], Critical),
+            (vec![waits], vec![vec![]], Critical),
+            // The flows of one place have nobody but the fallback pool.
+            (vec![well], vec![vec![well], vec![]], Degraded),
+            (vec![unmonitored], vec![vec![unmonitored], vec![]], Degraded),
+            (
+                vec![well, standing(&disabled)],
+                vec![vec![well], vec![standing(&disabled)]],
+                Degraded,
+            ),
+        ] {
+            let found = balancer_standing(&pools, &routes);
+            assert_eq!(found.health, health, "{pools:?} {routes:?}");
         }
     }
 }

@@ -113,6 +113,35 @@ fn a_monitor_that_is_taken_away_ends_the_problem_and_another_one_does_not() {
 }
 
 #[test]
+fn a_load_balancer_that_serves_nobody_or_falls_back_is_critical() {
+    // All origins have weight 0: connections are refused.
+    let mut config = web(vec![unmonitored("first", &[A])], None);
+    config.pools[0].origins[0].weight = Weight::ZERO;
+    let world = World::settled(config);
+    let mut history = History::new();
+    assert_eq!(world.serving(VIP), Vec::<String>::new());
+    assert_eq!(history.told(&world), ["web critical!"]);
+    // All pools have weight 0, healthy or of unknown health: the fallback pool takes everything.
+    for first in [pool("first", &[A]), unmonitored("first", &[A])] {
+        let mut config = web(vec![first, unmonitored("sorry", &[B])], Some("sorry"));
+        config.load_balancers[0].steering_policy = SteeringPolicy::Random;
+        config.load_balancers[0].random_steering = weights(&[], 0);
+        let mut world = World::settled(config.clone());
+        let mut history = History::new();
+        assert_eq!(world.serving(VIP), [B]);
+        assert!(world.view().load_balancers[0].on_fallback);
+        let told = history.told(&world);
+        assert!(told.contains(&"web critical!".to_owned()), "{told:?}");
+        config.load_balancers[0].random_steering = weights(&[], 50);
+        world.configure(config);
+        world.run(1);
+        assert_eq!(world.serving(VIP), [A]);
+        let told = history.told(&world);
+        assert!(told.last().is_some_and(|told| told.ends_with('.')), "{told:?}");
+    }
+}
+
+#[test]
 fn a_restart_without_results_is_no_change() {
     let config = web(vec![pool("first", &[A]), pool("second", &[B])], None);
     let mut world = World::settled(config.clone());
