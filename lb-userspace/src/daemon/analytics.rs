@@ -24,13 +24,23 @@ pub struct Traffic {
     live: BTreeMap<String, u32>,
     /// Counters of those that went live since the last sweep began, from when they did.
     begun: BTreeMap<String, Counted>,
-    /// Counters from before the sweep that is going on: of applications by their ids in the API, with their rows.
-    counted: Vec<(String, u32, Counted)>,
+    /// From before the sweep that is going on.
+    counted: Vec<Application>,
     /// Counters of the last minute.
     looks: VecDeque<(Instant, BTreeMap<String, Counted>)>,
     /// Open flows of each application, and the sum of their ages in milliseconds.
     open: BTreeMap<String, (u64, u64)>,
     looked: Option<SystemTime>,
+}
+
+/// An application before a sweep.
+struct Application {
+    /// In the API.
+    id: String,
+    row: u32,
+    counted: Counted,
+    /// Whether it has addresses of IPv4 and of IPv6.
+    served: [bool; 2],
 }
 
 impl Traffic {
@@ -76,11 +86,18 @@ impl Node {
         let reader = &self.datapath.reader;
         let counted = view.applications.iter().filter_map(|application| {
             let entry = catalog.named(Kind::Application, &application.name)?;
-            Some((
-                entry.id.to_string(),
-                application.id,
-                counters(reader, application.id),
-            ))
+            let has = |v6| {
+                application
+                    .addresses
+                    .iter()
+                    .any(|address| address.is_ipv6() == v6)
+            };
+            Some(Application {
+                id: entry.id.to_string(),
+                row: application.id,
+                counted: counters(reader, application.id),
+                served: [has(false), has(true)],
+            })
         });
         let counted = counted.collect();
         for application in &view.applications {
@@ -128,7 +145,12 @@ impl Node {
         let traffic = &mut self.traffic;
         let counted = std::mem::take(&mut traffic.counted);
         let mut found = |row: u32, v6: bool| -> Open {
-            let Ages { open, age, ended } = counts.ages.remove(&(row, v6)).unwrap_or_default();
+            let Ages {
+                open,
+                age,
+                closing,
+                ended,
+            } = counts.ages.remove(&(row, v6)).unwrap_or_default();
             let mut durations = Histogram::default();
             for jiffies in ended {
                 durations.add(milliseconds(u64::from(jiffies)));
@@ -136,26 +158,33 @@ impl Node {
             Open {
                 open,
                 age: milliseconds(age),
+                closing,
                 ended: durations,
             }
         };
         traffic.open.clear();
-        for (application, row, counted) in &counted {
+        for application in &counted {
+            let Application {
+                id,
+                row,
+                counted,
+                served,
+            } = application;
             let found = [found(*row, false), found(*row, true)];
             let open = found.iter().map(|found| found.open).sum();
             let age = found.iter().map(|found| found.age).sum();
-            traffic.open.insert(application.clone(), (open, age));
-            traffic.meter.look(minute, application, *counted, &found);
+            traffic.open.insert(id.clone(), (open, age));
+            traffic.meter.look(minute, id, *counted, &found, *served);
         }
         let there: BTreeSet<&str> = counted
             .iter()
-            .map(|(application, ..)| application.as_str())
+            .map(|application| application.id.as_str())
             .collect();
         traffic.meter.retain(|application| there.contains(application));
         let instant = Instant::now();
         let counts = counted
             .into_iter()
-            .map(|(application, _, counted)| (application, counted));
+            .map(|application| (application.id, application.counted));
         traffic.looks.push_back((instant, counts.collect()));
         while traffic.looks.len() > 2
             && traffic

@@ -59,6 +59,8 @@ pub struct Ages {
     pub open: u64,
     /// The sum of the ages of the open ones.
     pub age: u64,
+    /// Flows that have ended and are not forgotten.
+    pub closing: u64,
     /// For how long each lasted that has ended.
     pub ended: Vec<u32>,
 }
@@ -185,16 +187,21 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
                 return;
             }
             counts.named.insert(core.origin);
-            if core.side == FlowSide::CLIENT && !core.tcp.closing() {
+            if core.side != FlowSide::CLIENT {
+                return;
+            }
+            let ages = counts.ages.entry((core.application, V::V6)).or_default();
+            if core.tcp.closing() {
+                ages.closing += 1;
+            } else {
+                ages.open += 1;
+                ages.age += u64::from(elapsed(core.opened, now));
                 *counts.applications.entry(core.application).or_default() += 1;
                 *counts.origins.entry(core.origin.0).or_default() += 1;
                 if !established {
                     *counts.tentative.entry(core.origin.0).or_default() += 1;
                 }
                 counts.total += 1;
-                let ages = counts.ages.entry((core.application, V::V6)).or_default();
-                ages.open += 1;
-                ages.age += u64::from(elapsed(core.opened, now));
             }
         })?;
         let mut removed = BTreeMap::new();
