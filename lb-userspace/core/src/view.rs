@@ -123,6 +123,19 @@ pub struct PoolView {
     pub origins: Vec<OriginView>,
 }
 
+impl PoolView {
+    /// Whether its health lets it have flows. Without a monitor nothing speaks against it, but it must have somebody; with
+    /// one, as long as there are no results, everything does.
+    #[must_use]
+    pub const fn is_healthy(&self) -> bool {
+        match self.health {
+            GroupHealth::Healthy | GroupHealth::Degraded => true,
+            GroupHealth::Unknown => self.usable,
+            GroupHealth::Critical | GroupHealth::Disabled => false,
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub struct OriginView {
     pub name: String,

@@ -8,8 +8,7 @@ use crate::objects::{Action, Body, Catalog, Change, Entry, references};
 use axum::extract::{Request, State};
 use axum::routing::get;
 use axum::{Json, Router};
-use lb_core::health::GroupHealth;
-use lb_core::view::View;
+use lb_core::view::{PoolView, View};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -60,13 +59,7 @@ pub(in super::super) fn shown(entry: &Entry, view: &View) -> Value {
     let mut value = entry.shown();
     if let (Body::Pool(_), Value::Object(fields)) = (&entry.body, &mut value) {
         let pool = view.pools.iter().find(|pool| pool.name == entry.name);
-        let healthy = pool.is_some_and(|pool| {
-            // Without a monitor nothing speaks against it.
-            matches!(
-                pool.health,
-                GroupHealth::Healthy | GroupHealth::Degraded | GroupHealth::Unknown
-            ) && pool.healthy_origins >= pool.minimum_origins
-        });
+        let healthy = pool.is_some_and(PoolView::is_healthy);
         fields.insert("healthy".to_owned(), json!(healthy));
     }
     value

@@ -13,7 +13,7 @@ use crate::wire::failure_reason;
 use axum::Json;
 use axum::extract::State;
 use lb_core::health::{FailureReason, OriginHealth};
-use lb_core::view::{OriginView, PoolView};
+use lb_core::view::OriginView;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ pub(super) async fn health(handle: State<Handle>, asked: Asked) -> Answer<PoolHe
     let pool = view.pools.iter().find(|pool| pool.name == entry.name);
     let seen = pool.map(|pool| {
         let health = PopHealth {
-            healthy: is_usable(pool),
+            healthy: pool.is_healthy(),
             origins: pool.origins.iter().map(of_view).collect(),
         };
         (view.node.clone(), health)
@@ -68,10 +68,6 @@ pub(super) async fn health(handle: State<Handle>, asked: Asked) -> Answer<PoolHe
         pool_id: entry.id.to_string(),
         pop_health: seen.into_iter().collect(),
     })
-}
-
-fn is_usable(pool: &PoolView) -> bool {
-    pool.healthy_origins >= pool.minimum_origins
 }
 
 /// `GET search`: objects by a part of their name, with those that they are connected with if asked for.

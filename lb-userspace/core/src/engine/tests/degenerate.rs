@@ -200,3 +200,52 @@ fn without_monitors_the_fallback_pool_serves_only_if_no_name_is_found() {
     world.run(1);
     assert_eq!(world.serving(VIP), [A, B]);
 }
+
+#[test]
+fn a_pool_without_a_monitor_is_as_healthy_as_it_can_serve() {
+    type Change = fn(&mut Pool);
+    let rows: &[(&str, Change, &[&str], bool)] = &[
+        (
+            "without a monitor nothing is counted",
+            |pool| pool.monitor = None,
+            &[],
+            true,
+        ),
+        (
+            "without a monitor and without a weight",
+            |pool| {
+                pool.monitor = None;
+                pool.origins[0].weight = Weight::ZERO;
+            },
+            &[],
+            false,
+        ),
+        ("with one, too few", |_| {}, &[], false),
+        ("enough", |pool| pool.minimum_origins = 1, &[], true),
+        (
+            "of none as many as needed, and nobody to serve",
+            |pool| pool.minimum_origins = 0,
+            &[A],
+            false,
+        ),
+        (
+            "disabled, of which none are needed",
+            |pool| {
+                pool.minimum_origins = 0;
+                pool.enabled = false;
+            },
+            &[],
+            false,
+        ),
+    ];
+    for (words, change, dead, healthy) in rows {
+        let mut config = steered(SteeringPolicy::Off);
+        config.pools[0].minimum_origins = 5;
+        change(&mut config.pools[0]);
+        let mut world = World::settled(config);
+        world.dead.extend(dead.iter().map(|address| ip(address)));
+        world.run(7);
+        let pool = world.pool("a");
+        assert_eq!(pool.is_healthy(), *healthy, "{words}: {pool:?}");
+    }
+}
