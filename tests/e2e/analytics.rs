@@ -2,13 +2,14 @@
 
 use crate::{dns_at, eu, http_at, on_all};
 use lb_tests::check::{SOON, assert_all_served, wait_until};
-use lb_tests::config::{MONITOR, application, balancer};
+use lb_tests::config::{MONITOR, application, balancer, pool};
 use lb_tests::daemon::Daemon;
 use lb_tests::flows::EchoFlow;
-use lb_tests::lab::{Lab, VIP4};
+use lb_tests::lab::{Lab, VIP4, VIP6};
 use lb_tests::servers::ECHO_PORT;
 use lb_tests::{dns, http, load, needs_root, servers};
 use serde_json::Value;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 const REQUESTS: usize = 40;
@@ -260,4 +261,52 @@ fn analytics_add_up_to_what_clients_have_sent() {
             "{path}: {status} {said}"
         );
     }
+}
+
+#[test]
+fn short_connections_count_for_the_version_of_their_clients() {
+    needs_root!();
+    let lab = Lab::routed(1);
+    let _nginx = on_all(&lab, servers::nginx);
+    let host = &lab.origins[0];
+    let [four, six] = [("four", VIP4.into()), ("six", VIP6.into())]
+        .map(|(name, vip): (_, IpAddr)| pool(name).origin(host, vip, 80, 1.0).unmonitored());
+    let config = format!(
+        "{four}{six}{}{}{}",
+        balancer("all", &["four", "six"], None),
+        application("six", "tcp/80", VIP6, "all"),
+        application("both", "tcp/8080", VIP6, "all")
+            .replace("addresses = [", &format!("addresses = [\"{VIP4}\", "))
+    );
+    let mut lb = Daemon::start_with(&lab, "flow_timeouts = { tcp_closing = 2 }", &config);
+    lb.wait_healthy(&["four", "six"]);
+    let [six, both] = ["six", "both"].map(|name| id(&lb, name));
+    wait_until(SOON, "they are measured", || {
+        let current = result(&lb, &format!("analytics/aggregate/current?appID={six}"));
+        (current[0]["connections"] == 0).then_some(())
+    });
+    lab.client.enter(|| {
+        let rounds = [
+            (VIP6.into(), 80, 20),
+            (VIP4.into(), 8080, 30),
+            (VIP6.into(), 8080, 10),
+        ];
+        let rounds: [(IpAddr, u16, usize); 3] = rounds;
+        for (vip, port, count) in rounds {
+            for _ in 0..count {
+                http::get((vip, port).into(), "/").unwrap();
+            }
+        }
+    });
+    wait_events(&lb, &six, 20, false);
+    wait_events(&lb, &both, 40, false);
+    let by_version = |id: &str| {
+        let path =
+            format!("analytics/events/summary?dimensions=event,ipVersion&metrics=count&filters=appID=={id}");
+        let answer = result(&lb, &path);
+        let count = |event, version| metrics(&answer, &[event, version]).first().copied();
+        ["connect", "disconnect"].map(|event| [count(event, "4"), count(event, "6")])
+    };
+    assert_eq!(by_version(&six), [[None, Some(20.0)]; 2]);
+    assert_eq!(by_version(&both), [[Some(30.0), Some(10.0)]; 2]);
 }

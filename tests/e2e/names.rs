@@ -178,6 +178,43 @@ fn a_name_that_does_not_exist_is_an_unhealthy_origin_until_it_does() {
 }
 
 #[test]
+fn the_problem_of_a_name_that_nobody_watches_ends_when_it_is_found() {
+    needs_root!();
+    let lab = Lab::routed(2);
+    let (_web, names) = (servers::nginx(&lab.origins[0]), name_server(&lab.origins[1]));
+    let config = config(&lab.origins[1]).replace("monitor = \"http\"\n", "");
+    let mut lb = Daemon::start(&lab, &config);
+    lb.wait_origin("eu", "named", "unhealthy");
+    let events = |lb: &Daemon| {
+        let text = lb.lb_ok(&["events", "--kind", "health", "--json"]);
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        answer["events"].as_array().unwrap().clone()
+    };
+    for (kind, name) in [("pool_health", "pool"), ("load_balancer_health", "load_balancer")] {
+        wait_until(SOON, &format!("the {name} has a problem"), || {
+            let found = events(&lb)
+                .into_iter()
+                .rev()
+                .find(|event| event["kind"] == kind)?;
+            (found["health"] == "critical").then_some(())
+        });
+    }
+    names.say(NAME, &[lab.origins[0].v4.into()]);
+    wait_origins(&mut lb, &[&lab.origins[0]]);
+    let report = load::run(&lab.client, 50, 2, load::http(http_at(VIP4)));
+    assert_all_served(&report);
+    for (kind, name) in [("pool_health", "pool"), ("load_balancer_health", "load_balancer")] {
+        wait_until(SOON, &format!("the problem of the {name} is over"), || {
+            let found = events(&lb)
+                .into_iter()
+                .rev()
+                .find(|event| event["kind"] == kind)?;
+            (found["health"] == "unknown" && found["resolved"] == true).then_some(())
+        });
+    }
+}
+
+#[test]
 fn attach_looks_names_up_once() {
     needs_root!();
     let lab = Lab::routed(2);
