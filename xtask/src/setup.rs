@@ -30,7 +30,7 @@ const BPF_LINKER: &str = "0.13.0";
 const LLVM_MAJORS: [u32; 2] = [22, 23];
 
 /// Programs of the lab and the Debian packages that bring them.
-const LAB: [(&str, &str); 14] = [
+const LAB: [(&str, &str); 15] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("ping", "iputils-ping"),
@@ -45,6 +45,7 @@ const LAB: [(&str, &str); 14] = [
     ("dig", "bind9-dnsutils"),
     ("tcpdump", "tcpdump"),
     ("nft", "nftables"),
+    ("openssl", "openssl"),
 ];
 const FUZZ: [(&str, &str); 1] = [("c++", "g++")];
 const BENCH: [(&str, &str); 2] = [("haproxy", "haproxy"), ("dnsperf", "dnsperf")];

@@ -1,5 +1,6 @@
 //! Sockets of the API, and serving them.
 
+use super::connections::{Clients, Impatient, Place};
 use super::guard::Guard;
 use super::routes::guarded;
 use super::{Handle, Token};
@@ -24,6 +25,15 @@ use tokio_util::task::TaskTracker;
 
 /// Connections at a time on each listener: more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
+
+/// Of them one client may have so many on TCP: further ones are closed at once.
+const MAX_PER_CLIENT: usize = 64;
+
+/// From so many connections on each ends after the answer instead of waiting for the client's next request.
+const CROWDED: usize = MAX_CONNECTIONS / 2;
+
+/// How long an answer may wait for a client on TCP to take some of it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client may take for the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -163,25 +173,27 @@ enum Listener {
 
 async fn accept(listener: Listener, router: Router, stop: CancellationToken, tasks: TaskTracker) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let clients = Clients::default();
     loop {
         let slot = tokio::select! {
             () = stop.cancelled() => return,
             slot = Arc::clone(&slots).acquire_owned() => slot,
         };
         let Ok(slot) = slot else { return };
-        let serve = |stream: Box<dyn Stream>| {
-            let (router, stop) = (router.clone(), stop.clone());
-            tasks.spawn(async move {
-                connection(stream, router, stop).await;
-                drop(slot);
-            });
-        };
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(&clients) => accepted,
         };
         match accepted {
-            Ok(stream) => serve(stream),
+            Ok(Some((stream, place))) => {
+                let keep_alive = slots.available_permits() >= MAX_CONNECTIONS - CROWDED;
+                let (router, stop) = (router.clone(), stop.clone());
+                tasks.spawn(async move {
+                    connection(stream, router, keep_alive, stop).await;
+                    drop((slot, place));
+                });
+            }
+            Ok(None) => {}
             Err(error) => {
                 // Out of descriptors, or a client that left early: neither gets better by trying at once.
                 tracing::warn!(%error, "API: cannot accept a connection");
@@ -192,10 +204,22 @@ async fn accept(listener: Listener, router: Router, stop: CancellationToken, tas
 }
 
 impl Listener {
-    async fn accept(&self) -> std::io::Result<Box<dyn Stream>> {
+    /// The next connection; `None`: its client has enough of them.
+    async fn accept(&self, clients: &Clients) -> std::io::Result<Option<(Box<dyn Stream>, Option<Place>)>> {
         Ok(match self {
-            Self::Unix(listener) => Box::new(listener.accept().await?.0),
-            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            // Who may open it is let do everything.
+            Self::Unix(listener) => Some((Box::new(listener.accept().await?.0), None)),
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                let place = clients.enter(peer.ip(), MAX_PER_CLIENT);
+                if place.is_none() {
+                    tracing::debug!(client = %peer.ip(), "API: too many connections of one client");
+                }
+                place.map(|place| {
+                    let stream: Box<dyn Stream> = Box::new(Impatient::new(stream, WRITE_TIMEOUT));
+                    (stream, Some(place))
+                })
+            }
         })
     }
 }
@@ -203,10 +227,11 @@ impl Listener {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn connection(stream: Box<dyn Stream>, router: Router, stop: CancellationToken) {
+async fn connection(stream: Box<dyn Stream>, router: Router, keep_alive: bool, stop: CancellationToken) {
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(keep_alive)
         .max_buf_size(64 << 10)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(serving);

@@ -4,6 +4,7 @@
 //! which owns maps, configuration and engine. A daemon that does not answer in time is an error, never a hang.
 
 mod cloudflare;
+mod connections;
 mod drafts;
 mod error;
 mod events;

@@ -1,6 +1,7 @@
 //! The API as clients meet it: a fake daemon behind real sockets, asked through the real client.
 
 mod cloudflare;
+mod connections;
 mod drafts;
 mod events;
 mod onlooker;

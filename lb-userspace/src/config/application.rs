@@ -304,6 +304,16 @@ fn refuse_the_rest(table: &Table<'_>) {
     }
     table.unsupported("ip_firewall", "say with `access` who may open flows");
     table.refuse(
+        "virtual_network_id",
+        "names a network behind Cloudflare's tunnels, which lb does not have",
+        "leave it out: origins are reached by the node's routes",
+    );
+    table.refuse(
+        "origin_worker_id",
+        "needs Cloudflare's Workers, which lb does not have",
+        "leave it out",
+    );
+    table.refuse(
         "edge_ips",
         "is how Cloudflare's API names addresses",
         "write `addresses = [\"203.0.113.10\"]`",

@@ -181,6 +181,16 @@ fn changeable(catalog: &Catalog, found: &Arc<Entry>) -> Result<Arc<Entry>, Failu
     }
 }
 
+/// The load balancer with that name as host names are compared: in any case, with or without a final dot (RFC 4343).
+fn balancer_of_host<'c>(catalog: &'c Catalog, name: &str) -> Option<&'c Arc<Entry>> {
+    let plain = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    catalog.named(Kind::LoadBalancer, name).or_else(|| {
+        let name = plain(name);
+        let mut balancers = catalog.of_kind(Kind::LoadBalancer);
+        balancers.find(|entry| plain(&entry.name) == name)
+    })
+}
+
 /// The catalog with an object, in the place of the former one if there is one.
 fn put(
     catalog: &Catalog,
@@ -191,8 +201,12 @@ fn put(
     if let Body::Application(application) = &mut body
         && let Some(dns) = &mut application.origin_dns
     {
-        let balancer = catalog.named(Kind::LoadBalancer, &dns.name);
-        dns.host_name = balancer.is_none() && application.origin_port.is_some();
+        if let Some(balancer) = balancer_of_host(catalog, &dns.name) {
+            dns.name.clone_from(&balancer.name);
+            dns.host_name = false;
+        } else {
+            dns.host_name = application.origin_port.is_some();
+        }
     }
     let mut objects: Vec<Arc<Entry>> = catalog.of_api().to_vec();
     let entry = Arc::new(entry(catalog, body, former, moment)?);
@@ -384,13 +398,18 @@ fn entry(catalog: &Catalog, body: Body, former: Option<&Entry>, moment: Moment) 
                 .unwrap_or(further)
         }
     };
-    let taken = catalog.named(kind, &name).filter(|other| other.id != id);
+    let taken = match kind {
+        Kind::LoadBalancer => balancer_of_host(catalog, &name),
+        _ => catalog.named(kind, &name),
+    };
+    let taken = taken.filter(|other| other.id != id);
     if let Some(taken) = taken {
         let owner = match taken.document {
             Document::File => format!("declared in {}", catalog.file().path),
             Document::Objects => format!("with the id {}", taken.id),
         };
         let noun = kind.noun();
+        let name = &taken.name;
         let message = format!("name: value not unique: `{name}` is already the name of the {noun} {owner}");
         let reason = Reason::field(kind, "/name", message);
         return Err(Failure::invalid(vec![Reason { code: 1003, ..reason }]));

@@ -61,4 +61,17 @@ fn an_application_leads_to_a_host_name_where_no_load_balancer_has_the_name() {
         origins(&world),
         Destination::LoadBalancer("db.example.com".to_owned())
     );
+    // Names of hosts are the same in any case, and with a final dot.
+    let made = world.create(
+        Kind::Application,
+        json!({"protocol": "tcp/80", "dns": {"name": "www"}, "origin_dns": {"name": "DB.example.com."}}),
+    );
+    assert_eq!(made["origin_dns"]["name"], "db.example.com");
+    let again = json!({"name": "Db.Example.com", "default_pools": [id(&pool)], "fallback_pool": id(&pool)});
+    let (status, reasons) = world.refused(Kind::LoadBalancer, Action::Create(fields(again)));
+    assert_eq!((status, reasons[0].0), (400, 1003));
+    assert!(
+        reasons[0].1.contains("`db.example.com` is already the name of the load balancer"),
+        "{reasons:?}"
+    );
 }
