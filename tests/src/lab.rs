@@ -215,6 +215,14 @@ impl Lab {
         self
     }
 
+    /// Frames that the links of the lab have lost so far, all together: on a machine that stands still for a while.
+    #[must_use]
+    pub fn dropped_by_links(&self) -> u64 {
+        let origins = self.origins.iter().map(|origin| &origin.namespace);
+        let all = origins.chain(&self.between).chain([&self.client, &self.node]);
+        all.map(Netns::dropped_by_links).sum()
+    }
+
     /// Takes the node's interface towards the origins away.
     ///
     /// # Panics

@@ -186,6 +186,24 @@ impl Netns {
         peer.ip(&format!("link set dev {peer_interface} up"));
     }
 
+    /// Frames that the interfaces have dropped because nobody fetched them in time, in either direction; what XDP drops is
+    /// not among them.
+    ///
+    /// # Panics
+    /// The kernel does not say.
+    #[must_use]
+    pub fn dropped_by_links(&self) -> u64 {
+        let table = self.enter(|| fs::read_to_string("/proc/thread-self/net/dev"));
+        let table = table.expect("the kernel counts frames");
+        let dropped = |line: &str| -> u64 {
+            let (_, counts) = line.split_once(':').unwrap_or_default();
+            // Received: bytes, packets, errors, dropped, and four more; then the same of what was sent.
+            let counts: Vec<u64> = counts.split_whitespace().flat_map(str::parse).collect();
+            [3, 11].iter().filter_map(|column| counts.get(*column)).sum()
+        };
+        table.lines().map(dropped).sum()
+    }
+
     /// Switches an offload of an interface, such as `gro on`.
     pub fn offload(&self, interface: &str, feature: &str, value: &str) {
         self.run("ethtool", &["-K", interface, feature, value]);

@@ -71,7 +71,9 @@ fn an_application_leads_to_a_host_name_where_no_load_balancer_has_the_name() {
     let (status, reasons) = world.refused(Kind::LoadBalancer, Action::Create(fields(again)));
     assert_eq!((status, reasons[0].0), (400, 1003));
     assert!(
-        reasons[0].1.contains("`db.example.com` is already the name of the load balancer"),
+        reasons[0]
+            .1
+            .contains("`db.example.com` is already the name of the load balancer"),
         "{reasons:?}"
     );
 }
