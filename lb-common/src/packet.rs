@@ -26,8 +26,8 @@ pub trait Packet {
         self.write(at + size_of::<A>(), second)
     }
 
-    /// The same number. In the kernel it passes through memory whose contents the verifier does not track, so that it
-    /// follows one path from here instead of one for each value that parsing may have found.
+    /// The same number. In the kernel the verifier does not know that, so that it follows one path from here instead of one
+    /// for each value that parsing may have found.
     fn opaque(&self, value: usize) -> usize {
         value
     }

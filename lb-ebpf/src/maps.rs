@@ -9,10 +9,10 @@ use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 use lb_common::abi::maps::VERDICT_ROWS;
 use lb_common::abi::{
-    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
-    Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Held, Hop, HopId, Interface, Ip, Load,
-    Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, SourceKey, Timeouts,
-    Traffic, Vip, VipKey,
+    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey,
+    FILTER_WORDS, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Held, Hop, HopId,
+    Interface, Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot,
+    SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
 use lb_common::datapath::{InsertError, Memory, Sample, Scratch, Stage, Tables};
 
@@ -30,6 +30,8 @@ static TENTATIVE6: LruHashMap<FlowKey6, Flow6, 1> = LruHashMap::new();
 static TIMEOUTS: Array<Timeouts, 1> = Array::new();
 #[btf_map]
 static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
+#[btf_map]
+static ADDRESSES: Array<u64, { FILTER_WORDS as usize }> = Array::new();
 #[btf_map]
 static SPANS: Array<PortSpan, 1> = Array::new();
 #[btf_map]
@@ -115,15 +117,6 @@ pub fn hand_over(context: &XdpContext, held: &Held) -> bool {
 
 #[btf_map]
 static SUM_BUFFER: PerCpuArray<SumBuffer, 1> = PerCpuArray::new();
-
-#[btf_map]
-static LANE: PerCpuArray<u32, 1> = PerCpuArray::new();
-
-/// This CPU's word for numbers that the verifier shall forget.
-#[inline(always)]
-pub fn lane() -> Option<*mut u32> {
-    LANE.get_ptr_mut(0)
-}
 
 /// Where 512 bytes of a frame are copied to be summed; one word more, because the verifier rounds the last one up.
 pub type SumBuffer = [u32; 129];
@@ -221,6 +214,11 @@ impl Tables for BpfTables {
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         // SAFETY: as for `application`.
         unsafe { VIPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn addresses(&self, word: u32) -> Option<u64> {
+        ADDRESSES.get(word).copied()
     }
 
     #[inline(always)]

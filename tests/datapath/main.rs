@@ -6,6 +6,7 @@
 
 mod access;
 mod differential;
+mod filter;
 mod fixtures;
 mod flows;
 mod migrate;

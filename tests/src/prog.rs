@@ -324,6 +324,7 @@ impl Kernel {
         self.clear::<Hop>(maps::HOPS)?;
         self.clear::<Timeouts>(maps::TIMEOUTS)?;
         self.clear::<PortSpan>(maps::SPANS)?;
+        self.clear::<u64>(maps::ADDRESSES)?;
         self.clear::<u64>(maps::RATES)?;
         self.clear::<Load>(maps::LOADS)?;
         self.clear::<Load>(maps::SWEPT)?;
@@ -359,6 +360,7 @@ impl Kernel {
         self.fill::<PortSpan>(maps::SPANS, tables.spans.iter().map(|(k, v)| (*k, *v)))?;
         let routes = tables.routes.iter().map(|(k, v)| (*k, *v));
         self.replace::<RouteKey, Route>(maps::ROUTES, routes)?;
+        self.fill(maps::ADDRESSES, tables.filter().into_iter())?;
         let vips = tables.vips.iter().map(|(k, v)| (*k, *v));
         self.replace::<VipKey, Vip>(maps::VIPS, vips)?;
         let interfaces = tables.interfaces.iter().map(|(k, v)| (*k, *v));

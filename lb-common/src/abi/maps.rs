@@ -19,6 +19,9 @@ pub const ROUTES: &str = "ROUTES";
 pub const TIMEOUTS: &str = "TIMEOUTS";
 /// Addresses of applications and those that `nat` translates to: hash, [`super::VipKey`] → [`super::Vip`], two generations.
 pub const VIPS: &str = "VIPS";
+/// Addresses that packets may be for: array of `u64`, the words that [`super::FilterBit`] names. Bits are only set: flows outlive
+/// the addresses that they were opened to.
+pub const ADDRESSES: &str = "ADDRESSES";
 /// Arena of [`super::PortSpan`]s.
 pub const SPANS: &str = "SPANS";
 /// Access lists: longest-prefix trie, [`super::AccessKey`] → [`super::AccessRule`].
@@ -77,7 +80,7 @@ pub const REPORTS: &str = "REPORTS";
 pub const SCRATCH: &str = "SCRATCH";
 
 /// Every map that is pinned, so that flows and tables outlive the daemon.
-pub const PINNED: [&str; 31] = [
+pub const PINNED: [&str; 32] = [
     SETTINGS,
     FLOWS4,
     FLOWS6,
@@ -87,6 +90,7 @@ pub const PINNED: [&str; 31] = [
     ROUTES,
     TIMEOUTS,
     VIPS,
+    ADDRESSES,
     SPANS,
     ACCESS,
     COUNTRY_RULES,

@@ -6,7 +6,9 @@ use super::scratch::{Draft, Scratch};
 use super::tables::{InsertError, Memory, Tables};
 pub use super::tuple::Tuple;
 use super::verdict::Pass;
-use crate::abi::{Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Protocol, TunnelSource};
+use crate::abi::{
+    FilterBit, Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Protocol, TunnelSource,
+};
 use crate::hash;
 use crate::packet::Packet;
 use bytemuck::Pod;
@@ -105,6 +107,7 @@ pub trait Family: Sized {
 
     fn flow_hash(key: HashKey, tuple: &Tuple<Self::Address>) -> u64;
     fn client_hash(key: HashKey, client: Self::Address) -> u64;
+    fn filter_bit(address: Self::Address) -> FilterBit;
 }
 
 /// Which datagram a fragment belongs to, as far as its sender says.
@@ -365,6 +368,11 @@ impl Family for V4 {
     fn client_hash(key: HashKey, client: Ip4) -> u64 {
         hash::client4(key, client)
     }
+
+    #[inline(always)]
+    fn filter_bit(address: Ip4) -> FilterBit {
+        FilterBit::of4(address)
+    }
 }
 
 /// IPv6.
@@ -579,5 +587,10 @@ impl Family for V6 {
     #[inline(always)]
     fn client_hash(key: HashKey, client: Ip6) -> u64 {
         hash::client6(key, client)
+    }
+
+    #[inline(always)]
+    fn filter_bit(address: Ip6) -> FilterBit {
+        FilterBit::of6(address)
     }
 }

@@ -18,6 +18,8 @@ pub trait Tables {
     /// The idle times of an application's flows.
     fn timeouts(&self, application: u32) -> Option<Timeouts>;
     fn vip(&self, key: &VipKey) -> Option<Vip>;
+    /// A word of the filter of addresses that packets may be for.
+    fn addresses(&self, word: u32) -> Option<u64>;
     fn span(&self, index: u32) -> Option<PortSpan>;
     /// The longest match of an access list for an address.
     fn access(&self, key: &AccessKey) -> Option<AccessRule>;

@@ -2,10 +2,10 @@
 
 use super::reasons::Reason;
 use crate::abi::{
-    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
-    Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Load, Origin,
-    OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, SourceKey, Timeouts,
-    Traffic, Vip, VipKey,
+    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey,
+    FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface,
+    Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, SourceKey,
+    Timeouts, Traffic, Vip, VipKey,
 };
 use crate::datapath::{InsertError, Memory, Sample, Tables};
 use std::cell::RefCell;
@@ -49,6 +49,8 @@ pub struct MemoryTables {
     /// As [`Tables::swept_at`] says.
     pub swept_at: u32,
     pub path_mtus: RefCell<BTreeMap<u32, PathMtu>>,
+    /// Words of the filter that name what no other table names any more.
+    pub addresses: RefCell<BTreeMap<u32, u64>>,
     pub fragments: RefCell<BTreeMap<FragmentKey, FragmentFlow>>,
     pub fragment_count: RefCell<u32>,
     pub verdicts: RefCell<BTreeMap<u32, u64>>,
@@ -95,6 +97,40 @@ fn prefix(address: u128, length: u32) -> u128 {
 }
 
 impl MemoryTables {
+    /// Bits of the filter that the configuration sets.
+    fn configured(&self) -> impl Iterator<Item = FilterBit> {
+        let applications = self.applications.keys().map(|key| key.address);
+        let vips = self.vips.keys().map(|key| key.address);
+        let sources = self.snat_addresses.values().copied();
+        applications.chain(vips).chain(sources).map(FilterBit::of)
+    }
+
+    /// All words of the filter that are not 0, with those of all flows.
+    pub fn filter(&self) -> BTreeMap<u32, u64> {
+        let v4 =
+            [&self.flows4, &self.tentative4].map(|flows| flows.borrow().keys().copied().collect::<Vec<_>>());
+        let v6 =
+            [&self.flows6, &self.tentative6].map(|flows| flows.borrow().keys().copied().collect::<Vec<_>>());
+        let v4 = v4
+            .into_iter()
+            .flatten()
+            .map(|key| FilterBit::of4(key.destination));
+        let v6 = v6
+            .into_iter()
+            .flatten()
+            .map(|key| FilterBit::of6(key.destination));
+        let mut words = self.addresses.borrow().clone();
+        for FilterBit { word, mask } in self.configured().chain(v4).chain(v6) {
+            *words.entry(word).or_default() |= mask;
+        }
+        words
+    }
+
+    /// Keeps a bit of the filter, as the kernel's table does: none is ever taken back.
+    fn keep(&self, FilterBit { word, mask }: FilterBit) {
+        *self.addresses.borrow_mut().entry(word).or_default() |= mask;
+    }
+
     fn row<K: Ord, V: Copy + Default>(&self, array: &BTreeMap<K, V>, key: K, index: u32) -> Option<V> {
         let unwritten = (index < self.array_rows).then(V::default);
         array.get(&key).copied().or(unwritten)
@@ -130,6 +166,7 @@ impl MemoryTables {
             path_mtus,
             fragments,
             fragment_count,
+            addresses: other.filter().into(),
             ..core::mem::take(self)
         };
     }
@@ -231,6 +268,12 @@ impl Tables for MemoryTables {
         self.vips.get(key).copied()
     }
 
+    fn addresses(&self, word: u32) -> Option<u64> {
+        let configured = self.configured().filter(|bit| bit.word == word);
+        let flows = self.addresses.borrow().get(&word).copied().unwrap_or_default();
+        Some(configured.fold(flows, |bits, bit| bits | bit.mask))
+    }
+
     fn span(&self, index: u32) -> Option<PortSpan> {
         self.row(&self.spans, index, index)
     }
@@ -291,6 +334,7 @@ impl Tables for MemoryTables {
     }
 
     fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
+        self.keep(FilterBit::of4(key.destination));
         insert(self.memory4(memory), self.room(memory), key, flow)
     }
 
@@ -307,6 +351,7 @@ impl Tables for MemoryTables {
     }
 
     fn insert6(&self, memory: Memory, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
+        self.keep(FilterBit::of6(key.destination));
         insert(self.memory6(memory), self.room(memory), key, flow)
     }
 

@@ -31,6 +31,7 @@ pub struct Explainer {
     snat_addresses: Array<MapData, Ip>,
     timeouts: Array<MapData, Timeouts>,
     vips: HashMap<MapData, VipKey, Vip>,
+    addresses: Array<MapData, u64>,
     routes: HashMap<MapData, RouteKey, Route>,
     spans: Array<MapData, PortSpan>,
     access: LpmTrie<MapData, AccessKey, AccessRule>,
@@ -66,6 +67,7 @@ impl Explainer {
             snat_addresses: datapath.open_map(maps::SNAT_ADDRESSES)?.try_into()?,
             timeouts: datapath.open_map(maps::TIMEOUTS)?.try_into()?,
             vips: datapath.open_map(maps::VIPS)?.try_into()?,
+            addresses: datapath.open_map(maps::ADDRESSES)?.try_into()?,
             routes: datapath.open_map(maps::ROUTES)?.try_into()?,
             spans: datapath.open_map(maps::SPANS)?.try_into()?,
             access: datapath.open_map(maps::ACCESS)?.try_into()?,
@@ -368,6 +370,10 @@ impl Tables for Recorder<'_> {
             self.note_once("ranges", detail);
         }
         Some(vip)
+    }
+
+    fn addresses(&self, word: u32) -> Option<u64> {
+        self.maps.addresses.get(&word, 0).ok()
     }
 
     fn span(&self, index: u32) -> Option<PortSpan> {

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod clock;
 pub mod dissect;
 pub mod explain;
+mod filter;
 pub mod flows;
 pub mod held;
 pub mod kernel;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use lb_common::abi::maps;
+use lb_common::abi::{FILTER_WORDS, maps};
 use lb_common::datapath::Stage;
 use lb_core::image::Capacity;
 use std::path::Path;
@@ -56,6 +56,7 @@ impl MapSizes {
             maps::APPLICATIONS => applications,
             // Beside applications' addresses, those by which origins answer; two generations.
             maps::VIPS => vips,
+            maps::ADDRESSES => FILTER_WORDS,
             maps::POOLS => pools,
             maps::ORIGINS | maps::ORIGIN_TRAFFIC | maps::LOADS | maps::SWEPT | maps::PATH_MTUS => origins,
             maps::HOPS => hops,

@@ -1,6 +1,7 @@
 //! Executes the engine's map steps, in order, without a thought.
 
 use super::access::AccessMaps;
+use super::filter::AddressFilter;
 use super::sys;
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
@@ -31,6 +32,7 @@ pub struct Writer {
     routes: HashMap<MapData, RouteKey, Route>,
     interfaces: HashMap<MapData, u32, Interface>,
     access: AccessMaps,
+    addresses: AddressFilter,
 }
 
 /// Rows written by one system call.
@@ -64,6 +66,7 @@ impl Writer {
             vips: take(maps::VIPS)?.try_into()?,
             routes: take(maps::ROUTES)?.try_into()?,
             interfaces: take(maps::INTERFACES)?.try_into()?,
+            addresses: AddressFilter::new(&mut take)?,
             access: AccessMaps::new(take)?,
         })
     }
@@ -77,6 +80,18 @@ impl Writer {
     }
 
     fn step(&mut self, step: &TableOp) -> Result<()> {
+        if let TableOp::Application {
+            key: ApplicationKey { address, .. },
+            ..
+        }
+        | TableOp::Vip {
+            key: VipKey { address, .. },
+            ..
+        }
+        | TableOp::SnatAddress { address, .. } = step
+        {
+            self.addresses.add(*address)?;
+        }
         match step {
             TableOp::Origin { id, record } => self
                 .origins
@@ -159,7 +174,7 @@ impl Writer {
     /// # Errors
     /// When a map cannot be read or written.
     pub fn repair(&mut self, image: &[TableOp]) -> Result<usize> {
-        let mut repaired = 0;
+        let mut repaired = usize::from(self.addresses.repair()?);
         for step in image {
             if !self.holds(step)? {
                 self.step(step)?;

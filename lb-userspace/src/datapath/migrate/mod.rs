@@ -18,10 +18,11 @@ use super::object::MapSizes;
 use super::pins::Pins;
 use super::sys;
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Application, ApplicationKey, Flow4, Flow6, FlowKey4, FlowKey6, HashKey, Origin, OriginId, Settings, maps,
+    Application, ApplicationKey, FILTER_WORDS, Flow4, Flow6, FlowKey4, FlowKey6, HashKey, Origin, OriginId,
+    Settings, maps,
 };
 use lb_common::datapath::Memory;
 use lb_core::engine::Adopted;
@@ -217,6 +218,13 @@ impl Former {
         };
         let layout = layout(self.version, self.pins.folder())?;
         let take = |name: &str| open(to.folder(), name);
+        // Nobody knows for which addresses they are.
+        let mut addresses: Array<_, u64> = take(maps::ADDRESSES)?.try_into()?;
+        for word in 0..FILTER_WORDS {
+            addresses
+                .set(word, u64::MAX, 0)
+                .context("open the filter of addresses")?;
+        }
         let mut merger = Merger::new(&take, maps::FLOWS4, maps::TENTATIVE4, scope)?;
         layout.flows4(now, &mut |memory, key, flow| merger.take(memory, key, flow))?;
         let v4 = merger.finish()?;
