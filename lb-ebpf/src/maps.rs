@@ -7,10 +7,11 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfE
 use aya_ebpf::helpers::bpf_perf_event_output;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
+use core::intrinsics::AtomicOrdering;
 use lb_common::abi::maps::VERDICT_ROWS;
 use lb_common::abi::{
-    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey,
-    FILTER_WORDS, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Held, Hop, HopId,
+    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Bucket, Country, CountryKey,
+    Filter, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Held, Hop, HopId,
     Interface, Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot,
     SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
@@ -31,7 +32,11 @@ static TIMEOUTS: Array<Timeouts, 1> = Array::new();
 #[btf_map]
 static VIPS: HashMap<VipKey, Vip, 1> = HashMap::new();
 #[btf_map]
-static ADDRESSES: Array<u64, { FILTER_WORDS as usize }> = Array::new();
+static ADDRESSES: Array<u64, { Filter::WORDS as usize }> = Array::new();
+#[btf_map]
+static BUCKETS: Array<Bucket, 1> = Array::new();
+#[btf_map]
+static SETTLED: Array<u32, 1> = Array::new();
 #[btf_map]
 static SPANS: Array<PortSpan, 1> = Array::new();
 #[btf_map]
@@ -180,9 +185,7 @@ fn add(row: *mut Traffic, sample: Sample) {
 #[inline(always)]
 unsafe fn add_atomically(word: *mut u32, by: u32) -> u32 {
     // SAFETY: by the caller. LLVM's BPF backend knows no atomic operation of Rust's core library.
-    unsafe {
-        core::intrinsics::atomic_xadd::<u32, u32, { core::intrinsics::AtomicOrdering::SeqCst }>(word, by)
-    }
+    unsafe { core::intrinsics::atomic_xadd::<u32, u32, { AtomicOrdering::SeqCst }>(word, by) }
 }
 
 impl Tables for BpfTables {
@@ -219,6 +222,35 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn addresses(&self, word: u32) -> Option<u64> {
         ADDRESSES.get(word).copied()
+    }
+
+    #[inline(always)]
+    fn bucket<R>(&self, row: u32, visit: impl FnOnce(&mut Bucket) -> R) -> Option<R> {
+        // SAFETY: other CPUs may write single fields meanwhile; each is valid whatever it holds.
+        BUCKETS
+            .get_ptr_mut(row)
+            .map(|bucket| visit(unsafe { &mut *bucket }))
+    }
+
+    #[inline(always)]
+    fn own_bucket(&self, row: u32, former: OriginId, id: OriginId) -> bool {
+        let Some(bucket) = BUCKETS.get_ptr_mut(row) else {
+            return false;
+        };
+        // SAFETY: the pointer is valid as long as the map, and the word is aligned.
+        let (_, ours) = unsafe {
+            core::intrinsics::atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                (&raw mut (*bucket).owner).cast(),
+                former.0,
+                id.0,
+            )
+        };
+        ours
+    }
+
+    #[inline(always)]
+    fn settled(&self, row: u32) -> Option<u32> {
+        SETTLED.get(row).copied()
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Applications: what a new flow's destination selects.
 
-use super::{AccessList, Ip, Parity, PoolId, Port, Protocol, Rate};
+use super::{AccessList, BucketRun, Ip, Parity, PoolId, Port, Protocol, Rate};
 use bytemuck::{Pod, Zeroable};
 
 /// One address, port and protocol of an application, in one configuration generation.
@@ -37,7 +37,8 @@ pub struct Application {
     pub affinity_epoch: u32,
     /// With [`ApplicationFlags::ROUTES`]: the number of the set of routes that its clients' countries have.
     pub routes: u32,
-    pub reserved: u32,
+    /// What is known of TCP flows without entries.
+    pub buckets: BucketRun,
     /// New flows of all clients together, and of each client.
     pub rate: Rate,
     pub source_rate: Rate,
@@ -55,6 +56,8 @@ impl ApplicationFlags {
     pub const DIRECT: u32 = 2;
     /// Clients of some countries go to other pools: see [`super::Route`].
     pub const ROUTES: u32 = 4;
+    /// New TCP flows need no entry: nothing but the buckets' owners must be known of them.
+    pub const UNTRACKED: u32 = 8;
 
     #[inline(always)]
     pub const fn has(self, bits: u32) -> bool {

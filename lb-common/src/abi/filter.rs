@@ -3,15 +3,33 @@
 
 use super::{Ip, Ip4, Ip6};
 
-/// Words of the filter.
-pub const FILTER_WORDS: u32 = 1 << WORD_BITS;
+/// Which filter of the map is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filter {
+    /// Addresses that packets may be for.
+    Ours = 0,
+    /// Those of them where TCP flows may have no entry.
+    Untracked = 1,
+}
+
+impl Filter {
+    /// Words of all of them.
+    pub const WORDS: u32 = 2 << WORD_BITS;
+
+    /// The index of a bit's word.
+    #[inline(always)]
+    pub const fn word(self, bit: FilterBit) -> u32 {
+        (self as u32) << WORD_BITS | bit.word
+    }
+}
+
 const WORD_BITS: u32 = 10;
 const FACTORS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93];
 
 /// The place of an address. Several may share one: then a packet is looked at more closely, no more.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FilterBit {
-    /// Index of the word, below [`FILTER_WORDS`].
+    /// Index of the word in each filter.
     pub word: u32,
     /// The bit, as a mask.
     pub mask: u64,
@@ -63,7 +81,7 @@ mod tests {
         let distinct = |bits: Vec<FilterBit>| {
             assert!(
                 bits.iter()
-                    .all(|bit| bit.word < FILTER_WORDS && bit.mask.count_ones() == 1)
+                    .all(|bit| bit.word < Filter::WORDS / 2 && bit.mask.count_ones() == 1)
             );
             bits.into_iter().collect::<BTreeSet<_>>().len()
         };

@@ -19,9 +19,13 @@ pub const ROUTES: &str = "ROUTES";
 pub const TIMEOUTS: &str = "TIMEOUTS";
 /// Addresses of applications and those that `nat` translates to: hash, [`super::VipKey`] → [`super::Vip`], two generations.
 pub const VIPS: &str = "VIPS";
-/// Addresses that packets may be for: array of `u64`, the words that [`super::FilterBit`] names. Bits are only set: flows outlive
+/// Addresses that packets may be for: array of `u64`, the words that [`super::Filter`] names. Bits are only set: flows outlive
 /// the addresses that they were opened to.
 pub const ADDRESSES: &str = "ADDRESSES";
+/// Arena of [`super::Bucket`]s.
+pub const BUCKETS: &str = "BUCKETS";
+/// Array of `u32` by bucket: when a sweep began that found no entry of its flows, in jiffies (low 32 bits).
+pub const SETTLED: &str = "SETTLED";
 /// Arena of [`super::PortSpan`]s.
 pub const SPANS: &str = "SPANS";
 /// Access lists: longest-prefix trie, [`super::AccessKey`] → [`super::AccessRule`].
@@ -80,7 +84,7 @@ pub const REPORTS: &str = "REPORTS";
 pub const SCRATCH: &str = "SCRATCH";
 
 /// Every map that is pinned, so that flows and tables outlive the daemon.
-pub const PINNED: [&str; 32] = [
+pub const PINNED: [&str; 34] = [
     SETTINGS,
     FLOWS4,
     FLOWS6,
@@ -91,6 +95,8 @@ pub const PINNED: [&str; 32] = [
     TIMEOUTS,
     VIPS,
     ADDRESSES,
+    BUCKETS,
+    SETTLED,
     SPANS,
     ACCESS,
     COUNTRY_RULES,

@@ -8,6 +8,7 @@ mod access;
 mod address;
 mod affinity;
 mod application;
+mod bucket;
 mod counters;
 mod filter;
 mod flow;
@@ -28,8 +29,9 @@ pub use access::{AccessKey, AccessList, AccessRule, Country, CountryKey, Rate, S
 pub use address::{Ip, Ip4, Ip6, Mac, Port, Protocol};
 pub use affinity::{Affinity, AffinityKey};
 pub use application::{Application, ApplicationFlags, ApplicationKey, PoolList, Steering, Timeouts};
+pub use bucket::{Bucket, BucketRun};
 pub use counters::{Traffic, Verdicts};
-pub use filter::{FILTER_WORDS, FilterBit};
+pub use filter::{Filter, FilterBit};
 pub use flow::{Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, FlowSide, TcpState};
 pub use fragment::{FragmentFlow, FragmentKey, Held};
 pub use hop::{Hop, HopId, Interface, Tag};

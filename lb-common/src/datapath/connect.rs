@@ -1,5 +1,6 @@
 //! New flows: finding a source port, and remembering both directions.
 
+use super::bucket::{self, Claim};
 use super::checksum;
 use super::family::{Family, Tuple, V4, V6};
 use super::flow;
@@ -63,8 +64,15 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage
     if settings.flags.has(SettingsFlags::TRACE) {
         scratch.note = Note::of(&core);
     }
+    let mut entry = true;
     let stage = if origin.forwarding.is_direct() {
-        directly::<F, T>(tables, F::draft(scratch), core)?
+        let opens = scratch.search.opens != 0;
+        entry = scratch.bucket == Scratch::NO_BUCKET || {
+            let firsthand = scratch.search.detour == 0;
+            let chosen = (choice.id, choice.role);
+            bucket::claim(tables, scratch.bucket, &scratch.opening, chosen, opens, firsthand) == Claim::Track
+        };
+        directly::<F, T>(tables, F::draft(scratch), core, entry)?
     } else {
         let hashes = scratch.hashes;
         let port = F::draft(scratch).subject.arriving.destination_port;
@@ -87,7 +95,8 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage
         }
         remember::<F, T>(tables, F::draft(scratch), core)?
     };
-    if stage == Stage::Send {
+    // Segments of a flow without an entry pass here each time.
+    if stage == Stage::Send && (entry || scratch.search.opens != 0) {
         tables.count_flow(core.application, core.origin);
     }
     Ok(stage)
@@ -116,12 +125,13 @@ fn leaving_source<F: Family, T: Tables>(
         .ok_or(DropReason::NoSourceAddress)
 }
 
-/// Remembers a flow whose packets leave as they came, and whose answers do not come by here.
+/// Remembers a flow whose packets leave as they came, and whose answers do not come by here, unless it needs no entry.
 #[inline(always)]
 fn directly<F: Family, T: Tables>(
     tables: &T,
     draft: &mut Draft<F::Address, F::Key, F::Flow>,
     mut core: FlowCore,
+    entry: bool,
 ) -> Result<Stage, DropReason> {
     let arriving = draft.subject.arriving;
     core.source_port = arriving.source_port;
@@ -130,7 +140,7 @@ fn directly<F: Family, T: Tables>(
     core.tcp = track::step(&core, &draft.subject.segment);
     draft.client_key = F::key(&arriving);
     draft.client = F::flow(core, &arriving);
-    if core.tcp.closing() {
+    if core.tcp.closing() || !entry {
         // Nothing follows that would have to be known.
         return Ok(Stage::Send);
     }

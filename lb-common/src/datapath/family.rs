@@ -7,7 +7,8 @@ use super::tables::{InsertError, Memory, Tables};
 pub use super::tuple::Tuple;
 use super::verdict::Pass;
 use crate::abi::{
-    FilterBit, Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Protocol, TunnelSource,
+    FilterBit, Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, Ip4, Ip6, Port, Protocol,
+    TunnelSource,
 };
 use crate::hash;
 use crate::packet::Packet;
@@ -108,6 +109,7 @@ pub trait Family: Sized {
     fn flow_hash(key: HashKey, tuple: &Tuple<Self::Address>) -> u64;
     fn client_hash(key: HashKey, client: Self::Address) -> u64;
     fn filter_bit(address: Self::Address) -> FilterBit;
+    fn bucket_hash(key: HashKey, client: Self::Address, port: Port) -> u32;
 }
 
 /// Which datagram a fragment belongs to, as far as its sender says.
@@ -373,6 +375,11 @@ impl Family for V4 {
     fn filter_bit(address: Ip4) -> FilterBit {
         FilterBit::of4(address)
     }
+
+    #[inline(always)]
+    fn bucket_hash(key: HashKey, client: Ip4, port: Port) -> u32 {
+        hash::bucket4(key, client, port)
+    }
 }
 
 /// IPv6.
@@ -592,5 +599,10 @@ impl Family for V6 {
     #[inline(always)]
     fn filter_bit(address: Ip6) -> FilterBit {
         FilterBit::of6(address)
+    }
+
+    #[inline(always)]
+    fn bucket_hash(key: HashKey, client: Ip6, port: Port) -> u32 {
+        hash::bucket6(key, client, port)
     }
 }

@@ -207,7 +207,7 @@ fn role(core: &FlowCore) -> Role {
 
 /// Whether the connections of an origin are reset.
 #[inline(always)]
-fn resets(origin: &Origin) -> bool {
+pub fn resets(origin: &Origin) -> bool {
     origin.state == OriginState::ENDED
         || (origin.state == OriginState::DOWN && origin.flags.has(OriginFlags::RESET_WHEN_DOWN))
 }

@@ -5,12 +5,13 @@
 //! again. Where packets leave with another source address than they came with, the datagram gets an identification that is
 //! unique among all that leave with that address.
 
+use super::bucket;
 use super::family::{Family, V4, V6};
 use super::flow;
 use super::icmp::address;
 use super::known;
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Network, Ports};
-use super::scratch::{Datagram, Draft, Scratch};
+use super::scratch::{Datagram, Draft, Opening, Scratch};
 use super::span;
 use super::tables::{Memory, Tables};
 use super::transport;
@@ -166,7 +167,7 @@ fn later<F: Family, P: Packet, T: Tables>(
         return Step::Done(Verdict::Hold(Hold::Fragment));
     };
     scratch.datagram.leaving = first.identification;
-    let now = scratch.opening.now;
+    let Opening { now, parity, .. } = scratch.opening;
     let Draft { subject, client, .. } = F::draft(scratch);
     subject.arriving = subject.network.tuple(Ports {
         source: first.source_port,
@@ -174,7 +175,9 @@ fn later<F: Family, P: Packet, T: Tables>(
     });
     subject.arriving.protocol = first.protocol;
     // The first one has shown that the flow is alive.
-    if flow::peek::<F, T>(tables, now, &subject.arriving, client) {
+    if flow::peek::<F, T>(tables, now, &subject.arriving, client)
+        || bucket::peek::<F, T>(tables, parity, &subject.arriving, client)
+    {
         return Step::Go(Stage::Send);
     }
     let key = application_key::<F>(scratch);

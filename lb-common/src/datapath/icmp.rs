@@ -4,6 +4,7 @@
 //! flow's entry for the direction that the error itself travels: about a packet to the client it goes to the origin, about
 //! one to the origin it goes to the client. It leaves as a packet of that direction would, and quotes what its receiver sent.
 
+use super::bucket;
 use super::checksum;
 use super::family::{Family, Tuple, V4, V6};
 use super::flow;
@@ -280,7 +281,7 @@ fn about_flow<F: Messages, P: Packet, T: Tables>(
     scratch: &mut Scratch,
     header: &Header,
 ) -> Option<Step> {
-    let now = scratch.opening.now;
+    let Opening { now, parity, .. } = scratch.opening;
     let Draft {
         subject,
         client,
@@ -289,7 +290,9 @@ fn about_flow<F: Messages, P: Packet, T: Tables>(
     } = F::draft(scratch);
     let ports: Ports = packet.read(quote.transport)?;
     subject.arriving = quote.tuple(ports).reversed();
-    if !flow::peek::<F, T>(tables, now, &subject.arriving, client) {
+    if !flow::peek::<F, T>(tables, now, &subject.arriving, client)
+        && !bucket::peek::<F, T>(tables, parity, &subject.arriving, client)
+    {
         return None;
     }
     let network = &subject.network;
@@ -417,9 +420,11 @@ fn client_flow<F: Family, P: Packet, T: Tables>(
     }
     let ports: Ports = packet.read(inner.transport)?;
     let arriving = inner.tuple(ports);
-    let now = scratch.opening.now;
+    let Opening { now, parity, .. } = scratch.opening;
     let entry = &mut F::draft(scratch).client;
-    if !flow::peek::<F, T>(tables, now, &arriving, entry) {
+    if !flow::peek::<F, T>(tables, now, &arriving, entry)
+        && !bucket::peek::<F, T>(tables, parity, &arriving, entry)
+    {
         return None;
     }
     let core = F::core(entry);

@@ -1,7 +1,8 @@
 //! The first stage: packets of established flows, and those that are not ours.
 
+use super::bucket;
 use super::encapsulate;
-use super::family::{Family, V4, V6};
+use super::family::{Family, Tuple, V4, V6};
 use super::flow::{self, Standing};
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
 use super::scratch::{Errand, Note, Opening, Scratch, Subject};
@@ -10,7 +11,10 @@ use super::tables::{Memory, Tables};
 use super::transport::{self, Segment};
 use super::verdict::{DropReason, Pass, Reply};
 use super::{Arrival, Stage, Step, drop, pass};
-use crate::abi::{Application, ApplicationKey, OriginId, Parity, Protocol, Settings, SettingsFlags, VipKey};
+use crate::abi::{
+    Application, ApplicationKey, Filter, FilterBit, OriginId, Parity, Protocol, Settings, SettingsFlags,
+    VipKey,
+};
 use crate::packet::Packet;
 use crate::trace;
 
@@ -21,6 +25,7 @@ pub(super) struct Context<'a> {
     pub ifindex: u32,
     pub now: u32,
     pub parity: Parity,
+    pub generation: u32,
 }
 
 impl<'a> Context<'a> {
@@ -33,6 +38,7 @@ impl<'a> Context<'a> {
             ifindex: opening.ifindex,
             now: opening.now,
             parity: opening.parity,
+            generation: opening.generation,
         }
     }
 }
@@ -92,6 +98,7 @@ fn begin<const TRACED: bool, P: Packet, T: Tables>(
         ifindex,
         now,
         parity: Parity::of(generation),
+        generation,
     };
     match link.ether_type {
         ETHERTYPE_IPV4 => handle::<TRACED, V4, P, T>(packet, tables, scratch, &context),
@@ -130,40 +137,27 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     };
     // A flow's packets are for an address that was once ours, but with `dnat`, for its client's.
     let bit = F::filter_bit(network.destination);
-    let ours = tables.addresses(bit.word).is_none_or(|word| word & bit.mask != 0);
+    let ours = is_set(tables, Filter::Ours, bit);
     if !ours && !context.settings.flags.has(SettingsFlags::DNAT) {
         return pass(Pass::NotOurs);
     }
     let arriving = network.tuple(ports);
     let segment = transport::read(packet, &network, ports);
+    if let Some(segment) = segment
+        && network.protocol == Protocol::TCP
+        && is_set(tables, Filter::Untracked, bit)
+        && let Some(step) = bucket::at_once::<TRACED, F, P, T>(
+            packet, tables, scratch, context, &network, &segment, &arriving,
+        )
+    {
+        return leave::<F>(scratch, context, network, arriving, segment, step);
+    }
     if let Some(segment) = segment {
         let step = F::visit(tables, Memory::Established, &F::key(&arriving), |flow| {
             hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow)
         });
-        match step {
-            Some(Step::Done(verdict)) => return Step::Done(verdict),
-            Some(Step::Go(Stage::Wrap)) => {
-                // Tags, length, tunnels: usual on some nodes. What is left out here neither that stage nor one after it reads
-                // of a packet that belongs to a flow and is whole.
-                let Opening {
-                    link, ifindex, now, ..
-                } = &mut scratch.opening;
-                (*link, *ifindex, *now) = (context.link, context.ifindex, context.now);
-                scratch.opening.parity = context.parity;
-                scratch.wrap.fits = 0;
-                F::draft(scratch).subject.network = network;
-                return Step::Go(Stage::Wrap);
-            }
-            Some(Step::Go(stage)) => {
-                let subject = Subject {
-                    arriving,
-                    network,
-                    segment,
-                };
-                remember::<F>(scratch, context, None, subject);
-                return Step::Go(stage);
-            }
-            None => {}
+        if let Some(step) = step {
+            return leave::<F>(scratch, context, network, arriving, segment, step);
         }
     }
     // An IPv4 address in an IPv6 header would match the IPv4 application.
@@ -206,6 +200,50 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     }
     remember::<F>(scratch, context, application, subject);
     Step::Go(Stage::Young)
+}
+
+/// Whether an address is in a filter.
+#[inline(always)]
+fn is_set<T: Tables>(tables: &T, filter: Filter, bit: FilterBit) -> bool {
+    tables
+        .addresses(filter.word(bit))
+        .is_none_or(|word| word & bit.mask != 0)
+}
+
+/// Ends the stage for a packet of a flow: another one may need what was read of it.
+#[inline(always)]
+fn leave<F: Family>(
+    scratch: &mut Scratch,
+    context: &Context,
+    network: Network<F::Address>,
+    arriving: Tuple<F::Address>,
+    segment: Segment,
+    step: Step,
+) -> Step {
+    match step {
+        Step::Done(_) => {}
+        Step::Go(Stage::Wrap) => {
+            // Tags, length, tunnels: usual on some nodes. What is left out here neither that stage nor one after it reads
+            // of a packet that belongs to a flow and is whole.
+            let Opening {
+                link, ifindex, now, ..
+            } = &mut scratch.opening;
+            (*link, *ifindex, *now) = (context.link, context.ifindex, context.now);
+            scratch.opening.parity = context.parity;
+            scratch.opening.generation = context.generation;
+            scratch.wrap.fits = 0;
+            F::draft(scratch).subject.network = network;
+        }
+        Step::Go(_) => {
+            let subject = Subject {
+                arriving,
+                network,
+                segment,
+            };
+            remember::<F>(scratch, context, None, subject);
+        }
+    }
+    step
 }
 
 /// Hands a packet that has no ports, or only part of its datagram, to another stage.
@@ -314,6 +352,7 @@ fn remember<F: Family>(
         ifindex: context.ifindex,
         now: context.now,
         parity: context.parity,
+        generation: context.generation,
     };
     scratch.avoid = OriginId::NONE;
     scratch.retries = 0;

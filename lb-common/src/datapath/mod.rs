@@ -28,6 +28,7 @@ mod access;
 mod admit;
 mod affinity;
 mod ask;
+mod bucket;
 pub mod checksum;
 mod connect;
 mod encapsulate;

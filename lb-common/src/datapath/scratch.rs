@@ -21,6 +21,8 @@ pub struct Scratch {
     pub search: Search,
     /// The origin of a new flow.
     pub choice: Choice,
+    /// The row of its bucket, or [`Scratch::NO_BUCKET`].
+    pub bucket: u32,
     /// The origin that shall not be chosen again, because it did not answer; [`OriginId::NONE`]: any may be.
     pub avoid: OriginId,
     /// How often the client has repeated its SYN to origins that did not answer.
@@ -44,6 +46,10 @@ pub struct Scratch {
     pub traced: u32,
     /// What was decided, of a packet that is traced.
     pub outcome: Outcome,
+}
+
+impl Scratch {
+    pub const NO_BUCKET: u32 = u32::MAX;
 }
 
 /// The datagram that a fragment is part of.
@@ -190,6 +196,8 @@ pub struct Search {
     pub unresolved: u32,
     /// 1: an origin could have served, but has as many flows as it may have.
     pub full: u32,
+    /// 1: an origin that could have served was passed over: the same search may end elsewhere before anything is configured.
+    pub detour: u32,
     /// The origin of a pool that could serve, but shall be avoided.
     pub spare: OriginId,
     /// What binds the client to an origin.
@@ -240,4 +248,6 @@ pub struct Opening {
     pub ifindex: u32,
     pub now: u32,
     pub parity: Parity,
+    /// The generation that the packet is handled by.
+    pub generation: u32,
 }

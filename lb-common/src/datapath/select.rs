@@ -8,6 +8,7 @@
 //! 4. The fallback pool, whose health is ignored.
 
 use super::affinity;
+use super::bucket::{self, Owner};
 use super::family::Family;
 use super::parse::IPV6_LEN;
 use super::scratch::{Scratch, Search};
@@ -71,6 +72,18 @@ pub fn select<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Sc
         choice,
         ..
     } = scratch;
+    // A flow that needs no entry goes on where it began.
+    if search.opens == 0
+        && scratch.bucket != Scratch::NO_BUCKET
+        && let Some(Owner { id, role, resets }) = bucket::owner(tables, scratch.bucket)
+    {
+        if resets {
+            scratch.reply = Reply::ResetEnded;
+            return Step::Go(Stage::Reply);
+        }
+        *choice = Choice { id, role };
+        return Step::Go(Stage::Connect);
+    }
     // The client may be bound to an origin.
     if choice.id == OriginId::NONE {
         *choice = choose(packet, tables, &opening.application, search).unwrap_or_default();
@@ -106,10 +119,17 @@ pub(super) fn begin<F: Family>(settings: &Settings, scratch: &mut Scratch) {
         client: F::client_hash(settings.hash_key, arriving.source),
     };
     scratch.hashes = hashes;
+    let bucket = bucket::hash::<F>(settings.hash_key, &scratch.opening.application, &arriving);
+    scratch.bucket = match bucket::row::<F>(settings.hash_key, &scratch.opening.application, &arriving) {
+        Some(row) => row,
+        None => Scratch::NO_BUCKET,
+    };
     scratch.choice = Choice::default();
     scratch.search = Search {
         // What binds a client may have been evicted: by its address it is likely to find back.
-        flow: if scratch.opening.application.affinity_ttl != 0 {
+        flow: if let Some(hash) = bucket {
+            hash
+        } else if scratch.opening.application.affinity_ttl != 0 {
             hashes.client
         } else {
             hashes.flow
@@ -242,6 +262,7 @@ fn pick<T: Tables>(tables: &T, pool: PoolId, role: Role, search: &mut Search) ->
                 }
                 search.spare = id;
             }
+            search.detour = 1;
         }
     }
     // Another pool is no substitute for an origin that may only have lost a packet.

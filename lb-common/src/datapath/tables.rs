@@ -1,8 +1,8 @@
 //! The tables that the pipeline reads and writes: BPF maps in the kernel, plain memory in tests and in `lb explain`.
 
 use crate::abi::{
-    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
-    Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Origin,
+    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Bucket, Country, CountryKey,
+    Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Origin,
     OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, SourceKey, Timeouts, Vip,
     VipKey,
 };
@@ -18,8 +18,13 @@ pub trait Tables {
     /// The idle times of an application's flows.
     fn timeouts(&self, application: u32) -> Option<Timeouts>;
     fn vip(&self, key: &VipKey) -> Option<Vip>;
-    /// A word of the filter of addresses that packets may be for.
+    /// A word of the filters of addresses.
     fn addresses(&self, word: u32) -> Option<u64>;
+    fn bucket<R>(&self, row: u32, visit: impl FnOnce(&mut Bucket) -> R) -> Option<R>;
+    /// Makes `id` the owner of a bucket that `former` owns, on any CPU at once; false when another does by now.
+    fn own_bucket(&self, row: u32, former: OriginId, id: OriginId) -> bool;
+    /// When a sweep began that found no entry of a bucket's flows, in jiffies.
+    fn settled(&self, row: u32) -> Option<u32>;
     fn span(&self, index: u32) -> Option<PortSpan>;
     /// The longest match of an access list for an address.
     fn access(&self, key: &AccessKey) -> Option<AccessRule>;

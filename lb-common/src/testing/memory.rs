@@ -2,10 +2,10 @@
 
 use super::reasons::Reason;
 use crate::abi::{
-    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey,
-    FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface,
-    Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, SourceKey,
-    Timeouts, Traffic, Vip, VipKey,
+    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Bucket, BucketRun, Country,
+    CountryKey, Filter, FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey,
+    Hop, HopId, Interface, Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey,
+    Settings, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
 use crate::datapath::{InsertError, Memory, Sample, Tables};
 use std::cell::RefCell;
@@ -49,6 +49,9 @@ pub struct MemoryTables {
     /// As [`Tables::swept_at`] says.
     pub swept_at: u32,
     pub path_mtus: RefCell<BTreeMap<u32, PathMtu>>,
+    pub buckets: RefCell<BTreeMap<u32, Bucket>>,
+    /// As [`Tables::settled`] says.
+    pub settled: BTreeMap<u32, u32>,
     /// Words of the filter that name what no other table names any more.
     pub addresses: RefCell<BTreeMap<u32, u64>>,
     pub fragments: RefCell<BTreeMap<FragmentKey, FragmentFlow>>,
@@ -91,43 +94,50 @@ fn address_bits(address: Ip) -> u128 {
     u128::from_be_bytes(bytemuck::cast(address.0))
 }
 
+/// Word and mask of a bit of a filter.
+fn place(filter: Filter, bit: FilterBit) -> (u32, u64) {
+    (filter.word(bit), bit.mask)
+}
+
 /// The first `length` bits of an address.
 fn prefix(address: u128, length: u32) -> u128 {
     address.checked_shr(128 - length).unwrap_or_default()
 }
 
 impl MemoryTables {
-    /// Bits of the filter that the configuration sets.
-    fn configured(&self) -> impl Iterator<Item = FilterBit> {
+    /// Bits of the filters that the configuration sets, as words and masks.
+    fn configured(&self) -> impl Iterator<Item = (u32, u64)> {
         let applications = self.applications.keys().map(|key| key.address);
         let vips = self.vips.keys().map(|key| key.address);
         let sources = self.snat_addresses.values().copied();
-        applications.chain(vips).chain(sources).map(FilterBit::of)
+        let ours = applications.chain(vips).chain(sources);
+        let untracked = self.applications.iter();
+        let untracked = untracked.filter(|(_, record)| record.buckets != BucketRun::NONE);
+        ours.map(|address| place(Filter::Ours, FilterBit::of(address)))
+            .chain(untracked.map(|(key, _)| place(Filter::Untracked, FilterBit::of(key.address))))
     }
 
-    /// All words of the filter that are not 0, with those of all flows.
+    /// All words of the filters that are not 0, with those of all flows.
     pub fn filter(&self) -> BTreeMap<u32, u64> {
-        let v4 =
-            [&self.flows4, &self.tentative4].map(|flows| flows.borrow().keys().copied().collect::<Vec<_>>());
-        let v6 =
-            [&self.flows6, &self.tentative6].map(|flows| flows.borrow().keys().copied().collect::<Vec<_>>());
-        let v4 = v4
-            .into_iter()
-            .flatten()
-            .map(|key| FilterBit::of4(key.destination));
-        let v6 = v6
-            .into_iter()
-            .flatten()
-            .map(|key| FilterBit::of6(key.destination));
         let mut words = self.addresses.borrow().clone();
-        for FilterBit { word, mask } in self.configured().chain(v4).chain(v6) {
-            *words.entry(word).or_default() |= mask;
+        let mut keep = |(word, mask)| *words.entry(word).or_default() |= mask;
+        self.configured().for_each(&mut keep);
+        for flows in [&self.flows4, &self.tentative4] {
+            let flows = flows.borrow();
+            let bits = flows.keys().map(|key| FilterBit::of4(key.destination));
+            bits.for_each(|bit| keep(place(Filter::Ours, bit)));
+        }
+        for flows in [&self.flows6, &self.tentative6] {
+            let flows = flows.borrow();
+            let bits = flows.keys().map(|key| FilterBit::of6(key.destination));
+            bits.for_each(|bit| keep(place(Filter::Ours, bit)));
         }
         words
     }
 
     /// Keeps a bit of the filter, as the kernel's table does: none is ever taken back.
-    fn keep(&self, FilterBit { word, mask }: FilterBit) {
+    fn keep(&self, bit: FilterBit) {
+        let (word, mask) = place(Filter::Ours, bit);
         *self.addresses.borrow_mut().entry(word).or_default() |= mask;
     }
 
@@ -151,6 +161,7 @@ impl MemoryTables {
             path_mtus,
             fragments,
             fragment_count,
+            buckets,
             ..
         } = other.clone();
         *self = Self {
@@ -166,6 +177,7 @@ impl MemoryTables {
             path_mtus,
             fragments,
             fragment_count,
+            buckets,
             addresses: other.filter().into(),
             ..core::mem::take(self)
         };
@@ -269,9 +281,32 @@ impl Tables for MemoryTables {
     }
 
     fn addresses(&self, word: u32) -> Option<u64> {
-        let configured = self.configured().filter(|bit| bit.word == word);
+        let configured = self.configured().filter(|(of, _)| *of == word);
         let flows = self.addresses.borrow().get(&word).copied().unwrap_or_default();
-        Some(configured.fold(flows, |bits, bit| bits | bit.mask))
+        Some(configured.fold(flows, |bits, (_, mask)| bits | mask))
+    }
+
+    fn bucket<R>(&self, row: u32, visit: impl FnOnce(&mut Bucket) -> R) -> Option<R> {
+        match self.buckets.borrow_mut().entry(row) {
+            Entry::Occupied(bucket) => Some(visit(bucket.into_mut())),
+            Entry::Vacant(place) if row < self.array_rows => Some(visit(place.insert(Bucket::default()))),
+            Entry::Vacant(_) => None,
+        }
+    }
+
+    fn own_bucket(&self, row: u32, former: OriginId, id: OriginId) -> bool {
+        let owned = self.bucket(row, |bucket| {
+            let ours = bucket.owner == former;
+            if ours {
+                bucket.owner = id;
+            }
+            ours
+        });
+        owned == Some(true)
+    }
+
+    fn settled(&self, row: u32) -> Option<u32> {
+        self.row(&self.settled, row, row)
     }
 
     fn span(&self, index: u32) -> Option<PortSpan> {

@@ -1,0 +1,326 @@
+//! TCP flows that need no entry: see [`crate::abi::Bucket`].
+//!
+//! 1. A segment of no entry that opens nothing goes to the bucket's owner.
+//! 2. A SYN goes to the origin that the pools give. That one becomes the owner of a bucket that has none, or whose owner's
+//!    flows are over. Where another owns the bucket, the flow gets an entry.
+//! 3. Flow tables are searched only where an entry may be.
+//!
+//! So a flow stays where it began, whatever the configuration becomes: with an entry by the entry, without one because the
+//! owner of its bucket does not change as long as its packets come.
+
+use super::Step;
+use super::encapsulate;
+use super::family::{Family, Tuple};
+use super::flow;
+use super::known::Context;
+use super::parse::{IPV6_LEN, Network};
+use super::scratch::{Note, Opening, Scratch};
+use super::select::Role;
+use super::send::forward;
+use super::tables::Tables;
+use super::transport::Segment;
+use super::verdict::Verdict;
+use crate::abi::{
+    Application, ApplicationFlags, ApplicationKey, Bucket, BucketRun, FlowCore, FlowSide, HashKey, Origin,
+    OriginId, OriginState, Parity, Protocol,
+};
+use crate::packet::Packet;
+
+/// What becomes of a flow that an origin was chosen for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Claim {
+    /// The origin owns the bucket: nothing is to be remembered.
+    Owned,
+    /// The flow needs an entry.
+    Track,
+}
+
+/// The origin of a bucket's flows without entries.
+#[derive(Clone, Copy)]
+pub(super) struct Owner {
+    pub id: OriginId,
+    pub role: Role,
+    /// Their connections are to be reset.
+    pub resets: bool,
+}
+
+#[inline(always)]
+fn number<F: Family>(key: HashKey, run: BucketRun, tuple: &Tuple<F::Address>) -> u32 {
+    run.number(F::bucket_hash(key, tuple.source, tuple.source_port))
+}
+
+#[inline(always)]
+fn is_v6<F: Family>() -> bool {
+    F::HEADER_LEN == IPV6_LEN
+}
+
+/// The row of the bucket that a packet from a client belongs to; `None` when its application has none.
+#[inline(always)]
+pub(super) fn row<F: Family>(
+    key: HashKey,
+    application: &Application,
+    tuple: &Tuple<F::Address>,
+) -> Option<u32> {
+    let run = application.buckets;
+    if run == BucketRun::NONE || tuple.protocol != Protocol::TCP {
+        return None;
+    }
+    Some(run.row(number::<F>(key, run, tuple), is_v6::<F>()))
+}
+
+/// The hash by which the pools are asked for a new flow's origin: the same for the whole bucket.
+#[inline(always)]
+pub(super) fn hash<F: Family>(
+    key: HashKey,
+    application: &Application,
+    tuple: &Tuple<F::Address>,
+) -> Option<u64> {
+    let run = application.buckets;
+    if run == BucketRun::NONE
+        || tuple.protocol != Protocol::TCP
+        || !application.flags.has(ApplicationFlags::UNTRACKED)
+    {
+        return None;
+    }
+    Some(crate::hash::enter(number::<F>(key, run, tuple)))
+}
+
+/// Whether a flow of the bucket may have an entry, when the last sweep that found none began at `settled`.
+#[inline(always)]
+fn may_be_tracked(bucket: &Bucket, settled: u32) -> bool {
+    // Not those of the jiffy in which it began.
+    bucket.tracked.wrapping_sub(settled) as i32 >= 0
+}
+
+#[inline(always)]
+fn role(bucket: &Bucket) -> Role {
+    if bucket.last_resort == 0 {
+        Role::Steered
+    } else {
+        Role::LastResort
+    }
+}
+
+/// Sends a packet of a flow that needs no entry, when it is the usual one; `None`: the other stages see to it.
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all of them are in registers where it matters"
+)]
+pub(super) fn at_once<const TRACED: bool, F: Family, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    scratch: &mut Scratch,
+    context: &Context,
+    network: &Network<F::Address>,
+    segment: &Segment,
+    arriving: &Tuple<F::Address>,
+) -> Option<Step> {
+    let key = ApplicationKey {
+        address: network.destination.into(),
+        port: arriving.destination_port,
+        protocol: arriving.protocol,
+        parity: context.parity,
+    };
+    let application = tables.application(&key)?;
+    let row = row::<F>(context.settings.hash_key, &application, arriving)?;
+    let settled = tables.settled(row)?;
+    let opens = segment.flags.opens();
+    let (now, second) = (context.now, context.settings.second);
+    let owner = tables.bucket(row, |bucket| {
+        // As long as the configuration stays, new flows go where the first of them went.
+        let steady = bucket.generation == context.generation
+            && bucket.current == bucket.owner
+            && application.flags.has(ApplicationFlags::UNTRACKED);
+        if may_be_tracked(bucket, settled) || (opens && !steady) {
+            return OriginId::NONE;
+        }
+        if now.wrapping_sub(bucket.seen) > second {
+            bucket.seen = now;
+        }
+        // The pool of last resort and what follows from it are rare.
+        if bucket.last_resort != 0 {
+            OriginId::NONE
+        } else {
+            bucket.owner
+        }
+    })?;
+    if owner == OriginId::NONE {
+        return None;
+    }
+    let origin = tables.origin(owner)?;
+    if !origin.forwarding.is_direct() || !serves_on(&origin, opens) {
+        return None;
+    }
+    if opens && !tables.hop(origin.hop).is_some_and(|hop| hop.resolved != 0) {
+        return None;
+    }
+    let flow = entry::<F>(owner, &origin, application.id, arriving);
+    if TRACED {
+        scratch.note = Note::of(F::core(&flow));
+    }
+    let mut step = None;
+    if origin.forwarding.is_tunnel() {
+        step = encapsulate::at_once::<F, P, T>(packet, tables, context, network, segment, &flow);
+    }
+    let step = match step {
+        Some(step) => step,
+        None => forward::<F, P, T>(
+            packet,
+            tables,
+            &mut scratch.wrap,
+            context,
+            network,
+            &flow,
+            origin.hop,
+            false,
+        ),
+    };
+    if let Step::Go(_) = step {
+        F::draft(scratch).client = flow;
+    }
+    if opens && matches!(step, Step::Go(_) | Step::Done(Verdict::Forward(_))) {
+        tables.count_flow(application.id, owner);
+    }
+    Some(step)
+}
+
+/// Whether an origin takes a segment of a flow that it was given without an entry; the unusual is left to others.
+#[inline(always)]
+fn serves_on(origin: &Origin, opens: bool) -> bool {
+    origin.state == OriginState::UP || (!opens && !flow::resets(origin) && origin.identity != 0)
+}
+
+/// The entry that a flow would have which needs none.
+#[inline(always)]
+fn entry<F: Family>(
+    id: OriginId,
+    origin: &Origin,
+    application: u32,
+    arriving: &Tuple<F::Address>,
+) -> F::Flow {
+    let core = FlowCore {
+        origin: id,
+        application,
+        forwarding: origin.forwarding,
+        side: FlowSide::CLIENT,
+        source_port: arriving.source_port,
+        destination_port: arriving.destination_port,
+        ..FlowCore::default()
+    };
+    F::flow(core, arriving)
+}
+
+/// Who has the bucket's flows that have no entry.
+#[inline(always)]
+pub(super) fn owner<T: Tables>(tables: &T, row: u32) -> Option<Owner> {
+    let bucket = tables.bucket(row, |bucket| *bucket)?;
+    let origin = tables.origin(bucket.owner)?;
+    let known = bucket.owner != OriginId::NONE && origin.identity != 0 && origin.forwarding.is_direct();
+    known.then_some(Owner {
+        id: bucket.owner,
+        role: role(&bucket),
+        resets: !role(&bucket).accepts(origin.state) && flow::resets(&origin),
+    })
+}
+
+/// The entry of a flow that needs none, for whoever asks which origin a client's packet would go to: as [`flow::peek`].
+#[inline(always)]
+pub(super) fn peek<F: Family, T: Tables>(
+    tables: &T,
+    parity: Parity,
+    arriving: &Tuple<F::Address>,
+    into: &mut F::Flow,
+) -> bool {
+    if arriving.protocol != Protocol::TCP {
+        return false;
+    }
+    let key = ApplicationKey {
+        address: arriving.destination.into(),
+        port: arriving.destination_port,
+        protocol: arriving.protocol,
+        parity,
+    };
+    let (Some(settings), Some(application)) = (tables.settings(), tables.application(&key)) else {
+        return false;
+    };
+    let Some(row) = row::<F>(settings.hash_key, &application, arriving) else {
+        return false;
+    };
+    let Some(Owner { id, .. }) = owner(tables, row) else {
+        return false;
+    };
+    let Some(origin) = tables.origin(id) else {
+        return false;
+    };
+    *into = entry::<F>(id, &origin, application.id, arriving);
+    true
+}
+
+/// Takes a bucket for a flow that `id` was chosen for, in a role, or says that the flow needs an entry. `opens`: it is new;
+/// `firsthand`: whoever asks the pools in this generation gets the same answer.
+#[inline(always)]
+pub(super) fn claim<T: Tables>(
+    tables: &T,
+    row: u32,
+    opening: &Opening,
+    (id, given): (OriginId, Role),
+    opens: bool,
+    firsthand: bool,
+) -> Claim {
+    let now = opening.now;
+    let untracked = opening.application.flags.has(ApplicationFlags::UNTRACKED);
+    let found = tables.bucket(row, |bucket| {
+        if opens && firsthand && untracked {
+            bucket.current = id;
+            bucket.generation = opening.generation;
+        }
+        *bucket
+    });
+    let Some(bucket) = found else {
+        return Claim::Track;
+    };
+    let owner = bucket.owner;
+    let mut owned = owner == id;
+    // The application's flows have entries from now on, but for those that have none.
+    if (!opens || untracked) && !owned && (owner == OriginId::NONE || is_over(tables, opening, &bucket)) {
+        if owner == OriginId::NONE {
+            // There may be entries of a time without buckets.
+            tables.bucket(row, |bucket| bucket.tracked = now);
+        }
+        owned = tables.own_bucket(row, owner, id);
+        if owned {
+            tables.bucket(row, |bucket| {
+                bucket.last_resort = (given == Role::LastResort) as u32
+            });
+        }
+    }
+    if opens && !untracked {
+        owned = false;
+    }
+    if owned {
+        tables.bucket(row, |bucket| bucket.seen = now);
+        return Claim::Owned;
+    }
+    // Before the entry is made: whoever finds it settled must not have missed one.
+    tables.bucket(row, |bucket| bucket.tracked = now);
+    Claim::Track
+}
+
+/// Whether no flow goes on that the bucket's owner has without an entry.
+#[inline(always)]
+fn is_over<T: Tables>(tables: &T, opening: &Opening, bucket: &Bucket) -> bool {
+    let Some(origin) = tables.origin(bucket.owner) else {
+        return true;
+    };
+    let timeouts = tables.timeouts(opening.application.id).unwrap_or_default();
+    // `seen` may be a second old.
+    let second = tables.settings().map_or(0, |settings| settings.second);
+    let idle = opening.now.wrapping_sub(bucket.seen);
+    // Another CPU may be a jiffy ahead.
+    let idle = if idle > u32::MAX / 2 { 0 } else { idle };
+    origin.identity == 0
+        || !origin.forwarding.is_direct()
+        || (!role(bucket).accepts(origin.state) && flow::resets(&origin))
+        || idle.saturating_sub(second) > timeouts.tcp
+}
