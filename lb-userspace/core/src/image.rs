@@ -26,6 +26,8 @@ pub enum TableOp {
     SnatAddress { index: u32, address: Ip },
     /// Writes a run of slots that the live generation does not use; see [`slots`].
     Slots { base: u32, owners: Vec<u32> },
+    /// Empties a run of buckets that no generation names.
+    Buckets { base: u32, count: u32 },
     /// Writes a pool's record of the generation that is not live.
     Pool { row: PoolRow, record: Pool },
     /// Writes an application's record of the generation that is not live.
@@ -108,6 +110,8 @@ pub struct Capacity {
     pub clients: u32,
     /// Countries with pools of their own, by load balancer and family: two generations.
     pub routes: u32,
+    /// Buckets of all applications, of both families.
+    pub buckets: u32,
 }
 
 /// The slots of a run: beside each owner the next other one, which in a consistent-hash table is a random one by weight.

@@ -10,9 +10,9 @@ use anyhow::Result;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData};
 use lb_common::abi::{
-    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey, Flow4,
-    Flow6, FlowCore, FlowKey4, FlowKey6, Forwarding, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip,
-    Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolId, PoolRow, Port, PortSpan, Route,
+    AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Bucket, Country, CountryKey,
+    Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, Forwarding, FragmentFlow, FragmentKey, Hop, HopId, Interface,
+    Ip, Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolId, PoolRow, Port, PortSpan, Route,
     RouteKey, Settings, Slot, SourceKey, Timeouts, Vip, VipKey, maps,
 };
 use lb_common::datapath::{self, Arrival, InsertError, Memory, Sample, Scratch, Tables, Verdict};
@@ -32,6 +32,8 @@ pub struct Explainer {
     timeouts: Array<MapData, Timeouts>,
     vips: HashMap<MapData, VipKey, Vip>,
     addresses: Array<MapData, u64>,
+    buckets: Array<MapData, Bucket>,
+    settled: Array<MapData, u32>,
     routes: HashMap<MapData, RouteKey, Route>,
     spans: Array<MapData, PortSpan>,
     access: LpmTrie<MapData, AccessKey, AccessRule>,
@@ -68,6 +70,8 @@ impl Explainer {
             timeouts: datapath.open_map(maps::TIMEOUTS)?.try_into()?,
             vips: datapath.open_map(maps::VIPS)?.try_into()?,
             addresses: datapath.open_map(maps::ADDRESSES)?.try_into()?,
+            buckets: datapath.open_map(maps::BUCKETS)?.try_into()?,
+            settled: datapath.open_map(maps::SETTLED)?.try_into()?,
             routes: datapath.open_map(maps::ROUTES)?.try_into()?,
             spans: datapath.open_map(maps::SPANS)?.try_into()?,
             access: datapath.open_map(maps::ACCESS)?.try_into()?,
@@ -374,6 +378,22 @@ impl Tables for Recorder<'_> {
 
     fn addresses(&self, word: u32) -> Option<u64> {
         self.maps.addresses.get(&word, 0).ok()
+    }
+
+    fn bucket<R>(&self, row: u32, visit: impl FnOnce(&mut Bucket) -> R) -> Option<R> {
+        self.maps
+            .buckets
+            .get(&row, 0)
+            .ok()
+            .map(|mut bucket| visit(&mut bucket))
+    }
+
+    fn own_bucket(&self, _row: u32, _former: OriginId, _id: OriginId) -> bool {
+        true
+    }
+
+    fn settled(&self, row: u32) -> Option<u32> {
+        self.maps.settled.get(&row, 0).ok()
     }
 
     fn span(&self, index: u32) -> Option<PortSpan> {

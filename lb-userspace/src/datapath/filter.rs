@@ -1,12 +1,12 @@
-//! The filter of addresses that packets may be for: whoever writes an address anywhere sets its bit first.
+//! The filters of addresses: whoever writes an address anywhere sets its bit first.
 
 use super::sys;
 use anyhow::{Context, Result};
 use aya::maps::{Array, IterableMap, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Application, ApplicationKey, FILTER_WORDS, FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, Ip, Vip, VipKey,
-    maps,
+    Application, ApplicationKey, BucketRun, Filter, FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, Ip, Vip,
+    VipKey, maps,
 };
 use std::os::fd::AsFd;
 
@@ -24,35 +24,46 @@ impl AddressFilter {
     /// When a map is missing or of another kind, or cannot be read or written.
     pub fn new(mut take: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
         let map: Array<MapData, u64> = take(maps::ADDRESSES)?.try_into()?;
-        let words = (0..FILTER_WORDS).map(|word| map.get(&word, 0));
+        let words = (0..Filter::WORDS).map(|word| map.get(&word, 0));
         let words = words
             .collect::<Result<Vec<u64>, _>>()
             .context("read the filter of addresses")?;
         let mut filter = Self { map, words };
         let new = filter.words.iter().all(|&word| word == 0);
         let mut found = Vec::new();
-        entries::<ApplicationKey, Application>(&take(maps::APPLICATIONS)?, |key, _| found.push(key.address))?;
+        entries::<ApplicationKey, Application>(&take(maps::APPLICATIONS)?, |key, record| {
+            found.push(key.address);
+            if record.buckets != BucketRun::NONE {
+                filter.note(Filter::Untracked, key.address);
+            }
+        })?;
         entries::<VipKey, Vip>(&take(maps::VIPS)?, |key, _| found.push(key.address))?;
         entries::<u32, Ip>(&take(maps::SNAT_ADDRESSES)?, |_, address| found.push(*address))?;
         if new {
             for name in [maps::FLOWS4, maps::TENTATIVE4] {
-                entries::<FlowKey4, Flow4>(&take(name)?, |key, _| filter.note(key.destination.into()))?;
+                entries::<FlowKey4, Flow4>(&take(name)?, |key, _| {
+                    filter.note(Filter::Ours, key.destination.into())
+                })?;
             }
             for name in [maps::FLOWS6, maps::TENTATIVE6] {
-                entries::<FlowKey6, Flow6>(&take(name)?, |key, _| filter.note(key.destination.into()))?;
+                entries::<FlowKey6, Flow6>(&take(name)?, |key, _| {
+                    filter.note(Filter::Ours, key.destination.into())
+                })?;
             }
         }
         // What an array's unused rows hold.
         found.retain(|&address| address != Ip::default());
-        found.into_iter().for_each(|address| filter.note(address));
+        found
+            .into_iter()
+            .for_each(|address| filter.note(Filter::Ours, address));
         filter.write_all()?;
         Ok(filter)
     }
 
-    fn note(&mut self, address: Ip) {
-        let FilterBit { word, mask } = FilterBit::of(address);
-        if let Some(word) = self.words.get_mut(word as usize) {
-            *word |= mask;
+    fn note(&mut self, filter: Filter, address: Ip) {
+        let bit = FilterBit::of(address);
+        if let Some(word) = self.words.get_mut(filter.word(bit) as usize) {
+            *word |= bit.mask;
         }
     }
 
@@ -60,12 +71,13 @@ impl AddressFilter {
         sys::update_rows(self.map.map().fd().as_fd(), 0, &self.words).context("write the filter of addresses")
     }
 
-    /// Lets packets for an address be looked at.
+    /// Puts an address into a filter.
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub fn add(&mut self, address: Ip) -> Result<()> {
-        let FilterBit { word, mask } = FilterBit::of(address);
+    pub fn add(&mut self, filter: Filter, address: Ip) -> Result<()> {
+        let bit = FilterBit::of(address);
+        let (word, mask) = (filter.word(bit), bit.mask);
         let held = self
             .words
             .get_mut(word as usize)

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use lb_common::abi::{FILTER_WORDS, maps};
+use lb_common::abi::{Filter, maps};
 use lb_common::datapath::Stage;
 use lb_core::image::Capacity;
 use std::path::Path;
@@ -46,6 +46,7 @@ impl MapSizes {
             country_prefixes,
             clients,
             routes,
+            buckets,
         } = self.capacity;
         Some(match name {
             maps::SETTINGS => 1,
@@ -56,7 +57,7 @@ impl MapSizes {
             maps::APPLICATIONS => applications,
             // Beside applications' addresses, those by which origins answer; two generations.
             maps::VIPS => vips,
-            maps::ADDRESSES => FILTER_WORDS,
+            maps::ADDRESSES => Filter::WORDS,
             maps::POOLS => pools,
             maps::ORIGINS | maps::ORIGIN_TRAFFIC | maps::LOADS | maps::SWEPT | maps::PATH_MTUS => origins,
             maps::HOPS => hops,
@@ -64,6 +65,7 @@ impl MapSizes {
             maps::SLOTS => slots,
             maps::VERDICTS => maps::VERDICT_ROWS,
             maps::APPLICATION_TRAFFIC | maps::TIMEOUTS | maps::RATES => application_rows,
+            maps::BUCKETS | maps::SETTLED => buckets,
             maps::SPANS => spans,
             maps::ACCESS => access_prefixes,
             maps::COUNTRY_RULES => country_rules,

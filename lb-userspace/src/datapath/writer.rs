@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::abi::{
-    Application, ApplicationKey, Hop, Interface, Ip, Load, Origin, PathMtu, Pool, Route, RouteKey, Settings,
-    Timeouts, Traffic, Vip, VipKey, maps,
+    Application, ApplicationKey, Bucket, BucketRun, Filter, Hop, Interface, Ip, Load, Origin, PathMtu, Pool,
+    Route, RouteKey, Settings, Timeouts, Traffic, Vip, VipKey, maps,
 };
 use lb_core::image::{TableOp, slots};
 use std::os::fd::AsFd;
@@ -28,6 +28,8 @@ pub struct Writer {
     traffic: PerCpuArray<MapData, Traffic>,
     slots: MapData,
     spans: MapData,
+    buckets: MapData,
+    settled: MapData,
     vips: HashMap<MapData, VipKey, Vip>,
     routes: HashMap<MapData, RouteKey, Route>,
     interfaces: HashMap<MapData, u32, Interface>,
@@ -49,6 +51,7 @@ impl Writer {
             other => anyhow::bail!("the map {name} is no array: {other:?}"),
         };
         let (slots, spans) = (array(maps::SLOTS)?, array(maps::SPANS)?);
+        let (buckets, settled) = (array(maps::BUCKETS)?, array(maps::SETTLED)?);
         Ok(Self {
             settings: take(maps::SETTINGS)?.try_into()?,
             applications: take(maps::APPLICATIONS)?.try_into()?,
@@ -63,6 +66,8 @@ impl Writer {
             traffic: take(maps::ORIGIN_TRAFFIC)?.try_into()?,
             slots,
             spans,
+            buckets,
+            settled,
             vips: take(maps::VIPS)?.try_into()?,
             routes: take(maps::ROUTES)?.try_into()?,
             interfaces: take(maps::INTERFACES)?.try_into()?,
@@ -90,7 +95,12 @@ impl Writer {
         }
         | TableOp::SnatAddress { address, .. } = step
         {
-            self.addresses.add(*address)?;
+            self.addresses.add(Filter::Ours, *address)?;
+        }
+        if let TableOp::Application { key, record } = step
+            && record.buckets != BucketRun::NONE
+        {
+            self.addresses.add(Filter::Untracked, key.address)?;
         }
         match step {
             TableOp::Origin { id, record } => self
@@ -161,6 +171,9 @@ impl Writer {
                 .set_countries(table, former.as_deref())
                 .context("write the countries of addresses"),
             TableOp::Settings(settings) => self.settings.set(0, settings, 0).context("write the settings"),
+            TableOp::Buckets { base, count } => self
+                .empty_buckets(*base, *count)
+                .with_context(|| format!("empty buckets from {base}")),
             TableOp::Grace => {
                 sys::wait_for_packets();
                 Ok(())
@@ -195,6 +208,13 @@ impl Writer {
         Ok(())
     }
 
+    /// Nobody owns the buckets, and each may have entries that no sweep has looked for.
+    fn empty_buckets(&self, base: u32, count: u32) -> Result<()> {
+        let count = count as usize;
+        rows(&self.settled, base, &vec![0u32; count])?;
+        rows(&self.buckets, base, &vec![Bucket::default(); count])
+    }
+
     fn holds(&self, step: &TableOp) -> Result<bool> {
         Ok(match step {
             TableOp::Origin { id, record } => self.origins.get(&id.0, 0)? == *record,
@@ -216,6 +236,7 @@ impl Writer {
             // Slots are many and nobody writes them but this daemon, into runs that are not live.
             TableOp::ForgetOrigin { .. }
             | TableOp::Slots { .. }
+            | TableOp::Buckets { .. }
             | TableOp::Spans { .. }
             | TableOp::RemoveAccessList { .. }
             | TableOp::Countries { .. }

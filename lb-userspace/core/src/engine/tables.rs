@@ -398,7 +398,6 @@ fn record(listener: &ListenerDesign, table: Table) -> Application {
         affinity_ttl: listener.affinity_ttl,
         affinity_epoch: listener.affinity_epoch,
         routes: listener.routes,
-        reserved: 0,
         rate: listener.rate,
         source_rate: listener.source_rate,
     }

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Application, ApplicationKey, FILTER_WORDS, Flow4, Flow6, FlowKey4, FlowKey6, HashKey, Origin, OriginId,
+    Application, ApplicationKey, Filter, Flow4, Flow6, FlowKey4, FlowKey6, HashKey, Origin, OriginId,
     Settings, maps,
 };
 use lb_common::datapath::Memory;
@@ -220,7 +220,7 @@ impl Former {
         let take = |name: &str| open(to.folder(), name);
         // Nobody knows for which addresses they are.
         let mut addresses: Array<_, u64> = take(maps::ADDRESSES)?.try_into()?;
-        for word in 0..FILTER_WORDS {
+        for word in 0..Filter::WORDS / 2 {
             addresses
                 .set(word, u64::MAX, 0)
                 .context("open the filter of addresses")?;
