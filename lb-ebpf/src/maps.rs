@@ -23,6 +23,11 @@ static SETTINGS: Array<Settings, 1> = Array::new();
 static FLOWS4: HashMap<FlowKey4, Flow4, 1> = HashMap::new();
 #[btf_map]
 static FLOWS6: HashMap<FlowKey6, Flow6, 1> = HashMap::new();
+/// Entries for one packet.
+#[btf_map]
+static MADE4: PerCpuArray<Flow4, 1> = PerCpuArray::new();
+#[btf_map]
+static MADE6: PerCpuArray<Flow6, 1> = PerCpuArray::new();
 #[btf_map]
 static TENTATIVE4: LruHashMap<FlowKey4, Flow4, 1> = LruHashMap::new();
 #[btf_map]
@@ -322,6 +327,25 @@ impl Tables for BpfTables {
     }
 
     #[inline(always)]
+    fn make4(&self, flow: Flow4) {
+        if let Some(made) = MADE4.get_ptr_mut(0) {
+            // SAFETY: the row is this CPU's own.
+            unsafe { *made = flow };
+        }
+    }
+
+    #[inline(always)]
+    fn made4<R>(&self, made: bool, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
+        let flow = if made {
+            MADE4.get_ptr_mut(0)
+        } else {
+            FLOWS4.get_ptr_mut(key)
+        };
+        // SAFETY: as above; what was made is this CPU's own.
+        flow.map(|flow| visit(unsafe { &mut *flow }))
+    }
+
+    #[inline(always)]
     fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
         let flags = u64::from(BPF_NOEXIST);
         inserted(match memory {
@@ -346,6 +370,25 @@ impl Tables for BpfTables {
             Memory::Tentative => TENTATIVE6.get_ptr_mut(key),
         };
         // SAFETY: other CPUs may write single fields meanwhile; each is valid whatever it holds.
+        flow.map(|flow| visit(unsafe { &mut *flow }))
+    }
+
+    #[inline(always)]
+    fn make6(&self, flow: Flow6) {
+        if let Some(made) = MADE6.get_ptr_mut(0) {
+            // SAFETY: the row is this CPU's own.
+            unsafe { *made = flow };
+        }
+    }
+
+    #[inline(always)]
+    fn made6<R>(&self, made: bool, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
+        let flow = if made {
+            MADE6.get_ptr_mut(0)
+        } else {
+            FLOWS6.get_ptr_mut(key)
+        };
+        // SAFETY: as above; what was made is this CPU's own.
         flow.map(|flow| visit(unsafe { &mut *flow }))
     }
 

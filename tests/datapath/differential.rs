@@ -1,12 +1,13 @@
 //! Host and kernel give every packet the same verdict and bytes, and remember and count the same.
 
 use lb_common::abi::{
-    ApplicationKey, FlowCore, FragmentFlow, Held, OriginFlags, OriginId, OriginState, Parity, PathMtu,
-    RouteKey, SettingsFlags, TunnelSource, VipKey,
+    ApplicationFlags, ApplicationKey, Bucket, BucketRun, FlowCore, FragmentFlow, Held, OriginFlags, OriginId,
+    OriginState, Parity, PathMtu, RouteKey, SettingsFlags, TunnelSource, VipKey,
 };
 use lb_common::datapath::Verdict;
 use lb_common::testing::check::hex;
 use lb_common::testing::generate::Generator;
+use lb_common::testing::modes;
 use lb_common::testing::rules::{FULL, MAX_FLOWS, ONE_FLOW};
 use lb_common::testing::scenario::{Host, NARROW, ONE_ARMED, Scenario, TAGGED, TWO_ARMED};
 use lb_common::testing::{Frame, MemoryTables, Random, script};
@@ -37,6 +38,7 @@ impl Pair {
 
     /// Gives both the same tables.
     fn reset(&mut self, mut scenario: Scenario) {
+        modes::without_entries(&mut scenario);
         scenario.tables.swept_at = self.kernel.clock.now().max(1);
         self.kernel.write(&scenario.tables).unwrap();
         self.host = Host::new(scenario);
@@ -79,7 +81,7 @@ impl Pair {
         let host = &mut self.host.scenario.tables;
         // The two stamp entries a tick apart; from here on they agree.
         host.adopt(&kernel);
-        match random.below(13) {
+        match random.below(14) {
             0 | 1 => {
                 let (flows4, flows6) = (host.flows4.borrow(), host.flows6.borrow());
                 let cores = flows4.values().map(|flow| flow.core);
@@ -192,7 +194,26 @@ impl Pair {
                     ..TunnelSource::default()
                 };
             }
-            11 => script::vary(&mut self.host.scenario, random),
+            11 => {
+                // A sweep finds entries, or none; new flows need some, or not; nobody owns some buckets.
+                let mut buckets = host.buckets.borrow_mut();
+                for row in 0..modes::BUCKET_ROWS {
+                    // Later than any entry that is made until the next time, or long ago: the clocks differ.
+                    let when = now.wrapping_add(random.pick(&[40_000_000, u32::MAX - 40_000_000]));
+                    host.settled.insert(row, when);
+                    let bucket = buckets.entry(row).or_default();
+                    bucket.seen = bucket.seen.wrapping_sub(random.pick(&[0, 170_003, 901_001]));
+                    if random.once_in(4) {
+                        *bucket = Bucket::default();
+                    }
+                }
+                for application in host.applications.values_mut() {
+                    if application.buckets != BucketRun::NONE && random.once_in(4) {
+                        application.flags.0 ^= ApplicationFlags::UNTRACKED;
+                    }
+                }
+            }
+            12 => script::vary(&mut self.host.scenario, random),
             _ => {
                 // The tables of the live generation come to stand in the other copy.
                 let before = Parity::of(host.settings.generation);
@@ -234,6 +255,7 @@ impl Pair {
         assert_eq!(established(host), established(&kernel), "{}", context());
         self.compare_rules(&kernel, context);
         self.compare_paths(&kernel, context);
+        self.compare_buckets(&kernel, context);
         for (host, kernel) in [
             (&host.flows4, &kernel.flows4),
             (&host.tentative4, &kernel.tentative4),
@@ -297,6 +319,30 @@ impl Pair {
         let (mine, theirs) = (host.path_mtus.borrow(), kernel.path_mtus.borrow());
         let written: BTreeMap<_, _> = mine.iter().filter(|(_, path)| path.mtu != 0).collect();
         let same = |(a, b): (&&PathMtu, &PathMtu)| a.mtu == b.mtu && apart(a.seen, b.seen);
+        assert!(
+            written.keys().copied().eq(theirs.keys()) && written.values().zip(theirs.values()).all(same),
+            "{}\nhost   {mine:?}\nkernel {theirs:?}",
+            context()
+        );
+    }
+
+    /// Compares what is remembered of flows without entries.
+    fn compare_buckets(&self, kernel: &MemoryTables, context: &dyn Fn() -> String) {
+        let host = &self.host.scenario.tables;
+        let apart = |a: u32, b: u32| a.wrapping_sub(b).min(b.wrapping_sub(a)) <= self.slack;
+        let (mine, theirs) = (host.buckets.borrow(), kernel.buckets.borrow());
+        let written: BTreeMap<_, _> = mine
+            .iter()
+            .filter(|(_, row)| **row != Bucket::default())
+            .collect();
+        let timeless = |bucket: &Bucket| Bucket {
+            seen: 0,
+            tracked: 0,
+            ..*bucket
+        };
+        let same = |(a, b): (&&Bucket, &Bucket)| {
+            timeless(a) == timeless(b) && apart(a.seen, b.seen) && apart(a.tracked, b.tracked)
+        };
         assert!(
             written.keys().copied().eq(theirs.keys()) && written.values().zip(theirs.values()).all(same),
             "{}\nhost   {mine:?}\nkernel {theirs:?}",

@@ -1,7 +1,7 @@
 //! The filter of addresses that packets may be for: nothing that was ever ours is let go by it.
 
 use aya::maps::{Array, HashMap};
-use lb_common::abi::{ApplicationKey, FILTER_WORDS, Flow4, FlowKey4, SettingsFlags, VipKey, maps};
+use lb_common::abi::{ApplicationKey, Filter, Flow4, FlowKey4, SettingsFlags, VipKey, maps};
 use lb_common::testing::scenario::{CLIENT_SIDE, at};
 use lb_common::testing::{PacketBuilder, Scenario};
 use lb_core::image::TableOp;
@@ -29,7 +29,7 @@ fn without_filter(scenario: &Scenario) -> Kernel {
 
 fn empty(kernel: &Kernel) {
     let mut words: Array<_, u64> = kernel.map(maps::ADDRESSES).unwrap().try_into().unwrap();
-    for word in 0..FILTER_WORDS {
+    for word in 0..Filter::WORDS {
         words.set(word, 0, 0).unwrap();
     }
 }

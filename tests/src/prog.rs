@@ -10,8 +10,8 @@ use aya::util::{nr_cpus, online_cpus};
 use aya::{Ebpf, Pod};
 use lb_common::abi::maps;
 use lb_common::abi::{
-    AccessRule, Application, ApplicationKey, CountryKey, Held, Hop, Interface, Ip, Load, Origin, PathMtu,
-    Pool, PortSpan, Route, RouteKey, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
+    AccessRule, Application, ApplicationKey, Bucket, CountryKey, Held, Hop, Interface, Ip, Load, Origin,
+    PathMtu, Pool, PortSpan, Route, RouteKey, Settings, Slot, Timeouts, Traffic, Vip, VipKey,
 };
 use lb_common::datapath::{Exit, Stage, Verdict};
 use lb_common::testing::scenario::{ARRAY_ROWS, CLIENT_SIDE, ORIGIN_SIDE};
@@ -81,6 +81,7 @@ pub fn small() -> MapSizes {
             country_prefixes: ARRAY_ROWS,
             routes: ARRAY_ROWS,
             clients: ARRAY_ROWS,
+            buckets: ARRAY_ROWS,
         },
         max_flows: MAX_FLOWS,
     }
@@ -325,6 +326,8 @@ impl Kernel {
         self.clear::<Timeouts>(maps::TIMEOUTS)?;
         self.clear::<PortSpan>(maps::SPANS)?;
         self.clear::<u64>(maps::ADDRESSES)?;
+        self.clear::<Bucket>(maps::BUCKETS)?;
+        self.clear::<u32>(maps::SETTLED)?;
         self.clear::<u64>(maps::RATES)?;
         self.clear::<Load>(maps::LOADS)?;
         self.clear::<Load>(maps::SWEPT)?;
@@ -361,6 +364,7 @@ impl Kernel {
         let routes = tables.routes.iter().map(|(k, v)| (*k, *v));
         self.replace::<RouteKey, Route>(maps::ROUTES, routes)?;
         self.fill(maps::ADDRESSES, tables.filter().into_iter())?;
+        self.fill::<u32>(maps::SETTLED, tables.settled.iter().map(|(k, v)| (*k, *v)))?;
         let vips = tables.vips.iter().map(|(k, v)| (*k, *v));
         self.replace::<VipKey, Vip>(maps::VIPS, vips)?;
         let interfaces = tables.interfaces.iter().map(|(k, v)| (*k, *v));
@@ -399,6 +403,7 @@ impl Kernel {
         self.fill(maps::RATES, rows(&tables.rates).into_iter())?;
         self.fill(maps::LOADS, rows(&tables.loads).into_iter())?;
         self.fill(maps::PATH_MTUS, rows(&tables.path_mtus).into_iter())?;
+        self.fill(maps::BUCKETS, rows(&tables.buckets).into_iter())?;
         let count = *tables.fragment_count.borrow();
         self.array::<u32>(maps::FRAGMENT_COUNT)?.set(0, count, 0)?;
         let cpus = nr_cpus().map_err(|(_, error)| error)?;
@@ -456,6 +461,7 @@ impl Kernel {
         *tables.rates.borrow_mut() = self.written(maps::RATES)?;
         *tables.loads.borrow_mut() = self.written(maps::LOADS)?;
         *tables.path_mtus.borrow_mut() = self.written(maps::PATH_MTUS)?;
+        *tables.buckets.borrow_mut() = self.written(maps::BUCKETS)?;
         *tables.fragment_count.borrow_mut() = self.array::<u32>(maps::FRAGMENT_COUNT)?.get(&0, 0)?;
         let due = self.per_cpu::<u64>(maps::REPLY_RATE)?.get(&0, 0)?;
         *tables.reply_rate.borrow_mut() = due.iter().copied().max().unwrap_or_default();

@@ -8,23 +8,18 @@
 //! So a flow stays where it began, whatever the configuration becomes: with an entry by the entry, without one because the
 //! owner of its bucket does not change as long as its packets come.
 
-use super::Step;
-use super::encapsulate;
 use super::family::{Family, Tuple};
 use super::flow;
 use super::known::Context;
-use super::parse::{IPV6_LEN, Network};
-use super::scratch::{Note, Opening, Scratch};
+use super::parse::IPV6_LEN;
+use super::scratch::Opening;
 use super::select::Role;
-use super::send::forward;
 use super::tables::Tables;
 use super::transport::Segment;
-use super::verdict::Verdict;
 use crate::abi::{
     Application, ApplicationFlags, ApplicationKey, Bucket, BucketRun, FlowCore, FlowSide, HashKey, Origin,
     OriginId, OriginState, Parity, Protocol,
 };
-use crate::packet::Packet;
 
 /// What becomes of a flow that an origin was chosen for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,30 +96,29 @@ fn role(bucket: &Bucket) -> Role {
     }
 }
 
-/// Sends a packet of a flow that needs no entry, when it is the usual one; `None`: the other stages see to it.
+/// Makes the entry of a packet's flow that needs none, when the packet is a usual one; otherwise the other stages see to it.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "all of them are in registers where it matters"
-)]
-pub(super) fn at_once<const TRACED: bool, F: Family, P: Packet, T: Tables>(
-    packet: &mut P,
+pub(super) fn make<F: Family, T: Tables>(
     tables: &T,
-    scratch: &mut Scratch,
     context: &Context,
-    network: &Network<F::Address>,
     segment: &Segment,
     arriving: &Tuple<F::Address>,
-) -> Option<Step> {
+) -> bool {
     let key = ApplicationKey {
-        address: network.destination.into(),
+        address: arriving.destination.into(),
         port: arriving.destination_port,
         protocol: arriving.protocol,
         parity: context.parity,
     };
-    let application = tables.application(&key)?;
-    let row = row::<F>(context.settings.hash_key, &application, arriving)?;
-    let settled = tables.settled(row)?;
+    let Some(application) = tables.application(&key) else {
+        return false;
+    };
+    let Some(row) = row::<F>(context.settings.hash_key, &application, arriving) else {
+        return false;
+    };
+    let Some(settled) = tables.settled(row) else {
+        return false;
+    };
     let opens = segment.flags.opens();
     let (now, second) = (context.now, context.settings.second);
     let owner = tables.bucket(row, |bucket| {
@@ -132,57 +126,33 @@ pub(super) fn at_once<const TRACED: bool, F: Family, P: Packet, T: Tables>(
         let steady = bucket.generation == context.generation
             && bucket.current == bucket.owner
             && application.flags.has(ApplicationFlags::UNTRACKED);
-        if may_be_tracked(bucket, settled) || (opens && !steady) {
+        // The pool of last resort and what follows from it are rare.
+        if may_be_tracked(bucket, settled) || (opens && !steady) || bucket.last_resort != 0 {
             return OriginId::NONE;
         }
         if now.wrapping_sub(bucket.seen) > second {
             bucket.seen = now;
         }
-        // The pool of last resort and what follows from it are rare.
-        if bucket.last_resort != 0 {
-            OriginId::NONE
-        } else {
-            bucket.owner
-        }
-    })?;
+        bucket.owner
+    });
+    let Some(owner) = owner else { return false };
     if owner == OriginId::NONE {
-        return None;
+        return false;
     }
-    let origin = tables.origin(owner)?;
-    if !origin.forwarding.is_direct() || !serves_on(&origin, opens) {
-        return None;
-    }
-    if opens && !tables.hop(origin.hop).is_some_and(|hop| hop.resolved != 0) {
-        return None;
-    }
-    let flow = entry::<F>(owner, &origin, application.id, arriving);
-    if TRACED {
-        scratch.note = Note::of(F::core(&flow));
-    }
-    let mut step = None;
-    if origin.forwarding.is_tunnel() {
-        step = encapsulate::at_once::<F, P, T>(packet, tables, context, network, segment, &flow);
-    }
-    let step = match step {
-        Some(step) => step,
-        None => forward::<F, P, T>(
-            packet,
-            tables,
-            &mut scratch.wrap,
-            context,
-            network,
-            &flow,
-            origin.hop,
-            false,
-        ),
+    let Some(origin) = tables.origin(owner) else {
+        return false;
     };
-    if let Step::Go(_) = step {
-        F::draft(scratch).client = flow;
+    if !origin.forwarding.is_direct() || !serves_on(&origin, opens) {
+        return false;
     }
-    if opens && matches!(step, Step::Go(_) | Step::Done(Verdict::Forward(_))) {
+    if opens {
+        if !tables.hop(origin.hop).is_some_and(|hop| hop.resolved != 0) {
+            return false;
+        }
         tables.count_flow(application.id, owner);
     }
-    Some(step)
+    F::make(tables, entry::<F>(owner, &origin, application.id, arriving));
+    true
 }
 
 /// Whether an origin takes a segment of a flow that it was given without an entry; the unusual is left to others.

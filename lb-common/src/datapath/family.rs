@@ -97,6 +97,13 @@ pub trait Family: Sized {
         key: &Self::Key,
         visit: impl FnOnce(&mut Self::Flow) -> R,
     ) -> Option<R>;
+    fn make<T: Tables>(tables: &T, flow: Self::Flow);
+    fn visit_made<T: Tables, R>(
+        tables: &T,
+        made: bool,
+        key: &Self::Key,
+        visit: impl FnOnce(&mut Self::Flow) -> R,
+    ) -> Option<R>;
     fn insert<T: Tables>(
         tables: &T,
         memory: Memory,
@@ -340,6 +347,21 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn make<T: Tables>(tables: &T, flow: Flow4) {
+        tables.make4(flow);
+    }
+
+    #[inline(always)]
+    fn visit_made<T: Tables, R>(
+        tables: &T,
+        made: bool,
+        key: &FlowKey4,
+        visit: impl FnOnce(&mut Flow4) -> R,
+    ) -> Option<R> {
+        tables.made4(made, key, visit)
+    }
+
+    #[inline(always)]
     fn insert<T: Tables>(
         tables: &T,
         memory: Memory,
@@ -562,6 +584,21 @@ impl Family for V6 {
         visit: impl FnOnce(&mut Flow6) -> R,
     ) -> Option<R> {
         tables.flow6(memory, key, visit)
+    }
+
+    #[inline(always)]
+    fn make<T: Tables>(tables: &T, flow: Flow6) {
+        tables.make6(flow);
+    }
+
+    #[inline(always)]
+    fn visit_made<T: Tables, R>(
+        tables: &T,
+        made: bool,
+        key: &FlowKey6,
+        visit: impl FnOnce(&mut Flow6) -> R,
+    ) -> Option<R> {
+        tables.made6(made, key, visit)
     }
 
     #[inline(always)]

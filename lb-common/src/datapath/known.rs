@@ -143,18 +143,12 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     }
     let arriving = network.tuple(ports);
     let segment = transport::read(packet, &network, ports);
-    if let Some(segment) = segment
-        && network.protocol == Protocol::TCP
-        && is_set(tables, Filter::Untracked, bit)
-        && let Some(step) = bucket::at_once::<TRACED, F, P, T>(
-            packet, tables, scratch, context, &network, &segment, &arriving,
-        )
-    {
-        return leave::<F>(scratch, context, network, arriving, segment, step);
-    }
     if let Some(segment) = segment {
-        let step = F::visit(tables, Memory::Established, &F::key(&arriving), |flow| {
-            hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow)
+        let made = network.protocol == Protocol::TCP
+            && is_set(tables, Filter::Untracked, bit)
+            && bucket::make::<F, T>(tables, context, &segment, &arriving);
+        let step = F::visit_made(tables, made, &F::key(&arriving), |flow| {
+            hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow, made)
         });
         if let Some(step) = step {
             return leave::<F>(scratch, context, network, arriving, segment, step);
@@ -263,8 +257,12 @@ fn aside<F: Family>(
     Step::Go(stage)
 }
 
-/// A packet of an established flow: it leaves here when it changes nothing.
+/// A packet of an established flow: it leaves here when it changes nothing. `made`: the entry was made for this packet.
 #[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all of them are in registers where it matters"
+)]
 fn hit<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
@@ -273,16 +271,18 @@ fn hit<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     network: &Network<F::Address>,
     segment: &Segment,
     flow: &F::Flow,
+    made: bool,
 ) -> Step {
     let core = F::core(flow);
     let timeouts = tables.timeouts(core.application).unwrap_or_default();
-    if !flow::settled(context, &timeouts, segment, core) {
+    // What was made for this packet is as it should be.
+    if !made && !flow::settled(context, &timeouts, segment, core) {
         return Step::Go(Stage::Retire);
     }
     let Some(origin) = tables.origin(core.origin) else {
         return drop(DropReason::NoOriginRecord);
     };
-    if flow::standing(&origin, segment, core) != Standing::Serves {
+    if !made && flow::standing(&origin, segment, core) != Standing::Serves {
         return Step::Go(Stage::Retire);
     }
     if TRACED {

@@ -39,6 +39,10 @@ pub trait Tables {
     fn snat_address(&self, index: u32) -> Option<Ip>;
 
     fn flow4<R>(&self, memory: Memory, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R>;
+    /// Makes an entry for this packet alone, which no memory holds.
+    fn make4(&self, flow: Flow4);
+    /// Visits the entry that was made for this packet, or else an established flow's.
+    fn made4<R>(&self, made: bool, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R>;
     /// Adds an entry where there is none.
     ///
     /// # Errors
@@ -48,6 +52,10 @@ pub trait Tables {
     fn remove4(&self, memory: Memory, key: &FlowKey4) -> bool;
 
     fn flow6<R>(&self, memory: Memory, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R>;
+    /// Makes an entry for this packet alone, which no memory holds.
+    fn make6(&self, flow: Flow6);
+    /// Visits the entry that was made for this packet, or else an established flow's.
+    fn made6<R>(&self, made: bool, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R>;
     /// As [`Self::insert4`].
     ///
     /// # Errors

@@ -52,6 +52,9 @@ pub struct MemoryTables {
     pub buckets: RefCell<BTreeMap<u32, Bucket>>,
     /// As [`Tables::settled`] says.
     pub settled: BTreeMap<u32, u32>,
+    /// What was made for the last packet that needed it.
+    pub made4: RefCell<Flow4>,
+    pub made6: RefCell<Flow6>,
     /// Words of the filter that name what no other table names any more.
     pub addresses: RefCell<BTreeMap<u32, u64>>,
     pub fragments: RefCell<BTreeMap<FragmentKey, FragmentFlow>>,
@@ -368,6 +371,18 @@ impl Tables for MemoryTables {
         Some(result)
     }
 
+    fn make4(&self, flow: Flow4) {
+        *self.made4.borrow_mut() = flow;
+    }
+
+    fn made4<R>(&self, made: bool, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
+        if made {
+            Some(visit(&mut self.made4.borrow_mut()))
+        } else {
+            self.flow4(Memory::Established, key, visit)
+        }
+    }
+
     fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
         self.keep(FilterBit::of4(key.destination));
         insert(self.memory4(memory), self.room(memory), key, flow)
@@ -383,6 +398,18 @@ impl Tables for MemoryTables {
         let result = visit(&mut flow);
         self.memory6(memory).borrow_mut().insert(*key, flow);
         Some(result)
+    }
+
+    fn make6(&self, flow: Flow6) {
+        *self.made6.borrow_mut() = flow;
+    }
+
+    fn made6<R>(&self, made: bool, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
+        if made {
+            Some(visit(&mut self.made6.borrow_mut()))
+        } else {
+            self.flow6(Memory::Established, key, visit)
+        }
     }
 
     fn insert6(&self, memory: Memory, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {

@@ -1,7 +1,9 @@
 //! Applications of a [`Scenario`] whose origins are reached in other ways than by `nat`, and some that mix them all.
 
 use super::scenario::{NARROW, ONE_ARMED, Scenario, TAGGED, TWO_ARMED, VIPS, app, at};
-use crate::abi::{ApplicationFlags, Forwarding, HopId, OriginId, PoolId, Port, Protocol, SettingsFlags};
+use crate::abi::{
+    ApplicationFlags, BucketRun, Forwarding, HopId, OriginId, PoolId, Port, Protocol, SettingsFlags,
+};
 use std::net::IpAddr;
 
 /// UDP port of GUE.
@@ -96,4 +98,18 @@ fn origin(scenario: &mut Scenario, address: &str, forwarding: Forwarding, hop: H
     origin.forwarding = forwarding;
     origin.gue_port = Port::new(GUE_PORT);
     id
+}
+
+/// Rows of all buckets that [`without_entries`] gives.
+pub const BUCKET_ROWS: u32 = 4 * 8;
+
+/// Lets TCP flows of the applications all of whose origins answer clients directly be without entries, in few buckets.
+pub fn without_entries(scenario: &mut Scenario) {
+    for application in scenario.tables.applications.values_mut() {
+        if (app::DSR_L2..=app::DSR_GUE).contains(&application.id) {
+            let base = 8 * (1 + application.id - app::DSR_L2);
+            application.buckets = BucketRun::new(base, 2);
+            application.flags.0 |= ApplicationFlags::UNTRACKED;
+        }
+    }
 }

@@ -37,6 +37,8 @@ const FLOOR: Capacity = Capacity {
     clients: 65_536,
     // 100 load balancers with all the countries there are, for both families, however many applications each has.
     routes: 1 << 17,
+    // 32 bytes each.
+    buckets: 1 << 18,
 };
 
 /// The sizes of new maps for a configuration, with room to grow.
@@ -59,6 +61,7 @@ pub fn sizes(config: &Config) -> MapSizes {
             country_prefixes: twice(needed.country_prefixes, FLOOR.country_prefixes),
             clients: twice(needed.clients, FLOOR.clients),
             routes: twice(needed.routes, FLOOR.routes),
+            buckets: twice(needed.buckets, FLOOR.buckets),
         },
         max_flows: config.datapath.max_flows,
     }

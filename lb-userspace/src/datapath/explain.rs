@@ -105,6 +105,8 @@ impl Explainer {
             country: Cell::default(),
             flows4: RefCell::default(),
             flows6: RefCell::default(),
+            made4: Cell::default(),
+            made6: Cell::default(),
         };
         let mut frame = question.first_packet();
         let arrival = Arrival {
@@ -127,6 +129,8 @@ struct Recorder<'a> {
     country: Cell<Option<Country>>,
     /// What this packet has changed; `None`: removed.
     flows4: RefCell<BTreeMap<(Memory, FlowKey4), Option<Flow4>>>,
+    made4: Cell<Flow4>,
+    made6: Cell<Flow6>,
     flows6: RefCell<BTreeMap<(Memory, FlowKey6), Option<Flow6>>>,
 }
 
@@ -500,6 +504,17 @@ impl Tables for Recorder<'_> {
         Some(result)
     }
 
+    fn make4(&self, flow: Flow4) {
+        self.made4.set(flow);
+    }
+
+    fn made4<R>(&self, made: bool, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
+        if made {
+            return Some(visit(&mut self.made4.get()));
+        }
+        self.flow4(Memory::Established, key, visit)
+    }
+
     fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
         if self.find4(memory, key).is_some() {
             return Err(InsertError::Exists);
@@ -520,6 +535,17 @@ impl Tables for Recorder<'_> {
         let result = visit(&mut flow);
         self.flows6.borrow_mut().insert((memory, *key), Some(flow));
         Some(result)
+    }
+
+    fn make6(&self, flow: Flow6) {
+        self.made6.set(flow);
+    }
+
+    fn made6<R>(&self, made: bool, key: &FlowKey6, visit: impl FnOnce(&mut Flow6) -> R) -> Option<R> {
+        if made {
+            return Some(visit(&mut self.made6.get()));
+        }
+        self.flow6(Memory::Established, key, visit)
     }
 
     fn insert6(&self, memory: Memory, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {

@@ -412,6 +412,7 @@ fn existing(pins: &Pins, wanted: MapSizes) -> Result<MapSizes> {
         country_prefixes,
         clients,
         routes,
+        buckets,
     } = wanted.capacity;
     let max_flows = size(maps::FLOWS4, wanted.max_flows.saturating_mul(2))? / 2;
     if max_flows != wanted.max_flows {
@@ -437,6 +438,7 @@ fn existing(pins: &Pins, wanted: MapSizes) -> Result<MapSizes> {
             country_prefixes: size(maps::COUNTRIES, country_prefixes)?,
             clients: size(maps::AFFINITY, clients)?,
             routes: size(maps::ROUTES, routes)?,
+            buckets: size(maps::BUCKETS, buckets)?,
         },
         max_flows,
     })

@@ -106,6 +106,7 @@ pub fn required_capacity(config: &Config) -> Capacity {
         country_prefixes: twice(config.geoip.as_ref().map_or(0, |table| table.rows().len())).max(1),
         clients,
         routes: twice(routes),
+        buckets: 1,
     }
 }
 

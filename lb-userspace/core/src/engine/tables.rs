@@ -10,8 +10,8 @@ use super::routing::PoolListDesign;
 use crate::image::{Capacity, TableOp};
 use crate::steering::Family;
 use lb_common::abi::{
-    Application, ApplicationKey, Parity, Pool, PoolId, PoolList, Port, PortSpan, Route, RouteKey, Settings,
-    Spans, Steering, Table, Vip, VipKey,
+    Application, ApplicationKey, BucketRun, Parity, Pool, PoolId, PoolList, Port, PortSpan, Route, RouteKey,
+    Settings, Spans, Steering, Table, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -398,6 +398,7 @@ fn record(listener: &ListenerDesign, table: Table) -> Application {
         affinity_ttl: listener.affinity_ttl,
         affinity_epoch: listener.affinity_epoch,
         routes: listener.routes,
+        buckets: BucketRun::NONE,
         rate: listener.rate,
         source_rate: listener.source_rate,
     }
