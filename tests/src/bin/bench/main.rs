@@ -4,9 +4,17 @@
 
 #[path = "../../../bpf/src/abi.rs"]
 mod abi;
+mod against;
 mod arguments;
+mod bars;
 mod cases;
+mod compare;
+mod counters;
+mod driver;
+mod flows;
 mod frame;
+mod layout;
+mod lb;
 mod modes;
 #[path = "../../../bpf/src/network.rs"]
 mod network;
@@ -14,6 +22,9 @@ mod node;
 mod packets;
 mod paths;
 mod report;
+mod subject;
+mod table;
+mod tables;
 
 use anyhow::{Context, Result, ensure};
 use arguments::Arguments;
@@ -48,6 +59,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(file) = &arguments.export {
+        return against::Object::export(file);
+    }
     if let (_, Some(warning)) = report::load() {
         eprintln!("warning: {warning}");
     }
@@ -62,9 +76,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     } else {
         Vec::new()
     };
-    let compared = packets::compare(&rows);
+    let compared = compare::compare(&rows);
     if !arguments.json && !rows.is_empty() {
-        report::print_packets(&compared, arguments.packet_rounds());
+        table::print(&compared, arguments.packet_rounds());
+        table::print_bars(&compared.bars);
     }
     let paths = if arguments.measures_paths() {
         paths::measure(arguments)?
