@@ -9,7 +9,7 @@ use lb_common::abi::{Protocol, Traffic as Row};
 use lb_common::datapath::{DropReason, Pass};
 
 /// New flows of one measurement. A power of two, so that none is opened twice.
-pub const NEW_FLOWS: u32 = 1 << 14;
+pub const NEW_FLOWS: u32 = 1 << 13;
 /// Flows that go round where each packet's must be a new one: many times what the full table holds.
 const FLOOD: u32 = 1 << 22;
 /// Flows of what is measured in wide shapes, and on both CPUs.
