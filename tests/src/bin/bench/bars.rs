@@ -114,12 +114,11 @@ pub fn bars(case: &Case) -> Vec<Bar> {
         bars.push(to(BOTH_CPUS, Case { cpus: 1, ..*case }));
         return bars;
     }
-    if !usual {
-        let shape = Shape::usual(flows);
-        bars.push(to(WIDE, Case { shape, ..*case }));
-        return bars;
-    }
     match case.traffic {
+        _ if !usual => {
+            let shape = Shape::usual(flows);
+            bars.push(to(WIDE, Case { shape, ..*case }));
+        }
         Traffic::In | Traffic::Out if v4 && case.mode == Mode::Nat => {
             let limit = match flows {
                 1 => Some(NAT),

@@ -7,6 +7,7 @@ mod abi;
 mod against;
 mod arguments;
 mod bars;
+mod baseline;
 mod cases;
 mod compare;
 mod counters;
@@ -21,6 +22,7 @@ mod network;
 mod node;
 mod packets;
 mod paths;
+mod plot;
 mod report;
 mod subject;
 mod table;
@@ -77,9 +79,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         Vec::new()
     };
     let compared = compare::compare(&rows);
+    let moved = packets::keep(arguments, &compared)?;
     if !arguments.json && !rows.is_empty() {
         table::print(&compared, arguments.packet_rounds());
         table::print_bars(&compared.bars);
+        if let Some(moved) = &moved {
+            baseline::print(moved);
+        }
     }
     let paths = if arguments.measures_paths() {
         paths::measure(arguments)?
@@ -88,7 +94,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     };
     if arguments.json {
         let (packets, paths_done) = (arguments.packet_rounds(), arguments.path_rounds());
-        let json = report::json(&compared, packets, &paths, paths_done, paths::SECONDS);
+        let mut json = report::json(&compared, packets, &paths, paths_done, paths::SECONDS);
+        if let Some(moved) = &moved {
+            json["moved"] = baseline::json(moved);
+        }
         println!("{json:#}");
     } else if !paths.is_empty() {
         report::print_paths(&paths, arguments.path_rounds(), paths::SECONDS);
