@@ -3,9 +3,9 @@
 use super::reasons::Reason;
 use crate::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Country, CountryKey,
-    FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface,
-    Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, SourceKey,
-    Timeouts, Traffic, Vip, VipKey,
+    FILTER_WORDS, FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop,
+    HopId, Interface, Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey,
+    Settings, SettingsFlags, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
 use crate::datapath::{InsertError, Memory, Sample, Tables};
 use std::cell::RefCell;
@@ -119,6 +119,9 @@ impl MemoryTables {
             .into_iter()
             .flatten()
             .map(|key| FilterBit::of6(key.destination));
+        if self.settings.flags.has(SettingsFlags::DNAT) {
+            return (0..FILTER_WORDS).map(|word| (word, u64::MAX)).collect();
+        }
         let mut words = self.addresses.borrow().clone();
         for FilterBit { word, mask } in self.configured().chain(v4).chain(v6) {
             *words.entry(word).or_default() |= mask;
@@ -269,6 +272,9 @@ impl Tables for MemoryTables {
     }
 
     fn addresses(&self, word: u32) -> Option<u64> {
+        if self.settings.flags.has(SettingsFlags::DNAT) {
+            return Some(u64::MAX);
+        }
         let configured = self.configured().filter(|bit| bit.word == word);
         let flows = self.addresses.borrow().get(&word).copied().unwrap_or_default();
         Some(configured.fold(flows, |bits, bit| bits | bit.mask))

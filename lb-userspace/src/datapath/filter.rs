@@ -5,8 +5,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, IterableMap, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Application, ApplicationKey, FILTER_WORDS, FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, Ip, Vip, VipKey,
-    maps,
+    Application, ApplicationKey, FILTER_WORDS, FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, Ip, Settings,
+    SettingsFlags, Vip, VipKey, maps,
 };
 use std::os::fd::AsFd;
 
@@ -42,6 +42,10 @@ impl AddressFilter {
                 entries::<FlowKey6, Flow6>(&take(name)?, |key, _| filter.note(key.destination.into()))?;
             }
         }
+        let settings: Array<MapData, Settings> = take(maps::SETTINGS)?.try_into()?;
+        if settings.get(&0, 0)?.flags.has(SettingsFlags::DNAT) {
+            filter.words.fill(u64::MAX);
+        }
         // What an array's unused rows hold.
         found.retain(|&address| address != Ip::default());
         found.into_iter().for_each(|address| filter.note(address));
@@ -75,6 +79,18 @@ impl AddressFilter {
             self.map
                 .set(word, *held, 0)
                 .context("write the filter of addresses")?;
+        }
+        Ok(())
+    }
+
+    /// Lets packets for any address be looked at.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn open(&mut self) -> Result<()> {
+        if self.words.iter().any(|&word| word != u64::MAX) {
+            self.words.fill(u64::MAX);
+            self.write_all()?;
         }
         Ok(())
     }

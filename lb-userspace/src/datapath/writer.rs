@@ -8,7 +8,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValue
 use aya::util::nr_cpus;
 use lb_common::abi::{
     Application, ApplicationKey, Hop, Interface, Ip, Load, Origin, PathMtu, Pool, Route, RouteKey, Settings,
-    Timeouts, Traffic, Vip, VipKey, maps,
+    SettingsFlags, Timeouts, Traffic, Vip, VipKey, maps,
 };
 use lb_core::image::{TableOp, slots};
 use std::os::fd::AsFd;
@@ -91,6 +91,12 @@ impl Writer {
         | TableOp::SnatAddress { address, .. } = step
         {
             self.addresses.add(*address)?;
+        }
+        if let TableOp::Settings(settings) = step
+            && settings.flags.has(SettingsFlags::DNAT)
+        {
+            // Answers come to the clients' own addresses, also when the last such origin is gone.
+            self.addresses.open()?;
         }
         match step {
             TableOp::Origin { id, record } => self

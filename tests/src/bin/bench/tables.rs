@@ -4,9 +4,9 @@ use crate::frame::{Address, NODE_MAC, Numbered, ORIGIN, ORIGIN_MAC, ORIGIN_PORT,
 use crate::layout::{DENYING, Door, LISTED, PREFIXES, Shape};
 use crate::modes::Mode;
 use lb_common::abi::{
-    AccessList, AccessRule, Application, ApplicationFlags, ApplicationKey, HashKey, Hop, HopId, Ip, Origin,
-    OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Rate, Settings,
-    SettingsFlags, Steering, Table, Timeouts,
+    AccessList, AccessRule, AddressRole, Application, ApplicationFlags, ApplicationKey, HashKey, Hop, HopId,
+    Ip, Origin, OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Rate,
+    Settings, SettingsFlags, Steering, Table, Timeouts, Vip, VipKey,
 };
 use lb_common::datapath::family::{V4, V6};
 use lb_core::image::{AccessRules, Capacity, TableOp};
@@ -43,6 +43,7 @@ pub fn capacity(shape: Shape) -> Capacity {
             .fold(Mode::ALL.len() as u32, |sum, &mode| sum + 2 * shape.slots(mode)),
         application_rows: shape.application_rows(),
         access_prefixes: PREFIXES + 8,
+        vips: 64,
         ..Capacity::default()
     }
 }
@@ -175,6 +176,19 @@ fn of_family<F: Numbered>(shape: Shape, steps: &mut Vec<TableOp>) {
         index: snat_base + number,
         address: F::numbered(Address(SNAT.0 + number)).into(),
     }));
+    // With `dnat` a packet for any address may be an answer, and lb looks at all of them. Here only those for that mode's
+    // client are, so that one that is not ours costs what it does without.
+    steps.push(TableOp::Vip {
+        key: VipKey {
+            address: F::numbered(Mode::Dnat.clients()).into(),
+            parity: Parity::of(GENERATION),
+            reserved: [0; 3],
+        },
+        record: Vip {
+            role: AddressRole::ORIGIN,
+            ..Vip::default()
+        },
+    });
     for mode in Mode::ALL {
         for number in 0..shape.applications(mode) {
             let row = shape.application(mode, number);
