@@ -33,6 +33,8 @@ const SSH_PORT: u16 = 22;
 const FIRST_PORT: u16 = 1024;
 /// 16,384 flows have the same client, and the same source address of the node.
 const PORT_BITS: u32 = 14;
+/// So many known flows have the same client.
+pub const FLOWS_PER_CLIENT: u32 = 1 << PORT_BITS;
 /// New flows: 64 of each client, so that the node's source addresses share them.
 const NEW_PORT_BITS: u32 = 6;
 

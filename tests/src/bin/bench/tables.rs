@@ -1,6 +1,8 @@
 //! What lb is configured with.
 
-use crate::frame::{Address, NODE_MAC, Numbered, ORIGIN, ORIGIN_MAC, ORIGIN_PORT, SNAT, Version};
+use crate::frame::{
+    Address, FLOWS_PER_CLIENT, NODE_MAC, Numbered, ORIGIN, ORIGIN_MAC, ORIGIN_PORT, SNAT, Version,
+};
 use crate::layout::{DENYING, Door, LISTED, PREFIXES, Shape};
 use crate::modes::Mode;
 use lb_common::abi::{
@@ -177,10 +179,13 @@ fn of_family<F: Numbered>(shape: Shape, steps: &mut Vec<TableOp>) {
         address: F::numbered(Address(SNAT.0 + number)).into(),
     }));
     // With `dnat` a packet for any address may be an answer, and lb looks at all of them. Here only those for that mode's
-    // client are, so that one that is not ours costs what it does without.
-    steps.push(TableOp::Vip {
+    // clients are, so that one that is not ours costs what it does without.
+    let clients = Mode::Dnat
+        .flows(Protocol::TCP, shape.flows)
+        .div_ceil(FLOWS_PER_CLIENT);
+    steps.extend((0..clients).map(|number| TableOp::Vip {
         key: VipKey {
-            address: F::numbered(Mode::Dnat.clients()).into(),
+            address: F::numbered(Address(Mode::Dnat.clients().0 + number)).into(),
             parity: Parity::of(GENERATION),
             reserved: [0; 3],
         },
@@ -188,7 +193,7 @@ fn of_family<F: Numbered>(shape: Shape, steps: &mut Vec<TableOp>) {
             role: AddressRole::ORIGIN,
             ..Vip::default()
         },
-    });
+    }));
     for mode in Mode::ALL {
         for number in 0..shape.applications(mode) {
             let row = shape.application(mode, number);
