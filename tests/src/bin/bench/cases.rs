@@ -2,6 +2,7 @@
 
 use crate::abi::{self, FRAME_LEN, TARGET_SUBJECT};
 use crate::counters::{Counters, Group};
+use crate::flows;
 use crate::frame::{IFINDEX, Traffic, Version};
 use crate::layout::{Door, Shape, Width};
 use crate::modes::Mode;
@@ -11,7 +12,7 @@ use lb_common::datapath::{DropReason, Pass};
 /// New flows of one measurement. A power of two, so that none is opened twice.
 pub const NEW_FLOWS: u32 = 1 << 13;
 /// Flows that go round where each packet's must be a new one: many times what the full table holds.
-const FLOOD: u32 = 1 << 22;
+const FLOOD: u32 = 1 << 23;
 /// Flows that caches hold.
 const CACHED: u32 = 1_000;
 /// Flows of what is measured in wide shapes, and on both CPUs.
@@ -117,11 +118,10 @@ impl List<'_> {
     }
 
     fn floors(&mut self) {
-        for floor in [Floor::Transmit, Floor::Insert] {
-            self.cases
-                .extend(VERSIONS.map(|version| Case::floor(floor, version)));
-        }
+        let transmit = VERSIONS.map(|version| Case::floor(Floor::Transmit, version));
+        self.cases.extend(transmit);
         for floor in [
+            Floor::Insert,
             Floor::Lookup,
             Floor::Miss,
             Floor::Prefix,
@@ -343,7 +343,10 @@ impl Case {
     /// Packets that nobody looks at before the first measurement: they fill a table, or reach a limit.
     pub fn priming(&self) -> u32 {
         match (self.program, self.traffic) {
-            (Program::Floor(Floor::Insert), _) => 2 * abi::FULL,
+            (Program::Floor(Floor::Insert), _) => {
+                let entries = flows::tentative(self.shape);
+                entries + entries / 4
+            }
             (_, Traffic::Refused(Door::Limited)) => 1,
             _ => 0,
         }
