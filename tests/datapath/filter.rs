@@ -2,17 +2,19 @@
 
 use aya::maps::{Array, HashMap};
 use lb_common::abi::{ApplicationKey, Filter, Flow4, FlowKey4, SettingsFlags, VipKey, maps};
-use lb_common::testing::scenario::{CLIENT_SIDE, at};
+use lb_common::testing::modes;
+use lb_common::testing::scenario::{CLIENT_SIDE, ORIGIN_SIDE, app, at};
 use lb_common::testing::{PacketBuilder, Scenario};
 use lb_core::image::TableOp;
 use lb_tests::needs_root;
 use lb_tests::prog::{Action, Kernel, namespace, small};
 use lb_userspace::datapath::writer::Writer;
+use std::net::SocketAddr;
 
 const VIP: &str = "203.0.113.10:80";
 const CLIENT: &str = "198.51.100.7:1000";
 
-/// A configuration without `dnat`, with which a packet for any address may be ours.
+/// A configuration without `dnat`: with it, a packet for any address may be ours.
 fn configuration() -> Scenario {
     let mut scenario = Scenario::standard();
     scenario.tables.settings.flags.0 &= !SettingsFlags::DNAT;
@@ -96,5 +98,35 @@ fn flows_of_an_address_that_is_gone_go_on() {
         assert_eq!(receive(&mut kernel, ACK), Action::PASS);
         let _writer = Writer::new(|name| kernel.map(name)).unwrap();
         assert_eq!(receive(&mut kernel, ACK), Action::REDIRECT);
+    });
+}
+
+/// Answers come to the client's own address: they find their flow also when no origin is reached in that way any more.
+#[test]
+fn flows_of_dnat_go_on_without_its_origins() {
+    needs_root!();
+    namespace().enter(|| {
+        let scenario = configuration();
+        let mut kernel = Kernel::new(&small()).unwrap();
+        kernel.write(&scenario.tables).unwrap();
+        let mut writer = Writer::new(|name| kernel.map(name)).unwrap();
+        let mut settings = scenario.tables.settings;
+        settings.flags.0 |= SettingsFlags::DNAT;
+        writer.apply(&[TableOp::Settings(settings)]).unwrap();
+        let port = modes::port(app::DNAT);
+        let (client, vip) = (at(CLIENT), SocketAddr::from(([203, 0, 113, 10], port)));
+        let origin = at("10.0.2.11:8080");
+        let mut send = |interface, source, destination, flags| {
+            let packet = PacketBuilder::tcp(source, destination, flags);
+            kernel.receive(interface, &packet.frame()).unwrap().0
+        };
+        assert_eq!(send(CLIENT_SIDE, client, vip, SYN), Action::REDIRECT);
+        assert_eq!(send(ORIGIN_SIDE, origin, client, SYN | ACK), Action::REDIRECT);
+        assert_eq!(send(CLIENT_SIDE, client, vip, ACK), Action::REDIRECT);
+        // The last one goes, and then another daemon comes.
+        writer
+            .apply(&[TableOp::Settings(scenario.tables.settings)])
+            .unwrap();
+        assert_eq!(send(ORIGIN_SIDE, origin, client, ACK), Action::REDIRECT);
     });
 }

@@ -135,10 +135,9 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     let Some(ports) = ports else {
         return pass(Pass::MalformedIp);
     };
-    // A flow's packets are for an address that was once ours, but with `dnat`, for its client's.
+    // Whatever a flow's packets are for was let in before the flow began.
     let bit = F::filter_bit(network.destination);
-    let ours = is_set(tables, Filter::Ours, bit);
-    if !ours && !context.settings.flags.has(SettingsFlags::DNAT) {
+    if !is_set(tables, Filter::Ours, bit) {
         return pass(Pass::NotOurs);
     }
     let arriving = network.tuple(ports);

@@ -5,7 +5,7 @@ use crate::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Bucket, BucketRun, Country,
     CountryKey, Filter, FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey,
     Hop, HopId, Interface, Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey,
-    Settings, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
+    Settings, SettingsFlags, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
 use crate::datapath::{InsertError, Memory, Sample, Tables};
 use std::cell::RefCell;
@@ -124,6 +124,9 @@ impl MemoryTables {
     pub fn filter(&self) -> BTreeMap<u32, u64> {
         let mut words = self.addresses.borrow().clone();
         let mut keep = |(word, mask)| *words.entry(word).or_default() |= mask;
+        if self.settings.flags.has(SettingsFlags::DNAT) {
+            (0..Filter::WORDS / 2).for_each(|word| keep((word, u64::MAX)));
+        }
         self.configured().for_each(&mut keep);
         for flows in [&self.flows4, &self.tentative4] {
             let flows = flows.borrow();
@@ -284,6 +287,9 @@ impl Tables for MemoryTables {
     }
 
     fn addresses(&self, word: u32) -> Option<u64> {
+        if word < Filter::WORDS / 2 && self.settings.flags.has(SettingsFlags::DNAT) {
+            return Some(u64::MAX);
+        }
         let configured = self.configured().filter(|(of, _)| *of == word);
         let flows = self.addresses.borrow().get(&word).copied().unwrap_or_default();
         Some(configured.fold(flows, |bits, (_, mask)| bits | mask))

@@ -111,6 +111,7 @@ pub struct Outgoing {
 /// Bytes that the largest outer header has: IPv6 and UDP.
 pub const MAX_OUTER: usize = IPV6_LEN + UDP_LEN;
 const UDP_LEN: usize = 8;
+const TCP_LEN: usize = 20;
 const ICMP_LEN: usize = 8;
 
 /// Which headers an outer header consists of.
@@ -223,7 +224,13 @@ impl Parts {
         (at, v6): (usize, bool),
         asks: bool,
     ) -> Option<Self> {
-        if network.fragment != Fragment::Whole || network.transport_len < UDP_LEN {
+        // What is cut short has no checksum to bring up to date.
+        let least = if network.protocol == Protocol::TCP {
+            TCP_LEN
+        } else {
+            UDP_LEN
+        };
+        if network.fragment != Fragment::Whole || network.transport_len < least {
             return None;
         }
         let transport = network.transport;

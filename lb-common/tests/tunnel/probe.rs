@@ -160,6 +160,19 @@ fn a_super_packet_is_not_summed() {
     assert_eq!(left.0[14 + 40 + 6..][..2], [0, 0]);
 }
 
+/// A TCP segment whose packet ends, by its own header, before the checksum does.
+#[test]
+fn a_header_that_is_cut_short_is_no_question() {
+    let probe = way(Forwarding::DSR_GUE, true, true);
+    let mut frame = question(probe.target, 0, 80, b"");
+    for length in 0..20u8 {
+        frame.0.truncate(14 + 40 + usize::from(length));
+        frame.0.resize(14 + 40 + usize::from(length), 0);
+        frame.0[14 + 5] = length;
+        assert_eq!(found(&frame, &probe, true), None, "{length}");
+    }
+}
+
 proptest! {
     /// The outer checksum is right without a look at the payload.
     #[test]

@@ -5,8 +5,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, IterableMap, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Application, ApplicationKey, BucketRun, Filter, FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, Ip, Vip,
-    VipKey, maps,
+    Application, ApplicationKey, BucketRun, Filter, FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, Ip,
+    Settings, SettingsFlags, Vip, VipKey, maps,
 };
 use std::os::fd::AsFd;
 
@@ -51,6 +51,10 @@ impl AddressFilter {
                 })?;
             }
         }
+        let settings: Array<MapData, Settings> = take(maps::SETTINGS)?.try_into()?;
+        if settings.get(&0, 0)?.flags.has(SettingsFlags::DNAT) {
+            filter.let_all_in();
+        }
         // What an array's unused rows hold.
         found.retain(|&address| address != Ip::default());
         found
@@ -65,6 +69,16 @@ impl AddressFilter {
         if let Some(word) = self.words.get_mut(filter.word(bit) as usize) {
             *word |= bit.mask;
         }
+    }
+
+    /// Whether that changed anything.
+    fn let_all_in(&mut self) -> bool {
+        let mut changed = false;
+        for word in self.words.iter_mut().take(Filter::WORDS as usize / 2) {
+            changed |= *word != u64::MAX;
+            *word = u64::MAX;
+        }
+        changed
     }
 
     fn write_all(&mut self) -> Result<()> {
@@ -87,6 +101,17 @@ impl AddressFilter {
             self.map
                 .set(word, *held, 0)
                 .context("write the filter of addresses")?;
+        }
+        Ok(())
+    }
+
+    /// Lets packets for any address be looked at.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn open(&mut self) -> Result<()> {
+        if self.let_all_in() {
+            self.write_all()?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValue
 use aya::util::nr_cpus;
 use lb_common::abi::{
     Application, ApplicationKey, Bucket, BucketRun, Filter, Hop, Interface, Ip, Load, Origin, PathMtu, Pool,
-    Route, RouteKey, Settings, Timeouts, Traffic, Vip, VipKey, maps,
+    Route, RouteKey, Settings, SettingsFlags, Timeouts, Traffic, Vip, VipKey, maps,
 };
 use lb_core::image::{TableOp, slots};
 use std::os::fd::AsFd;
@@ -101,6 +101,12 @@ impl Writer {
             && record.buckets != BucketRun::NONE
         {
             self.addresses.add(Filter::Untracked, key.address)?;
+        }
+        if let TableOp::Settings(settings) = step
+            && settings.flags.has(SettingsFlags::DNAT)
+        {
+            // Answers come to the clients' own addresses, also when the last such origin is gone.
+            self.addresses.open()?;
         }
         match step {
             TableOp::Origin { id, record } => self

@@ -2,39 +2,32 @@
 //!
 //! The kernel's own repetition (BPF_PROG_TEST_RUN) gives a program the same frame again as the former run left it:
 //! rewritten already. [`drive`] makes a fresh packet of another flow each time and calls the program that is measured,
-//! which needs no change for it. The floors are called in the same way; they are what nothing that returns a packet, and
-//! nothing that remembers flows, can be below.
+//! which needs no change for it. The [`floors`] are called in the same way.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
 #[expect(dead_code, reason = "the rest is for userspace")]
 mod abi;
+mod floors;
 mod frame;
 mod network;
+mod ring;
 
-use abi::{FRAME_LEN, Series, TEMPLATE_LEN, Varied, WORDS};
+use abi::{FLOORS, FRAME_LEN, Series, TEMPLATE_LEN, Varied, WORDS};
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::{PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use core::mem::offset_of;
-use frame::{at, field, length};
-use lb_common::abi::{Flow4, Flow6, FlowKey4, FlowKey6, Ip4, Ip6, Port, Protocol};
+use frame::{at, length};
 use network::{Headers4, Headers6};
 
 #[btf_map]
-static SERIES: Array<Series, 1> = Array::new();
+static SERIES: PerCpuArray<Series, 1> = PerCpuArray::new();
 #[btf_map]
-static TARGETS: ProgramArray<4> = ProgramArray::new();
-#[btf_map]
-static FOUND: PerCpuArray<u64, 2> = PerCpuArray::new();
-/// lb's own tables.
-#[btf_map]
-static FLOWS4: HashMap<FlowKey4, Flow4, 1> = HashMap::new();
-#[btf_map]
-static FLOWS6: HashMap<FlowKey6, Flow6, 1> = HashMap::new();
+static TARGETS: ProgramArray<{ FLOORS.len() + 1 }> = ProgramArray::new();
 
 /// Looks at what the last packet has become, makes the next one, and calls the program that is measured.
 #[xdp(frags)]
@@ -42,7 +35,7 @@ pub fn drive(context: XdpContext) -> u32 {
     let Some(series) = SERIES.get_ptr_mut(0) else {
         return xdp_action::XDP_ABORTED;
     };
-    // SAFETY: the map's only value, and one run at a time uses it.
+    // SAFETY: this CPU's only value, and one run at a time uses it.
     let series = unsafe { &mut *series };
     let drift = length(&context) as i32 - FRAME_LEN as i32;
     if drift != series.growth as i32 {
@@ -96,6 +89,17 @@ pub fn drive(context: XdpContext) -> u32 {
             ),
         };
         base.add(address_at).cast::<u32>().write_volatile(address);
+        if series.destinations > 1 {
+            let destination = if v4 {
+                offset_of!(Headers4, destination)
+            } else {
+                offset_of!(Headers6, destination) + 12
+            };
+            let destination = base.add(destination).cast::<u32>();
+            let first = u32::from_be(destination.read_volatile());
+            let chosen = first.wrapping_add(abi::spread(flow, series.destinations));
+            destination.write_volatile(chosen.to_be());
+        }
         base.add(port_at).cast::<u16>().write_volatile(port);
         // Comes back only when the target is not there.
         TARGETS.tail_call(&context, series.target);
@@ -114,70 +118,6 @@ fn flow(series: &Series) -> u32 {
     } else {
         flow - series.flows
     }
-}
-
-/// The floor of everything that sends a packet.
-#[xdp(frags)]
-pub fn floor_transmit(_: XdpContext) -> u32 {
-    xdp_action::XDP_TX
-}
-
-/// The floor of everything that remembers flows: one lookup in lb's table, and one counter of what it found.
-#[xdp(frags)]
-pub fn floor_lookup4(context: XdpContext) -> u32 {
-    let Some(headers) = at::<Headers4>(&context) else {
-        return xdp_action::XDP_ABORTED;
-    };
-    // SAFETY: `at` proved that the headers lie in the frame.
-    let key = unsafe {
-        FlowKey4 {
-            source: Ip4(field(headers, offset_of!(Headers4, source))),
-            destination: Ip4(field(headers, offset_of!(Headers4, destination))),
-            source_port: Port(field(headers, offset_of!(Headers4, source_port))),
-            destination_port: Port(field(headers, offset_of!(Headers4, destination_port))),
-            protocol: Protocol(field(headers, offset_of!(Headers4, protocol))),
-            reserved: [0; 3],
-        }
-    };
-    // SAFETY: nobody writes the table while a lookup is measured.
-    match unsafe { FLOWS4.get(&key) } {
-        Some(flow) => count(flow.core.application),
-        None => xdp_action::XDP_DROP,
-    }
-}
-
-/// As [`floor_lookup4`], for IPv6.
-#[xdp(frags)]
-pub fn floor_lookup6(context: XdpContext) -> u32 {
-    let Some(headers) = at::<Headers6>(&context) else {
-        return xdp_action::XDP_ABORTED;
-    };
-    // SAFETY: `at` proved that the headers lie in the frame.
-    let key = unsafe {
-        FlowKey6 {
-            source: Ip6(field(headers, offset_of!(Headers6, source))),
-            destination: Ip6(field(headers, offset_of!(Headers6, destination))),
-            source_port: Port(field(headers, offset_of!(Headers6, source_port))),
-            destination_port: Port(field(headers, offset_of!(Headers6, destination_port))),
-            protocol: Protocol(field(headers, offset_of!(Headers6, next_header))),
-            reserved: [0; 3],
-        }
-    };
-    // SAFETY: nobody writes the table while a lookup is measured.
-    match unsafe { FLOWS6.get(&key) } {
-        Some(flow) => count(flow.core.application),
-        None => xdp_action::XDP_DROP,
-    }
-}
-
-#[inline(always)]
-fn count(row: u32) -> u32 {
-    let Some(found) = FOUND.get_ptr_mut(row) else {
-        return xdp_action::XDP_DROP;
-    };
-    // SAFETY: the row is this CPU's own.
-    unsafe { *found += 1 };
-    xdp_action::XDP_TX
 }
 
 const _: () = assert!(size_of::<Headers6>() <= TEMPLATE_LEN && TEMPLATE_LEN <= FRAME_LEN);

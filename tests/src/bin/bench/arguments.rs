@@ -1,8 +1,16 @@
 //! The benchmark's options. `cargo xtask bench` includes this file and passes them on.
 
+use std::path::PathBuf;
+
 /// Rounds of a full and of a quick run: of packets, and of paths.
-const ROUNDS: (u32, u32) = (15, 3);
+const ROUNDS: (u32, u32) = (30, 3);
 const QUICK_ROUNDS: (u32, u32) = (5, 1);
+/// Packets of one measurement.
+const PACKETS: u32 = 100_000;
+const QUICK_PACKETS: u32 = 30_000;
+/// Numbers of flows. Those of a quick run show what one flow's packets cost, and those of more than fit into caches.
+const FLOWS: [u32; 4] = [1, 1_000, 1 << 16, 1_000_000];
+const QUICK_FLOWS: [u32; 2] = [1, 1 << 16];
 
 /// Measure the packet path
 #[derive(clap::Args, Debug)]
@@ -19,10 +27,25 @@ pub struct Arguments {
     /// Only the cases (such as `tcp v4 in`) and paths (such as `lb`) whose name contains TEXT
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,
-    /// Only the cases at these numbers of flows
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1, 1_000, 100_000, 1_000_000],
-          value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
-    pub flows: Vec<u32>,
+    /// Only the cases at these numbers of flows, instead of 1, 1000, 65536 and 1000000
+    #[arg(long, value_name = "N,...", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    flows: Vec<u32>,
+    /// Also measure an earlier object of lb, or that in a binary of lb, in the same rounds
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// Write this tree's object of lb to FILE, for `--against` later
+    #[arg(long, value_name = "FILE")]
+    pub export: Option<PathBuf>,
+    /// Compare the cases with those that --save has written before, as ratios of multiples of the floors
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// Write the cases to FILE, for `--baseline` later
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Write plots (SVG) into FOLDER: cost by the number of flows
+    #[arg(long, value_name = "FOLDER")]
+    pub plots: Option<PathBuf>,
     /// Leave out throughput through namespaces
     #[arg(long)]
     no_paths: bool,
@@ -53,7 +76,19 @@ impl Arguments {
 
     /// Packets of one measurement.
     pub fn packets(&self) -> u32 {
-        if self.quick { 50_000 } else { 200_000 }
+        if self.quick { QUICK_PACKETS } else { PACKETS }
+    }
+
+    /// Numbers of flows, in ascending order.
+    pub fn flows(&self) -> Vec<u32> {
+        let mut flows = match (self.flows.as_slice(), self.quick) {
+            ([], false) => FLOWS.to_vec(),
+            ([], true) => QUICK_FLOWS.to_vec(),
+            (own, _) => own.to_vec(),
+        };
+        flows.sort_unstable();
+        flows.dedup();
+        flows
     }
 
     /// Whether a case or path of that name is wanted.

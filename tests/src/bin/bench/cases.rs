@@ -1,10 +1,36 @@
 //! What is measured, and what must have been counted afterwards.
 
-use crate::abi::{FRAME_LEN, Series, TARGET_LB, TARGET_LOOKUP4, TARGET_LOOKUP6, TARGET_TRANSMIT};
-use crate::frame::{IFINDEX, Traffic, Version, series};
-use crate::modes::{MOST_FLOWS, Mode};
-use crate::node::{Counters, Expected, NEW_FLOWS, PASS, REDIRECT, TX};
-use lb_common::abi::{self, Protocol};
+use crate::abi::{self, FRAME_LEN, TARGET_SUBJECT};
+use crate::counters::{Counters, Group};
+use crate::flows;
+use crate::frame::{IFINDEX, Traffic, Version};
+use crate::layout::{Door, Shape, Width};
+use crate::modes::Mode;
+use lb_common::abi::{Protocol, Traffic as Row};
+use lb_common::datapath::{DropReason, Pass};
+
+/// New flows of one measurement. A power of two, so that none is opened twice.
+pub const NEW_FLOWS: u32 = 1 << 13;
+/// Flows that go round where each packet's must be a new one: many times what the full table holds.
+const FLOOD: u32 = 1 << 23;
+/// Flows that caches hold.
+const CACHED: u32 = 1_000;
+/// Flows of what is measured in wide shapes, and on both CPUs.
+const MANY: u32 = 1 << 16;
+
+pub const DROP: u32 = 1;
+pub const PASS: u32 = 2;
+pub const TX: u32 = 3;
+pub const REDIRECT: u32 = 4;
+
+/// Whose program it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Build {
+    /// That of this tree.
+    Present,
+    /// That which it is compared with.
+    Earlier,
+}
 
 /// Which program is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,84 +39,215 @@ pub enum Program {
     Lb,
     /// lb, and out by another interface.
     Redirecting,
-    /// The floor that only sends the packet back.
+    Floor(Floor),
+}
+
+/// What nothing can be below.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Floor {
+    /// Only sends the packet back.
     Transmit,
-    /// The floor that looks it up in lb's flow table and counts it.
+    /// One lookup in lb's flow table that finds the packet's flow, and one counter.
     Lookup,
+    /// One lookup that finds nothing, and the packet passes.
+    Miss,
+    /// One insertion into a full table that evicts.
+    Insert,
+    /// One lookup in the long access list.
+    Prefix,
+    /// Address, ring, real, two counters, another link address.
+    Ring,
+    /// The same, and an outer IP header.
+    RingTunnel,
 }
 
 /// One row of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Case {
+    pub build: Build,
     pub program: Program,
     pub mode: Mode,
     pub traffic: Traffic,
     pub protocol: Protocol,
     pub version: Version,
-    /// In the tables: of each protocol, with two entries each.
-    pub flows: u32,
+    pub shape: Shape,
+    /// CPUs that send at the same time, each its own flows.
+    pub cpus: u32,
 }
 
+/// What a run should do, beside leaving the frames' TTL as its series says.
+pub struct Expected {
+    pub action: u32,
+    pub counters: Counters,
+}
+
+const VERSIONS: [Version; 2] = [Version::V4, Version::V6];
+const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
+
 /// All cases at these numbers of flows, in the order of the table; the floors stand first.
-pub fn all(flows: &[u32]) -> Vec<Case> {
-    let mut cases = Vec::new();
-    let mut add = |program, traffic, protocol, version, flows: &[u32]| {
-        cases.extend(flows.iter().map(|&flows| Case {
-            program,
-            mode: Mode::Nat,
-            traffic,
-            protocol,
-            version,
-            flows,
-        }));
+pub fn all(flows: &[u32], cpus: usize) -> Vec<Case> {
+    let mut list = List {
+        flows,
+        cases: Vec::new(),
     };
-    let versions = [Version::V4, Version::V6];
-    for version in versions {
-        add(
-            Program::Transmit,
-            Traffic::In,
-            Protocol::TCP,
-            version,
-            &flows[..1],
-        );
+    list.floors();
+    list.translated();
+    list.direct();
+    list.opened();
+    list.wide();
+    if cpus > 1 {
+        list.both_cpus();
     }
-    for version in versions {
-        add(Program::Lookup, Traffic::In, Protocol::TCP, version, flows);
-    }
-    for traffic in [Traffic::In, Traffic::Out, Traffic::New] {
-        for protocol in [Protocol::TCP, Protocol::UDP] {
-            for version in versions {
-                add(Program::Lb, traffic, protocol, version, flows);
+    list.cases
+}
+
+struct List<'a> {
+    flows: &'a [u32],
+    cases: Vec<Case>,
+}
+
+impl List<'_> {
+    /// Adds a case at each number of flows that its mode's tables hold.
+    fn add(&mut self, case: Case) {
+        for &flows in self.flows {
+            if case.mode.flows(case.protocol, flows) == flows {
+                let shape = Shape::usual(flows);
+                self.cases.push(Case { shape, ..case });
             }
         }
     }
-    add(
-        Program::Redirecting,
-        Traffic::In,
-        Protocol::TCP,
-        Version::V4,
-        flows,
-    );
-    for version in versions {
-        add(Program::Lb, Traffic::NotOurs, Protocol::TCP, version, flows);
-    }
-    let few = flows.iter().filter(|&&flows| flows <= MOST_FLOWS);
-    for &mode in &Mode::ALL[1..] {
-        for version in versions {
-            cases.extend(few.clone().map(|&flows| Case {
-                program: Program::Lb,
-                mode,
-                traffic: Traffic::In,
-                protocol: Protocol::TCP,
-                version,
-                flows,
-            }));
+
+    fn floors(&mut self) {
+        let transmit = VERSIONS.map(|version| Case::floor(Floor::Transmit, version));
+        self.cases.extend(transmit);
+        for floor in [
+            Floor::Insert,
+            Floor::Lookup,
+            Floor::Miss,
+            Floor::Prefix,
+            Floor::Ring,
+            Floor::RingTunnel,
+        ] {
+            for version in VERSIONS {
+                self.add(Case::floor(floor, version));
+            }
         }
     }
-    cases
+
+    fn translated(&mut self) {
+        for traffic in [Traffic::In, Traffic::Out] {
+            for protocol in PROTOCOLS {
+                for version in VERSIONS {
+                    self.add(Case::lb(Mode::Nat, traffic, protocol, version));
+                }
+            }
+        }
+        self.add(Case {
+            program: Program::Redirecting,
+            ..Case::lb(Mode::Nat, Traffic::In, Protocol::TCP, Version::V4)
+        });
+        for traffic in [Traffic::In, Traffic::Out] {
+            for version in VERSIONS {
+                self.add(Case::lb(Mode::Dnat, traffic, Protocol::TCP, version));
+            }
+        }
+        self.add(Case::lb(Mode::Dnat, Traffic::In, Protocol::UDP, Version::V4));
+    }
+
+    fn direct(&mut self) {
+        for &mode in &Mode::ALL[2..] {
+            for protocol in PROTOCOLS {
+                for version in VERSIONS {
+                    self.add(Case::lb(mode, Traffic::In, protocol, version));
+                }
+            }
+        }
+    }
+
+    fn opened(&mut self) {
+        for protocol in PROTOCOLS {
+            for version in VERSIONS {
+                self.add(Case::lb(Mode::Nat, Traffic::New(Door::Open), protocol, version));
+            }
+        }
+        for mode in [Mode::L2, Mode::Ipip(Version::V4)] {
+            for version in VERSIONS {
+                self.add(Case::lb(mode, Traffic::New(Door::Open), Protocol::TCP, version));
+            }
+        }
+        for traffic in [
+            Traffic::New(Door::Listed),
+            Traffic::Refused(Door::Limited),
+            Traffic::Refused(Door::Denied),
+            Traffic::NotOurs,
+        ] {
+            for version in VERSIONS {
+                self.add(Case::lb(Mode::Nat, traffic, Protocol::TCP, version));
+            }
+        }
+    }
+
+    fn wide(&mut self) {
+        if !self.flows.contains(&MANY) {
+            return;
+        }
+        for width in [Width::Applications, Width::Origins] {
+            for traffic in [Traffic::In, Traffic::New(Door::Open)] {
+                self.cases.extend(VERSIONS.map(|version| Case {
+                    shape: Shape { flows: MANY, width },
+                    ..Case::lb(Mode::Nat, traffic, Protocol::TCP, version)
+                }));
+            }
+        }
+    }
+
+    fn both_cpus(&mut self) {
+        let measured = [
+            Case::floor(Floor::Transmit, Version::V4),
+            Case::floor(Floor::Lookup, Version::V4),
+            Case::lb(Mode::Nat, Traffic::In, Protocol::TCP, Version::V4),
+            Case::lb(Mode::L2, Traffic::In, Protocol::TCP, Version::V4),
+        ];
+        for case in measured {
+            let anyhow = case.program == Program::Floor(Floor::Transmit);
+            if anyhow || self.flows.contains(&MANY) {
+                let shape = if anyhow { case.shape } else { Shape::usual(MANY) };
+                self.cases.push(Case {
+                    cpus: 2,
+                    shape,
+                    ..case
+                });
+            }
+        }
+    }
 }
 
 impl Case {
+    fn lb(mode: Mode, traffic: Traffic, protocol: Protocol, version: Version) -> Self {
+        Self {
+            build: Build::Present,
+            program: Program::Lb,
+            mode,
+            traffic,
+            protocol,
+            version,
+            shape: Shape::usual(0),
+            cpus: 1,
+        }
+    }
+
+    pub fn floor(floor: Floor, version: Version) -> Self {
+        let traffic = match floor {
+            Floor::Miss => Traffic::NotOurs,
+            Floor::Insert => Traffic::New(Door::Open),
+            _ => Traffic::In,
+        };
+        Self {
+            program: Program::Floor(floor),
+            ..Self::lb(Mode::Nat, traffic, Protocol::TCP, version)
+        }
+    }
+
     /// What the table calls it, without the number of flows.
     pub fn name(&self) -> String {
         let version = match self.version {
@@ -102,97 +259,214 @@ impl Case {
         } else {
             "udp"
         };
-        match (self.program, self.traffic) {
-            (Program::Transmit, _) => format!("floor: transmit {version}"),
-            (Program::Lookup, _) => format!("floor: lookup {version}"),
+        let mode = self.mode.suffix();
+        let name = match (self.program, self.traffic) {
+            (Program::Floor(floor), _) => format!("floor: {} {version}", floor.name()),
             (Program::Redirecting, _) => format!("{protocol} {version} in, redirected"),
-            (Program::Lb, Traffic::In) => format!("{protocol} {version} in{}", self.mode.suffix()),
-            (Program::Lb, Traffic::Out) => format!("{protocol} {version} out"),
-            (Program::Lb, Traffic::New) => format!("{protocol} {version} new flow"),
+            (Program::Lb, Traffic::In) => format!("{protocol} {version} in{mode}"),
+            (Program::Lb, Traffic::Out) => format!("{protocol} {version} out{mode}"),
+            (Program::Lb, Traffic::New(Door::Listed)) => {
+                format!("{protocol} {version} new, 100,000 prefixes")
+            }
+            (Program::Lb, Traffic::New(_)) => format!("{protocol} {version} new{mode}"),
+            (Program::Lb, Traffic::Refused(Door::Denied)) => format!("{protocol} {version} new, denied"),
+            (Program::Lb, Traffic::Refused(_)) => format!("{protocol} {version} new, over its limit"),
             (Program::Lb, Traffic::NotOurs) => format!("{protocol} {version} not ours"),
-        }
+        };
+        let width = match self.shape.width {
+            Width::Usual => "",
+            Width::Applications => ", 1,000 applications",
+            Width::Origins => ", 10,000 origins",
+        };
+        let cpus = if self.cpus > 1 { ", both CPUs" } else { "" };
+        format!("{name}{width}{cpus}")
     }
 
-    /// Whether every other case is compared with this one.
-    pub fn is_floor(&self) -> bool {
-        matches!(self.program, Program::Transmit | Program::Lookup)
+    /// The floor, when it is one.
+    pub fn as_floor(&self) -> Option<Floor> {
+        match self.program {
+            Program::Floor(floor) => Some(floor),
+            Program::Lb | Program::Redirecting => None,
+        }
     }
 
     /// The interface that packets to origins leave by.
     pub fn exit(&self) -> u32 {
         match self.program {
             Program::Redirecting => IFINDEX + 1,
-            Program::Lb | Program::Transmit | Program::Lookup => IFINDEX,
+            Program::Lb | Program::Floor(_) => IFINDEX,
         }
     }
 
-    /// Packets of one measurement when the others have `usual`: of new flows, each once.
+    /// Index of its program.
+    pub fn target(&self) -> u32 {
+        let of_family = |targets: [abi::Target; 2]| targets[self.version as usize];
+        let (index, _) = match self.program {
+            Program::Lb | Program::Redirecting => return TARGET_SUBJECT,
+            Program::Floor(Floor::Transmit) => abi::TRANSMIT,
+            Program::Floor(Floor::Lookup) => of_family(abi::LOOKUP),
+            Program::Floor(Floor::Miss) => of_family(abi::MISS),
+            Program::Floor(Floor::Insert) => of_family(abi::INSERT),
+            Program::Floor(Floor::Prefix) => of_family(abi::PREFIX),
+            Program::Floor(Floor::Ring) => of_family(abi::RING),
+            Program::Floor(Floor::RingTunnel) => of_family(abi::RING_TUNNEL),
+        };
+        index
+    }
+
+    /// Of cases whose packets are of flows that are not known, and have clients of their own: how many flows.
+    pub fn fresh_flows(&self) -> Option<u32> {
+        match (self.program, self.traffic) {
+            (Program::Floor(Floor::Insert), _) => Some(FLOOD),
+            (_, Traffic::New(_)) => Some(NEW_FLOWS),
+            _ => None,
+        }
+    }
+
+    /// Whether the program opens flows that must be removed afterwards.
+    pub fn opens(&self) -> bool {
+        self.as_floor().is_none() && matches!(self.traffic, Traffic::New(_))
+    }
+
+    /// Packets of one measurement when most have `usual`: of new flows, each once; of what caches hold, twice as many, because
+    /// a few nanoseconds more or less count there.
     pub fn packets(&self, usual: u32) -> u32 {
-        if self.traffic == Traffic::New {
+        if self.opens() {
             NEW_FLOWS
+        } else if self.shape.flows <= CACHED && self.target() != abi::INSERT[self.version as usize].0 {
+            2 * usual
         } else {
             usual
         }
     }
 
-    pub fn series(&self) -> Series {
-        let (target, _) = match (self.program, self.version) {
-            (Program::Lb | Program::Redirecting, _) => (TARGET_LB, ""),
-            (Program::Transmit, _) => TARGET_TRANSMIT,
-            (Program::Lookup, Version::V4) => TARGET_LOOKUP4,
-            (Program::Lookup, Version::V6) => TARGET_LOOKUP6,
-        };
-        let flows = if self.traffic == Traffic::New {
-            NEW_FLOWS
-        } else {
-            self.flows
-        };
-        let forwarded = !self.is_floor() && self.traffic != Traffic::NotOurs;
-        let ttl_lost = u8::from(forwarded && !self.mode.forwarding().is_direct());
-        let Self {
-            mode,
-            version,
-            protocol,
-            traffic,
-            ..
-        } = *self;
-        series(mode, version, protocol, traffic, flows, target, ttl_lost)
+    /// Packets that nobody looks at before the first measurement: they fill a table, or reach a limit.
+    pub fn priming(&self) -> u32 {
+        match (self.program, self.traffic) {
+            (Program::Floor(Floor::Insert), _) => {
+                let entries = flows::tentative(self.shape);
+                entries + entries / 4
+            }
+            (_, Traffic::Refused(Door::Limited)) => 1,
+            _ => 0,
+        }
+    }
+
+    /// Whether it takes one from the TTL.
+    pub fn counts_hop(&self) -> bool {
+        let forwarded = matches!(self.traffic, Traffic::In | Traffic::Out | Traffic::New(_));
+        forwarded && self.as_floor().is_none() && !self.mode.forwarding().is_direct()
+    }
+
+    /// Bytes that a frame grows by.
+    pub fn growth(&self) -> u32 {
+        match (self.program, self.version) {
+            (Program::Floor(Floor::RingTunnel), version) => Mode::Ipip(version).growth(),
+            (Program::Floor(_), _) => 0,
+            (Program::Lb | Program::Redirecting, _) => self.mode.growth(),
+        }
     }
 
     /// What a run of that many packets must do.
-    pub fn expected(&self, packets: u32) -> Expected {
-        let packets = u64::from(packets);
-        let bytes = packets * FRAME_LEN as u64;
+    pub fn expected(&self, packets: u64) -> Expected {
         let mut counters = Counters::default();
-        let mut traffic = abi::Traffic::default();
-        let action = match (self.program, self.traffic) {
-            (Program::Transmit, _) => TX,
-            (Program::Lookup, _) => {
+        if let Some(floor) = self.as_floor() {
+            if floor != Floor::Transmit {
                 counters.found = packets;
-                TX
             }
-            (_, Traffic::NotOurs) => {
-                counters.not_ours = packets;
-                PASS
+            let action = match floor {
+                Floor::Miss | Floor::Prefix => PASS,
+                Floor::Transmit | Floor::Lookup | Floor::Insert | Floor::Ring | Floor::RingTunnel => TX,
+            };
+            return Expected { action, counters };
+        }
+        let bytes = packets * FRAME_LEN as u64;
+        let inwards = Row {
+            packets_in: packets,
+            bytes_in: bytes,
+            ..Row::default()
+        };
+        let (forwarded, door) = match self.traffic {
+            Traffic::NotOurs => {
+                counters.verdicts.insert(Pass::NotOurs.name(), packets);
+                return Expected {
+                    action: PASS,
+                    counters,
+                };
             }
-            (program, way) => {
-                if way == Traffic::Out {
-                    (traffic.packets_out, traffic.bytes_out) = (packets, bytes);
+            Traffic::Refused(door) => {
+                let reason = if door == Door::Limited {
+                    DropReason::RateLimited
                 } else {
-                    (traffic.packets_in, traffic.bytes_in) = (packets, bytes);
-                }
-                if way == Traffic::New {
-                    traffic.new_flows = packets;
-                }
-                if program == Program::Redirecting {
-                    REDIRECT
-                } else {
-                    TX
-                }
+                    DropReason::Denied
+                };
+                counters.verdicts.insert(reason.name(), packets);
+                return Expected {
+                    action: DROP,
+                    counters,
+                };
+            }
+            Traffic::In => (inwards, Door::Open),
+            Traffic::New(door) => {
+                let new_flows = packets;
+                (Row { new_flows, ..inwards }, door)
+            }
+            Traffic::Out => {
+                let outwards = Row {
+                    packets_out: packets,
+                    bytes_out: bytes,
+                    ..Row::default()
+                };
+                (outwards, Door::Open)
             }
         };
-        counters.application = traffic;
-        counters.origins[self.mode.row(self.version)] = traffic;
+        counters.applications[Group::of(self.mode, door).0] = forwarded;
+        counters.origins[self.mode.row(self.version)] = forwarded;
+        let action = if self.program == Program::Redirecting {
+            REDIRECT
+        } else {
+            TX
+        };
         Expected { action, counters }
+    }
+}
+
+impl Floor {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transmit => "transmit",
+            Self::Lookup => "lookup",
+            Self::Miss => "miss",
+            Self::Insert => "insert",
+            Self::Prefix => "prefix",
+            Self::Ring => "ring",
+            Self::RingTunnel => "ring, tunnel",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_row_has_a_name_of_its_own() {
+        let cases = all(&[1, 1_000, MANY, 1_000_000], 2);
+        let names: BTreeSet<_> = cases.iter().map(|case| (case.name(), case.shape.flows)).collect();
+        assert_eq!(names.len(), cases.len());
+    }
+
+    #[test]
+    fn direct_modes_are_measured_at_all_numbers_of_flows() {
+        let cases = all(&[1, 1_000, MANY, 1_000_000], 1);
+        let flows = |name: &str| -> Vec<u32> {
+            let named = cases.iter().filter(|case| case.name() == name);
+            named.map(|case| case.shape.flows).collect()
+        };
+        assert_eq!(flows("tcp v4 in, dsr_l2"), [1, 1_000, MANY, 1_000_000]);
+        assert_eq!(flows("tcp v6 in, dsr_ipip over v4"), [1, 1_000, MANY, 1_000_000]);
+        assert_eq!(flows("tcp v4 in, dsr_gue over v6"), [1, 1_000, MANY]);
+        assert_eq!(flows("floor: transmit v4"), [0]);
     }
 }

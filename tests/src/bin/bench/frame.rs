@@ -1,6 +1,8 @@
 //! The packets of the benchmark and the flows they belong to.
 
-use crate::abi::{FRAME_LEN, Series, Varied, WORDS, ends};
+use crate::abi::{FRAME_LEN, Series, Varied, WORDS, ends, spread};
+use crate::cases::Case;
+use crate::layout::{Door, Shape};
 use crate::modes::Mode;
 use crate::network::{Headers4, Headers6};
 use lb_common::abi::{FlowCore, FlowSide, Ip4, Ip6, Port, Protocol, TcpState};
@@ -18,7 +20,6 @@ pub const fn address(a: u8, b: u8, c: u8, d: u8) -> Address {
     Address(Ipv4Addr::new(a, b, c, d).to_bits())
 }
 
-pub const VIP: Address = address(203, 0, 113, 10);
 pub const ORIGIN: Address = address(10, 0, 2, 11);
 /// The node itself, where somebody else listens.
 const NODE: Address = address(10, 0, 1, 1);
@@ -27,12 +28,13 @@ const NEW_CLIENTS: Address = address(10, 128, 0, 0);
 /// The first of the node's source addresses.
 pub const SNAT: Address = address(198, 18, 0, 0);
 
-pub const VIP_PORT: u16 = 443;
 pub const ORIGIN_PORT: u16 = 8443;
 const SSH_PORT: u16 = 22;
 const FIRST_PORT: u16 = 1024;
 /// 16,384 flows have the same client, and the same source address of the node.
 const PORT_BITS: u32 = 14;
+/// So many known flows have the same client.
+pub const FLOWS_PER_CLIENT: u32 = 1 << PORT_BITS;
 /// New flows: 64 of each client, so that the node's source addresses share them.
 const NEW_PORT_BITS: u32 = 6;
 
@@ -86,27 +88,67 @@ pub enum Traffic {
     In,
     /// Of known flows, from the origin.
     Out,
-    /// Each the first of its flow.
-    New,
+    /// Each the first of its flow, which the application behind that door takes.
+    New(Door),
+    /// Each the first of its flow, which is refused behind that door.
+    Refused(Door),
     /// For somebody else on this machine.
     NotOurs,
 }
 
-/// A run of `flows` flows' packets for the program `target`, after which `ttl_lost` hops are counted.
-pub fn series(
-    mode: Mode,
-    version: Version,
-    protocol: Protocol,
-    traffic: Traffic,
+impl Traffic {
+    /// What clients knock at.
+    fn door(self) -> Door {
+        match self {
+            Self::New(door) | Self::Refused(door) => door,
+            Self::In | Self::Out | Self::NotOurs => Door::Open,
+        }
+    }
+}
+
+/// How flows of a case are numbered and how many there are.
+#[derive(Clone, Copy)]
+struct Numbering {
     flows: u32,
-    target: u32,
-    ttl_lost: u8,
-) -> Series {
+    port_bits: u32,
+    clients: Address,
+}
+
+impl Numbering {
+    fn of(case: &Case) -> Self {
+        match case.fresh_flows() {
+            Some(flows) => Self {
+                flows,
+                port_bits: NEW_PORT_BITS,
+                clients: NEW_CLIENTS,
+            },
+            None => Self {
+                flows: case.shape.flows.max(1),
+                port_bits: PORT_BITS,
+                clients: case.mode.clients(),
+            },
+        }
+    }
+}
+
+/// The packets of a case that are sent from CPU number `number` of the case's: each has its own share of the flows.
+pub fn series(case: &Case, number: u32) -> Series {
+    let Case {
+        mode,
+        version,
+        protocol,
+        traffic,
+        shape,
+        ..
+    } = *case;
+    let numbering = Numbering::of(case);
+    let door = traffic.door();
+    let vip = (shape.vip(mode), door.port());
+    let answered = if mode == Mode::Dnat { mode.clients() } else { SNAT };
     let (source, destination) = match traffic {
-        Traffic::In => ((mode.clients(), FIRST_PORT), (VIP, VIP_PORT)),
-        Traffic::New => ((NEW_CLIENTS, FIRST_PORT), (VIP, VIP_PORT)),
-        Traffic::Out => ((ORIGIN, ORIGIN_PORT), (SNAT, FIRST_PORT)),
-        Traffic::NotOurs => ((mode.clients(), FIRST_PORT), (NODE, SSH_PORT)),
+        Traffic::In | Traffic::New(_) | Traffic::Refused(_) => ((numbering.clients, FIRST_PORT), vip),
+        Traffic::Out => ((ORIGIN, ORIGIN_PORT), (answered, FIRST_PORT)),
+        Traffic::NotOurs => ((numbering.clients, FIRST_PORT), (NODE, SSH_PORT)),
     };
     let (varied, first) = match (version, traffic) {
         (Version::V4, Traffic::Out) => (Varied::DESTINATION4, destination),
@@ -114,10 +156,21 @@ pub fn series(
         (Version::V4, _) => (Varied::SOURCE4, source),
         (Version::V6, _) => (Varied::SOURCE6, source),
     };
-    let flags = if traffic == Traffic::New {
-        TcpFlags::SYN
-    } else {
-        TcpFlags::ACK
+    let flags = match traffic {
+        Traffic::New(_) | Traffic::Refused(_) => TcpFlags::SYN,
+        Traffic::In | Traffic::Out | Traffic::NotOurs => TcpFlags::ACK,
+    };
+    let flows = (numbering.flows / case.cpus).max(1);
+    let (Address(first_address), first_port) = first;
+    let (first_address, first_port) = ends(
+        first_address,
+        first_port.into(),
+        numbering.port_bits,
+        number * flows,
+    );
+    let destinations = match traffic {
+        Traffic::In | Traffic::New(_) => shape.applications(mode),
+        Traffic::Out | Traffic::Refused(_) | Traffic::NotOurs => 1,
     };
     Series {
         template: template(version, protocol, flags, source, destination),
@@ -125,18 +178,14 @@ pub fn series(
         mask: flows.next_power_of_two() - 1,
         flows,
         varied,
-        first_address: first.0.0,
-        first_port: first.1.into(),
-        target,
-        ttl_after: u32::from(TTL - ttl_lost),
+        first_address,
+        first_port: first_port.into(),
+        target: case.target(),
+        ttl_after: u32::from(TTL - u8::from(case.counts_hop())),
         bad: 0,
-        port_bits: if traffic == Traffic::New {
-            NEW_PORT_BITS
-        } else {
-            PORT_BITS
-        },
-        growth: mode.growth(),
-        reserved: 0,
+        port_bits: numbering.port_bits,
+        growth: case.growth(),
+        destinations,
     }
 }
 
@@ -218,20 +267,21 @@ pub fn ttl(version: Version) -> usize {
 
 /// The entries of a flow that the tables hold, as lb itself would have made them.
 pub struct Entries<F: Family> {
-    pub client: (F::Key, F::Flow),
+    pub client: Option<(F::Key, F::Flow)>,
     /// Where answers come this way as well.
     pub origin: Option<(F::Key, F::Flow)>,
 }
 
-/// The application of every flow: its counter row.
-pub const APPLICATION: u32 = 1;
 /// The interface that BPF_PROG_TEST_RUN says frames come in by: the loopback's.
 pub const IFINDEX: u32 = 1;
 
-/// The entries of flow number `flow` of [`Traffic::In`] and [`Traffic::Out`].
-pub fn entries<F: Numbered>(mode: Mode, protocol: Protocol, flow: u32, now: u32) -> Entries<F> {
+/// What is remembered of flow number `flow` of [`Traffic::In`] and [`Traffic::Out`]: the one place that says what state a
+/// mode's known flows have.
+pub fn entries<F: Numbered>(shape: Shape, mode: Mode, protocol: Protocol, flow: u32, now: u32) -> Entries<F> {
     let side = |Address(first)| ends(first, FIRST_PORT.into(), PORT_BITS, flow);
-    let arriving = from_client::<F>(protocol, side(mode.clients()));
+    let application = spread(flow, shape.applications(mode));
+    let vip = Address(shape.vip(mode).0 + application);
+    let arriving = from_client::<F>(protocol, side(mode.clients()), vip, Door::Open);
     let (source, source_port) = side(SNAT);
     let translated = Tuple {
         destination: F::numbered(ORIGIN),
@@ -251,9 +301,9 @@ pub fn entries<F: Numbered>(mode: Mode, protocol: Protocol, flow: u32, now: u32)
     let all =
         |tuple: &Tuple<F::Address>| sum(tuple) + checksum::ports(tuple.source_port, tuple.destination_port);
     let core = FlowCore {
-        origin: mode.origin(F::VERSION),
+        origin: shape.origin(mode, F::VERSION, spread(flow, shape.origins(mode))),
         forwarding: mode.forwarding(),
-        application: APPLICATION,
+        application: shape.application(mode, application),
         seen: now,
         client_ifindex: IFINDEX,
         client_mac: CLIENT_MAC.into(),
@@ -281,25 +331,33 @@ pub fn entries<F: Numbered>(mode: Mode, protocol: Protocol, flow: u32, now: u32)
     };
     let direct = mode.forwarding().is_direct();
     Entries {
-        client: (F::key(&arriving), F::flow(core, &leaving)),
+        client: Some((F::key(&arriving), F::flow(core, &leaving))),
         origin: (!direct).then(|| (F::key(&leaving.reversed()), F::flow(mirrored, &back))),
     }
 }
 
-/// How the packets of flow number `flow` of [`Traffic::New`] arrive.
-pub fn new_client<F: Numbered>(protocol: Protocol, flow: u32) -> Tuple<F::Address> {
-    from_client::<F>(
-        protocol,
-        ends(NEW_CLIENTS.0, FIRST_PORT.into(), NEW_PORT_BITS, flow),
-    )
+/// How the first packet of a case's flow number `flow` arrives.
+pub fn opening<F: Numbered>(case: &Case, flow: u32) -> Tuple<F::Address> {
+    let Numbering {
+        port_bits, clients, ..
+    } = Numbering::of(case);
+    let Address(vip) = case.shape.vip(case.mode);
+    let vip = Address(vip + spread(flow, case.shape.applications(case.mode)));
+    let client = ends(clients.0, FIRST_PORT.into(), port_bits, flow);
+    from_client::<F>(case.protocol, client, vip, case.traffic.door())
 }
 
-fn from_client<F: Numbered>(protocol: Protocol, (address, port): (u32, u16)) -> Tuple<F::Address> {
+fn from_client<F: Numbered>(
+    protocol: Protocol,
+    (address, port): (u32, u16),
+    vip: Address,
+    door: Door,
+) -> Tuple<F::Address> {
     Tuple {
         source: F::numbered(Address(address)),
-        destination: F::numbered(VIP),
+        destination: F::numbered(vip),
         source_port: Port::new(port),
-        destination_port: Port::new(VIP_PORT),
+        destination_port: Port::new(door.port()),
         protocol,
     }
 }

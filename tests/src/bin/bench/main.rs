@@ -4,16 +4,29 @@
 
 #[path = "../../../bpf/src/abi.rs"]
 mod abi;
+mod against;
 mod arguments;
+mod bars;
+mod baseline;
 mod cases;
+mod compare;
+mod counters;
+mod driver;
+mod flows;
 mod frame;
+mod layout;
+mod lb;
 mod modes;
 #[path = "../../../bpf/src/network.rs"]
 mod network;
 mod node;
 mod packets;
 mod paths;
+mod plot;
 mod report;
+mod subject;
+mod table;
+mod tables;
 
 use anyhow::{Context, Result, ensure};
 use arguments::Arguments;
@@ -48,6 +61,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(file) = &arguments.export {
+        return against::Object::export(file);
+    }
     if let (_, Some(warning)) = report::load() {
         eprintln!("warning: {warning}");
     }
@@ -62,9 +78,14 @@ fn run(arguments: &Arguments) -> Result<()> {
     } else {
         Vec::new()
     };
-    let compared = packets::compare(&rows);
+    let compared = compare::compare(&rows);
+    let moved = packets::keep(arguments, &compared)?;
     if !arguments.json && !rows.is_empty() {
-        report::print_packets(&compared, arguments.packet_rounds());
+        table::print(&compared, arguments.packet_rounds());
+        table::print_bars(&compared.bars);
+        if let Some(moved) = &moved {
+            baseline::print(moved);
+        }
     }
     let paths = if arguments.measures_paths() {
         paths::measure(arguments)?
@@ -73,7 +94,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     };
     if arguments.json {
         let (packets, paths_done) = (arguments.packet_rounds(), arguments.path_rounds());
-        let json = report::json(&compared, packets, &paths, paths_done, paths::SECONDS);
+        let mut json = report::json(&compared, packets, &paths, paths_done, paths::SECONDS);
+        if let Some(moved) = &moved {
+            json["moved"] = baseline::json(moved);
+        }
         println!("{json:#}");
     } else if !paths.is_empty() {
         report::print_paths(&paths, arguments.path_rounds(), paths::SECONDS);

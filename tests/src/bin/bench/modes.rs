@@ -1,10 +1,10 @@
 //! The ways in which flows are forwarded.
 
 use crate::frame::{Address, Version, address};
-use lb_common::abi::{Forwarding, OriginId};
+use lb_common::abi::{Forwarding, Protocol};
 
-/// Flows in the tables of each mode but NAT, at most: how the number of flows tells, NAT shows.
-pub const MOST_FLOWS: u32 = 1_000;
+/// Flows in the tables of a mode, at most, beside NAT and those of [`Mode::is_wide`]: how the number of flows tells, those show.
+const MOST_FLOWS: u32 = 1 << 16;
 /// The first of the clients of NAT, and of the other modes.
 const CLIENTS: Address = address(10, 64, 0, 0);
 const OTHER_CLIENTS: Address = address(10, 192, 0, 0);
@@ -30,7 +30,7 @@ impl Mode {
         Self::Gue(Version::V4),
         Self::Gue(Version::V6),
     ];
-    /// Origins of all modes.
+    /// Kinds of origins: of each mode, for each family.
     pub const ORIGINS: usize = 2 * Self::ALL.len();
 
     pub fn forwarding(self) -> Forwarding {
@@ -67,17 +67,22 @@ impl Mode {
         }
     }
 
-    /// Its flows in the tables, of each protocol and family, when there are `flows` of NAT.
-    pub fn flows(self, flows: u32) -> u32 {
-        if self == Self::Nat {
+    /// Its flows of a protocol in the tables, for each family, when there are `flows` of NAT.
+    pub fn flows(self, protocol: Protocol, flows: u32) -> u32 {
+        if self == Self::Nat || protocol == Protocol::TCP && self.is_wide() {
             flows
         } else {
             flows.min(MOST_FLOWS)
         }
     }
 
+    /// Whether any number of TCP flows is measured: one mode without a tunnel, and one with.
+    fn is_wide(self) -> bool {
+        matches!(self, Self::L2 | Self::Ipip(Version::V4))
+    }
+
     /// Place in [`Self::ALL`].
-    fn index(self) -> u32 {
+    pub fn index(self) -> u32 {
         match self {
             Self::Nat => 0,
             Self::Dnat => 1,
@@ -87,14 +92,9 @@ impl Mode {
         }
     }
 
-    /// Place of its origin for a family among [`Self::ORIGINS`].
+    /// Place of its origins for a family among [`Self::ORIGINS`].
     pub fn row(self, version: Version) -> usize {
         2 * self.index() as usize + version as usize
-    }
-
-    /// Its origin for a family.
-    pub fn origin(self, version: Version) -> OriginId {
-        OriginId(1 + self.row(version) as u32)
     }
 
     /// Family of its origin's address, whose packets are of `version`.
@@ -118,6 +118,16 @@ impl Mode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tables_stay_bounded() {
+        let flows = |mode: Mode, protocol| mode.flows(protocol, 1_000_000);
+        assert_eq!(flows(Mode::Nat, Protocol::UDP), 1_000_000);
+        assert_eq!(flows(Mode::L2, Protocol::TCP), 1_000_000);
+        assert_eq!(flows(Mode::L2, Protocol::UDP), MOST_FLOWS);
+        assert_eq!(flows(Mode::Gue(Version::V4), Protocol::TCP), MOST_FLOWS);
+        assert_eq!(Mode::Dnat.flows(Protocol::TCP, 1), 1);
+    }
 
     #[test]
     fn each_mode_has_its_own_place() {

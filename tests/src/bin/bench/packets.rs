@@ -1,49 +1,47 @@
 //! Nanoseconds per packet: all cases take turns, so that what the machine does meanwhile meets them alike.
 
 use crate::abi::Series;
+use crate::against::Object;
 use crate::arguments::Arguments;
-use crate::cases::{self, Case, Program};
-use crate::frame::Traffic;
+use crate::baseline::{self, Baseline, Moved};
+use crate::cases::{self, Build, Case};
+use crate::compare::{Results, Row};
+use crate::driver::pin;
+use crate::frame::series;
+use crate::layout::Shape;
 use crate::node::Node;
-use crate::report::{Quartiles, progress, quartiles, ratios};
-use anyhow::{Context, Result};
+use crate::plot;
+use crate::report::{clock, progress, progress_often};
+use anyhow::{Context, Result, ensure};
 use lb_tests::check::is_interrupted;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The CPU that is measured, where there is more than one: interrupts mostly go to the first.
 const CPU: usize = 1;
 /// Packets before each measurement, which nobody times.
 const WARM: u32 = 4_000;
-
-/// A case and what came out.
-pub struct Row {
-    pub case: Case,
-    /// Nanoseconds, by round.
-    pub samples: Vec<f64>,
-    /// Packets that went another way than expected.
-    pub bad: u64,
-}
-
-/// A row beside the floors.
-pub struct Compared<'a> {
-    pub row: &'a Row,
-    pub nanoseconds: Quartiles,
-    /// Round by round.
-    pub to_transmit: Option<Quartiles>,
-    pub to_lookup: Option<Quartiles>,
-}
+/// What things take on a machine of two years ago, to say beforehand how long all will: a case beside its packets, whose
+/// counters are read; a packet; a new flow and its removal; loading lb, and each flow in its tables.
+const PER_CASE: Duration = Duration::from_millis(5);
+const PER_PACKET: Duration = Duration::from_nanos(500);
+const PER_NEW_FLOW: Duration = Duration::from_micros(8);
+const PER_NODE: Duration = Duration::from_millis(1500);
+const PER_FLOW: Duration = Duration::from_micros(25);
 
 /// Measures the cases that are wanted, and the floors.
 ///
 /// # Errors
 /// The kernel refuses something, or a program does not do what its case says.
-pub fn measure(arguments: &Arguments, object: &Path) -> Result<Vec<Row>> {
+pub fn measure(arguments: &Arguments, programs: &Path) -> Result<Vec<Row>> {
+    let count = std::thread::available_parallelism()?.get();
+    let mut cpus: Vec<usize> = (0..count).collect();
+    cpus.swap(0, CPU.min(count - 1));
     // A thread of its own: what else this process starts must not be bound to one CPU.
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            pin()?;
-            rounds(arguments, object)
+            pin(cpus[0])?;
+            rounds(arguments, programs, &cpus)
         });
         worker
             .join()
@@ -51,85 +49,166 @@ pub fn measure(arguments: &Arguments, object: &Path) -> Result<Vec<Row>> {
     })
 }
 
-fn pin() -> Result<()> {
-    let mut cpus = CpuSet::new();
-    let last = std::thread::available_parallelism()?.get() - 1;
-    cpus.set(CPU.min(last));
-    sched_setaffinity(None, &cpus).context("bind the measuring thread to a CPU")
+/// Writes what is to be kept of a run, and compares it with the baseline, where there is one.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn keep(arguments: &Arguments, results: &Results) -> Result<Option<Vec<Moved>>> {
+    if !arguments.measures_packets() {
+        return Ok(None);
+    }
+    // First: it may be the same file.
+    let baseline = arguments.baseline.as_deref().map(Baseline::read).transpose()?;
+    if let Some(file) = &arguments.save {
+        baseline::save(file, results, arguments.packet_rounds())?;
+    }
+    if let Some(folder) = &arguments.plots {
+        plot::write(folder, results)?;
+    }
+    Ok(baseline.map(|baseline| baseline.compare(&results.rows)))
 }
 
-fn rounds(arguments: &Arguments, object: &Path) -> Result<Vec<Row>> {
-    let cases = cases::all(&arguments.flows);
-    let wanted = cases
+/// A row, and where its packets go on.
+struct Turn {
+    row: Row,
+    series: Vec<Series>,
+    node: usize,
+}
+
+fn rounds(arguments: &Arguments, programs: &Path, cpus: &[usize]) -> Result<Vec<Row>> {
+    let wanted = wanted(arguments, cpus.len());
+    let (rounds, packets) = (arguments.packet_rounds(), arguments.packets());
+    let shapes = shapes(arguments, &wanted);
+    progress(&format!(
+        "packets: {} cases, {rounds} rounds of {packets} packets: about {}\n",
+        wanted.len(),
+        clock(estimate(&wanted, &shapes, rounds, packets))
+    ));
+    let mut nodes = load(arguments, programs, &shapes)?;
+    let mut turns: Vec<Turn> = wanted
         .into_iter()
-        .filter(|case| case.is_floor() || arguments.wants(&case.name()));
-    let mut rows: Vec<(Row, Series)> = wanted
         .map(|case| {
-            let row = Row {
-                case,
-                samples: Vec::new(),
-                bad: 0,
-            };
-            (row, case.series())
+            let node = nodes.iter().position(|node| node.serves(&case));
+            Ok(Turn {
+                node: node.context("every case has a node")?,
+                series: (0..case.cpus).map(|number| series(&case, number)).collect(),
+                row: Row {
+                    case,
+                    samples: Vec::new(),
+                    bad: 0,
+                },
+            })
         })
-        .collect();
-    let mut nodes = Vec::new();
-    for &flows in &arguments.flows {
-        progress(&format!("load lb with {flows} flows of each kind"));
-        nodes.push(Node::new(object, flows).with_context(|| format!("prepare {flows} flows"))?);
+        .collect::<Result<_>>()?;
+    for Turn { row, node, .. } in &turns {
+        nodes[*node]
+            .prime(&row.case, cpus)
+            .with_context(|| title(&row.case))?;
     }
-    let rounds = arguments.packet_rounds();
-    let count = rows.len();
+    let started = Instant::now();
+    let count = turns.len();
     for round in 0..rounds {
-        progress(&format!("packets: round {} of {rounds}", round + 1));
         // Each round begins with another case.
         for turn in 0..count {
-            anyhow::ensure!(!is_interrupted(), "interrupted");
-            let (row, series) = &mut rows[(turn + round as usize) % count];
-            let node = nodes.iter_mut().find(|node| node.flows == row.case.flows);
-            let node = node.context("every case has a node")?;
-            sample(row, series, node, arguments.packets())
-                .with_context(|| format!("{} at {} flows", row.case.name(), row.case.flows))?;
+            ensure!(!is_interrupted(), "interrupted");
+            if turn.is_multiple_of(16) {
+                let done = f64::from(round) + turn as f64 / count as f64;
+                say(round, rounds, done, started.elapsed());
+            }
+            let turn = &mut turns[(turn + round as usize * 7) % count];
+            sample(turn, &mut nodes[turn.node], cpus, packets).with_context(|| title(&turn.row.case))?;
         }
     }
-    progress("packets: done\n");
-    Ok(rows.into_iter().map(|(row, _)| row).collect())
+    progress(&format!("packets: done in {}\n", clock(started.elapsed())));
+    Ok(turns.into_iter().map(|turn| turn.row).collect())
 }
 
-fn sample(row: &mut Row, series: &mut Series, node: &mut Node, usual: u32) -> Result<()> {
+/// Says how far it is, and when it will be done.
+fn say(round: u32, rounds: u32, done: f64, took: Duration) {
+    let left = if done > 0.0 {
+        let left = took.mul_f64((f64::from(rounds) - done) / done);
+        format!(", {} left", clock(left))
+    } else {
+        String::new()
+    };
+    progress_often(&format!("packets: round {} of {rounds}{left}", round + 1));
+}
+
+/// The cases that are wanted, all floors, and with each case the same of the earlier object.
+fn wanted(arguments: &Arguments, cpus: usize) -> Vec<Case> {
+    let cases = cases::all(&arguments.flows(), cpus);
+    let mut wanted = Vec::new();
+    for case in cases {
+        if case.as_floor().is_some() {
+            wanted.push(case);
+        } else if arguments.wants(&case.name()) {
+            wanted.push(case);
+            if arguments.against.is_some() && case.cpus == 1 {
+                let build = Build::Earlier;
+                wanted.push(Case { build, ..case });
+            }
+        }
+    }
+    wanted
+}
+
+/// How long it will take.
+fn estimate(cases: &[Case], shapes: &[(Build, Shape)], rounds: u32, packets: u32) -> Duration {
+    let once = cases.iter().map(|case| {
+        let each = if case.opens() { PER_NEW_FLOW } else { PER_PACKET };
+        PER_CASE + each * case.packets(packets)
+    });
+    let load = shapes.iter().map(|(_, shape)| PER_NODE + PER_FLOW * shape.flows);
+    load.sum::<Duration>() + once.sum::<Duration>() * rounds
+}
+
+/// What must be loaded for the cases.
+fn shapes(arguments: &Arguments, cases: &[Case]) -> Vec<(Build, Shape)> {
+    // What does not mind how many flows there are is measured with the fewest.
+    let fewest = arguments.flows().first().copied().unwrap_or(1);
+    let mut shapes = vec![(Build::Present, Shape::usual(fewest))];
+    for case in cases {
+        let shape = (case.build, case.shape);
+        if case.shape.flows != 0 && !shapes.contains(&shape) {
+            shapes.push(shape);
+        }
+    }
+    shapes
+}
+
+/// Loads lb in all these shapes.
+fn load(arguments: &Arguments, programs: &Path, shapes: &[(Build, Shape)]) -> Result<Vec<Node>> {
+    let earlier = arguments.against.as_deref().map(Object::read).transpose()?;
+    let mut nodes = Vec::new();
+    for &(build, shape) in shapes {
+        let object = match (build, &earlier) {
+            (Build::Earlier, Some(earlier)) => earlier,
+            _ => &Object::Own,
+        };
+        ensure!(!is_interrupted(), "interrupted");
+        progress(&format!("load lb with {} flows of each kind", shape.flows));
+        let node = Node::new(programs, object, build, shape);
+        nodes.push(node.with_context(|| format!("prepare {shape:?} of the {build:?} lb"))?);
+    }
+    Ok(nodes)
+}
+
+fn title(case: &Case) -> String {
+    format!("{} at {} flows", case.name(), case.shape.flows)
+}
+
+fn sample(turn: &mut Turn, node: &mut Node, cpus: &[usize], usual: u32) -> Result<()> {
+    let Turn { row, series, .. } = turn;
     let case = row.case;
-    node.leave_by(case.exit())?;
-    if case.traffic != Traffic::New {
-        row.bad += node.run(case.version, series, WARM, &case.expected(WARM))?.bad;
+    if !case.opens() {
+        row.bad += node.run(&case, series, cpus, WARM)?.bad;
     }
     let packets = case.packets(usual);
-    let run = node.run(case.version, series, packets, &case.expected(packets))?;
+    let run = node.run(&case, series, cpus, packets)?;
     row.samples.push(run.nanoseconds);
     row.bad += run.bad;
-    if case.traffic == Traffic::New {
-        row.bad += node.flush(case.version, case.protocol)?;
+    if case.opens() {
+        row.bad += node.flush(&case, packets)?;
     }
     Ok(())
-}
-
-/// Sets every row beside the floors of its family; the lookup also of its number of flows.
-pub fn compare(rows: &[Row]) -> Vec<Compared<'_>> {
-    rows.iter()
-        .map(|row| Compared {
-            row,
-            nanoseconds: quartiles(&row.samples),
-            to_transmit: to_floor(rows, row, Program::Transmit),
-            to_lookup: to_floor(rows, row, Program::Lookup).filter(|_| row.case.program != Program::Transmit),
-        })
-        .collect()
-}
-
-fn to_floor(rows: &[Row], row: &Row, floor: Program) -> Option<Quartiles> {
-    let suits = |case: &Case| {
-        case.program == floor
-            && case.version == row.case.version
-            && (floor == Program::Transmit || case.flows == row.case.flows)
-    };
-    let floor = rows.iter().find(|other| suits(&other.case))?;
-    (floor.case != row.case).then(|| ratios(&row.samples, &floor.samples))
 }

@@ -1,10 +1,11 @@
-//! Statistics, the tables for people, and JSON.
+//! Statistics, the table of paths, and JSON.
 
-use crate::cases::Program;
-use crate::packets::Compared;
+use crate::compare::Results;
 use crate::paths::{Measure, Result as PathResult};
+use crate::table;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 /// What a set of samples comes down to.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -69,57 +70,21 @@ pub fn progress(text: &str) {
     let _ = if words.is_terminal() {
         write!(words, "\r\x1b[K{text}")
     } else {
-        writeln!(words, "{text}")
+        writeln!(words, "{}", text.trim_end())
     };
 }
 
-/// Prints nanoseconds per packet.
-pub fn print_packets(rows: &[Compared<'_>], rounds: u32) {
-    println!(
-        "CPU time per packet in ns, of {rounds} rounds; ratios are medians of what was measured in the same round."
-    );
-    println!(
-        "It includes calling the program and making the packet, as the floors' does. Flows: in the tables, of each"
-    );
-    println!(
-        "protocol and family, two entries each. Of tunnels, taking the frame out again is included as well.\n"
-    );
-    println!(
-        "{:<27} {:>9} {:>7} {:>7}  {:>10} {:>8}",
-        "case", "flows", "min", "median", "x transmit", "x lookup"
-    );
-    let mut last = String::new();
-    for Compared {
-        row,
-        nanoseconds,
-        to_transmit,
-        to_lookup,
-    } in rows
-    {
-        let name = row.case.name();
-        let ratio = |ratio: &Option<Quartiles>| {
-            ratio.map_or_else(String::new, |ratio| format!("{:.2}", ratio.median))
-        };
-        let bad = if row.bad > 0 {
-            format!("  WRONG: {} packets", row.bad)
-        } else {
-            String::new()
-        };
-        println!(
-            "{:<27} {:>9} {:>7.1} {:>7.1}  {:>10} {:>8}{bad}",
-            if name == last { "" } else { &name },
-            if row.case.program == Program::Transmit {
-                "any".to_owned()
-            } else {
-                row.case.flows.to_string()
-            },
-            nanoseconds.least,
-            nanoseconds.median,
-            ratio(to_transmit),
-            ratio(to_lookup)
-        );
-        last = name;
+/// As [`progress`], for what is said again and again: only on a terminal.
+pub fn progress_often(text: &str) {
+    if std::io::stderr().is_terminal() {
+        progress(text);
     }
+}
+
+/// A time as people read it.
+pub fn clock(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    format!("{}:{:02} min", seconds / 60, seconds % 60)
 }
 
 /// Prints throughput and rates.
@@ -155,28 +120,12 @@ each packet passes the node by itself, as under XDP. Compare lb with these in bu
 
 /// Everything, for programs.
 pub fn json(
-    packets: &[Compared<'_>],
+    packets: &Results,
     packet_rounds: u32,
     paths: &[PathResult],
     path_rounds: u32,
     seconds: u32,
 ) -> Value {
-    let quartiles_of =
-        |of: &Quartiles| json!({"min": of.least, "q1": of.lower, "median": of.median, "q3": of.upper});
-    let ratio = |of: &Option<Quartiles>| of.as_ref().map(quartiles_of);
-    let packets: Vec<Value> = packets
-        .iter()
-        .map(|compared| {
-            json!({
-                "case": compared.row.case.name(),
-                "flows": compared.row.case.flows,
-                "ns": quartiles_of(&compared.nanoseconds),
-                "ratio_to_transmit": ratio(&compared.to_transmit),
-                "ratio_to_lookup": ratio(&compared.to_lookup),
-                "wrong_packets": compared.row.bad,
-            })
-        })
-        .collect();
     let paths: Vec<Value> = paths
         .iter()
         .map(|path| {
@@ -192,7 +141,8 @@ pub fn json(
     json!({
         "load_average": load().0,
         "packet_rounds": packet_rounds,
-        "packets": packets,
+        "packets": table::json(packets),
+        "bars": table::json_bars(&packets.bars),
         "path_rounds": path_rounds,
         "path_seconds": seconds,
         "paths": paths,
@@ -211,5 +161,6 @@ mod tests {
         let four = quartiles(&[4.0, 1.0, 3.0, 2.0]);
         assert_eq!((four.least, four.median, four.lower), (1.0, 2.5, 1.75));
         assert_eq!(quartiles(&[]).median, 0.0);
+        assert_eq!(clock(Duration::from_secs(61)), "1:01 min");
     }
 }

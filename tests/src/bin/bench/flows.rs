@@ -1,0 +1,133 @@
+//! lb's flow tables.
+
+use crate::cases::{Case, NEW_FLOWS};
+use crate::frame::{Numbered, entries, opening};
+use crate::layout::Shape;
+use crate::modes::Mode;
+use anyhow::{Context, Result, bail};
+use aya::Pod;
+use aya::maps::{HashMap, Map, MapData};
+use lb_common::abi::{Protocol, maps};
+use lb_core::image::Capacity;
+use lb_userspace::datapath::object::MapSizes;
+use lb_userspace::datapath::sys;
+use std::os::fd::AsFd;
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
+/// The fewest flows that a table has room for: new ones are a small part of it, so that none is evicted.
+const LEAST: u32 = 1 << 17;
+/// Flows written by one system call.
+const CHUNK: usize = 1 << 15;
+
+/// Flows that lb must have room for, of each family.
+pub fn room(shape: Shape) -> u32 {
+    let known = Mode::ALL.iter().flat_map(|mode| {
+        let flows = PROTOCOLS.map(|protocol| mode.flows(protocol, shape.flows));
+        let entries = if mode.forwarding().is_direct() { 1 } else { 2 };
+        flows.map(|flows| flows * entries)
+    });
+    // Two entries a flow; and room, because lists of free entries are kept for each CPU.
+    let entries = known.sum::<u32>() + 4 * NEW_FLOWS;
+    (entries / 2 + entries / 16).max(LEAST)
+}
+
+/// Entries of each family's table of new flows: they are evicted when it is full.
+pub fn tentative(shape: Shape) -> u32 {
+    let sizes = MapSizes {
+        capacity: Capacity::default(),
+        max_flows: room(shape),
+    };
+    sizes.entries(maps::TENTATIVE4).unwrap_or(LEAST)
+}
+
+/// One table.
+pub struct Flows<K, V> {
+    raw: MapData,
+    map: HashMap<MapData, K, V>,
+}
+
+impl<K: Pod + bytemuck::Pod, V: Pod + bytemuck::Pod> Flows<K, V> {
+    /// Of the same map twice.
+    ///
+    /// # Errors
+    /// It is of another kind, or of another layout than this tree's.
+    pub fn new(raw: Map, map: Map) -> Result<Self> {
+        let (Map::HashMap(raw) | Map::LruHashMap(raw)) = raw else {
+            bail!("a flow table is no hash")
+        };
+        let map = map.try_into()?;
+        Ok(Self { raw, map })
+    }
+
+    /// Adds the flows that are known, in an order that is not the one of their packets. TCP's and UDP's alternate: what
+    /// is added last is found first in its bucket.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn fill<F: Numbered<Key = K, Flow = V>>(&self, shape: Shape, mode: Mode, now: u32) -> Result<()> {
+        const ORDER: u32 = 0x85eb_ca6b;
+        let flows = PROTOCOLS.map(|protocol| mode.flows(protocol, shape.flows));
+        let most = flows[0].max(flows[1]);
+        let mask = most.next_power_of_two() - 1;
+        let order: Vec<u32> = (0..=mask)
+            .map(|turn| turn.wrapping_mul(ORDER) & mask)
+            .filter(|&flow| flow < most)
+            .collect();
+        for chunk in order.chunks(CHUNK) {
+            let (mut keys, mut values) = (Vec::new(), Vec::new());
+            for &flow in chunk {
+                for (protocol, flows) in PROTOCOLS.into_iter().zip(flows) {
+                    if flow >= flows {
+                        continue;
+                    }
+                    let both = entries::<F>(shape, mode, protocol, flow, now);
+                    for (key, value) in both.origin.into_iter().chain(both.client) {
+                        keys.push(key);
+                        values.push(value);
+                    }
+                }
+            }
+            sys::update(self.raw.fd().as_fd(), &keys, &values).context("fill a flow table")?;
+        }
+        Ok(())
+    }
+
+    /// Removes the first `flows` flows that a case has opened, and returns how many were not there. Flows that are forwarded
+    /// directly need not be.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn flush<F: Numbered<Key = K, Flow = V>>(&self, case: &Case, flows: u32) -> Result<u64> {
+        let direct = case.mode.forwarding().is_direct();
+        let mut keys = Vec::with_capacity(2 * flows as usize);
+        let mut missing = 0;
+        for flow in 0..flows {
+            let key = F::key(&opening::<F>(case, flow));
+            match self.map.get(&key, 0) {
+                Ok(flow) => {
+                    keys.push(key);
+                    if !direct {
+                        keys.push(F::key(&F::leaving(&flow, case.protocol).reversed()));
+                    }
+                }
+                Err(_) if direct => {}
+                Err(_) => missing += 1,
+            }
+        }
+        sys::remove(self.raw.fd().as_fd(), &keys).context("remove the new flows")?;
+        Ok(missing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_flows_of_each_kind_stay_bounded() {
+        // NAT's four entries of both protocols, one of each of two direct modes, and little more.
+        let room = room(Shape::usual(1_000_000));
+        assert!((3_000_000..4_500_000).contains(&room), "{room}");
+        assert_eq!(super::room(Shape::usual(1)), LEAST);
+    }
+}

@@ -1,0 +1,36 @@
+//! What packets can be sent through.
+
+use crate::cases::Case;
+use crate::counters::Counters;
+use anyhow::Result;
+use aya::programs::ProgramFd;
+
+/// An XDP program with filled tables. [`crate::lb::Lb`] is one, of this tree or of an earlier object. For a foreign balancer: load
+/// its object, fill its tables with what [`crate::layout`] and [`crate::frame::entries`] say of the cases that it can do, and
+/// say here what it is to be called by. It must have been loaded as programs that `drive` may call: with the same
+/// attach type, and for frames in several buffers.
+pub trait Subject {
+    /// The program that is attached to interfaces.
+    ///
+    /// # Errors
+    /// It is not loaded.
+    fn entry(&self) -> Result<ProgramFd>;
+
+    /// Makes packets to origins leave by an interface.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn leave_by(&mut self, ifindex: u32) -> Result<()>;
+
+    /// What it has counted; `None`: not in such a way, so that only frames and verdicts are looked at.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn counters(&self) -> Result<Option<Counters>>;
+
+    /// Removes the first `flows` flows that a case has opened, and returns how many were not there but should have been.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn flush(&mut self, case: &Case, flows: u32) -> Result<u64>;
+}
