@@ -1,5 +1,6 @@
 //! How many map rows a configuration needs.
 
+use super::buckets;
 use super::design::pool_grain;
 use super::layout::Full;
 use super::names::Names;
@@ -106,7 +107,7 @@ pub fn required_capacity(config: &Config) -> Capacity {
         country_prefixes: twice(config.geoip.as_ref().map_or(0, |table| table.rows().len())).max(1),
         clients,
         routes: twice(routes),
-        buckets: 1,
+        buckets: u32::try_from(bucket_rows(config)).unwrap_or(u32::MAX),
     }
 }
 
@@ -167,6 +168,34 @@ fn slots(config: &Config, names: Option<&Names>) -> u64 {
         }
     }
     slots
+}
+
+/// Buckets of the applications whose TCP flows may need no entries, and as many again for those that come while these are there.
+fn bucket_rows(config: &Config) -> u64 {
+    let direct = |pool: &Pool| pool.origins.iter().all(|origin| origin.forwarding.is_direct());
+    let sizes: BTreeMap<&str, u32> = config
+        .pools
+        .iter()
+        .filter(|pool| direct(pool))
+        .map(|pool| {
+            let members = pool.origins.iter().map(|origin| count(&origin.address, None, None));
+            (pool.name.as_str(), table_size(members.sum(), Grain::Fine))
+        })
+        .collect();
+    let of = |balancer: &LoadBalancer| {
+        let slots = balancer.pools().filter_map(|name| sizes.get(name));
+        slots.max().map_or(0, |slots| 2u64 << buckets::bits(*slots))
+    };
+    let rows: BTreeMap<&str, u64> = config
+        .load_balancers
+        .iter()
+        .map(|balancer| (balancer.name.as_str(), of(balancer)))
+        .collect();
+    let served = config.applications.iter().filter_map(|application| match &application.destination {
+        Destination::LoadBalancer(name) => rows.get(name.as_str()),
+        Destination::Direct(_) => None,
+    });
+    2 * served.sum::<u64>()
 }
 
 /// How many addresses a host has, of one family or of both. Of a name that nobody has looked up yet it is a guess.

@@ -1,14 +1,15 @@
 //! What the next generation shall hold: the tables and lists that follow from the plan and from health.
 
+use super::buckets;
 use super::compile::{has_countries, jiffies, rate};
 use super::ids::{affinity_epoch, pools_epoch};
 use super::layout::{Layout, ListenerDesign, PoolDesign, RouteDesign, VipDesign};
-use super::plan::{PlannedOrigin, Route};
+use super::plan::{PlannedApplication, PlannedOrigin, PlannedPool, Route};
 use super::routing::{PoolListDesign, Traffic, balancer_routes};
 use super::{Setup, State};
 use crate::health::OriginHealth;
-use crate::maglev::{Grain, Member};
-use crate::model::{Config, Echo, OriginSteering, Ports, Transport};
+use crate::maglev::{Grain, Member, table_size};
+use crate::model::{Application, Config, Echo, OriginSteering, Ports, Transport};
 use crate::steering::{self, Family, OriginFacts, PoolFacts, balanced};
 use core::net::IpAddr;
 use lb_common::abi::{
@@ -179,6 +180,7 @@ impl State {
                     (Route::Direct(pool) | Route::Balancer(pool), _) => self.direct_list(pool, family),
                 };
                 let serves = pools.serves || others_serve;
+                let by_client = pools.steering == Steering::WEIGHTED_BY_CLIENT;
                 listeners.push(ListenerDesign {
                     address: Ip::from(*address),
                     ports: application.ports,
@@ -197,6 +199,10 @@ impl State {
                         affinity_epoch(&application.name, pools)
                     }),
                     routes: set,
+                    untracked: match by_client || set != 0 {
+                        true => None,
+                        false => self.untracked(config, application, planned),
+                    },
                     echo: match application.echo {
                         Echo::Off => false,
                         Echo::Always => true,
@@ -245,6 +251,39 @@ impl State {
             vip.udp.sort_unstable();
         }
         vips.into_values().collect()
+    }
+
+    /// Whether new TCP flows of an application need no entry, and for how many buckets: nothing depends on the client, nothing
+    /// is counted, nobody is refused, and all origins answer clients directly.
+    fn untracked(&self, config: &Config, application: &Application, planned: &PlannedApplication) -> Option<u32> {
+        let limits = &application.limits;
+        let plain = application.transport == Transport::Tcp
+            && !application.ports.is_range()
+            && application.affinity.is_none()
+            && application.access.is_none()
+            && config.datapath.access.is_none()
+            && limits.new_flows_per_second.is_none()
+            && limits.new_flows_per_second_per_source.is_none();
+        if !plain {
+            return None;
+        }
+        let pools: Vec<usize> = match planned.route {
+            Route::Direct(pool) => vec![pool],
+            Route::Balancer(index) if config.load_balancers[index].steering_policy.counts_flows() => return None,
+            Route::Balancer(index) => {
+                let names = config.load_balancers[index].pools();
+                names.filter_map(|name| self.plan.pool(name)).collect()
+            }
+        };
+        let pools = || pools.iter().map(|&index| &self.plan.pools[index]);
+        let fits = |pool: &PlannedPool| {
+            pool.only_direct && pool.max_flows == 0 && pool.origin_steering == OriginSteering::Random
+        };
+        if !pools().all(fits) {
+            return None;
+        }
+        let slots = pools().map(|pool| table_size(pool.origins.len(), Grain::Fine));
+        Some(buckets::bits(slots.max()?))
     }
 
     /// Whether the pools of a route, usable or not, have origins that answer clients directly.

@@ -76,6 +76,8 @@ pub struct ListenerDesign {
     pub routes: u32,
     /// Whether echo requests to the address are answered on its behalf.
     pub echo: bool,
+    /// New TCP flows need no entry: buckets that its tables ask for, as a power of two.
+    pub untracked: Option<u32>,
 }
 
 /// The pools of a country's clients, in a set of routes that applications share, as the next generation shall hold them.

@@ -8,6 +8,7 @@
 
 mod access;
 mod balancers;
+mod buckets;
 mod capacity;
 mod compile;
 mod design;

@@ -54,6 +54,8 @@ pub struct PlannedPool {
     pub last_resort: bool,
     /// Whether some of its origins answer clients directly.
     pub direct: bool,
+    /// Whether all do.
+    pub only_direct: bool,
     /// Established flows that each origin may have; 0: any number.
     pub max_flows: u32,
     /// Of an origin with a host name one for each address, side by side.
@@ -355,6 +357,7 @@ impl Plan {
                 last_resort: fallbacks.contains(pool.name.as_str()),
                 max_flows: served.flows_per_origin(&pool.name).unwrap_or(0),
                 direct: pool.origins.iter().any(|origin| origin.forwarding.is_direct()),
+                only_direct: pool.origins.iter().all(|origin| origin.forwarding.is_direct()),
             };
             self.index.insert(pool.name.clone(), self.pools.len());
             self.pools.push(planned);
@@ -429,6 +432,7 @@ impl Plan {
             on_unhealthy: OnUnhealthy::Keep,
             last_resort: false,
             direct: false,
+            only_direct: false,
             max_flows: application.limits.flows_per_origin.unwrap_or(0),
             origins,
             unresolved,

@@ -5,12 +5,13 @@
 //! before the live one, so a grace period comes before its rows and slots are written over.
 
 use super::Adopted;
+use super::buckets::Buckets;
 use super::layout::{Designs, Full, Layout, ListenerDesign, Runs};
 use super::routing::PoolListDesign;
 use crate::image::{Capacity, TableOp};
 use crate::steering::Family;
 use lb_common::abi::{
-    Application, ApplicationKey, BucketRun, Parity, Pool, PoolId, PoolList, Port, PortSpan, Route, RouteKey,
+    Application, ApplicationFlags, ApplicationKey, BucketRun, Parity, Pool, PoolId, PoolList, Port, PortSpan, Route, RouteKey,
     Settings, Spans, Steering, Table, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ pub struct Generations {
     capacity: Capacity,
     slots: Runs<Arc<Layout>, u32>,
     spans: Runs<Vec<PortSpan>, PortSpan>,
+    buckets: Buckets,
     /// The adopted generation, as long as its runs are not free.
     adopted: Option<u32>,
     /// By parity.
@@ -51,6 +53,7 @@ impl Generations {
             capacity,
             slots: Runs::new("slots (two generations)", capacity.slots),
             spans: Runs::new("ranges of ports (two generations)", capacity.spans),
+            buckets: Buckets::new(capacity.buckets),
             adopted: None,
             held: [Held::default(), Held::default()],
         }
@@ -68,6 +71,7 @@ impl Generations {
             }
         }
         self.adopted = Some(self.live);
+        self.buckets.adopt(adopted.applications.iter().map(|(_, record)| record));
         for (key, record) in &adopted.applications {
             self.held_mut(key.parity).applications.insert(*key, Some(*record));
         }
@@ -209,6 +213,9 @@ impl Generations {
         let live = &self.held[usize::from(live.0 & 1)];
         self.slots.retain(&live.slots);
         self.spans.retain(&live.spans);
+        let applications = live.applications.values().flatten();
+        let applications = applications.map(|record| record.id).collect();
+        self.buckets.retain(&applications);
         if self.adopted.is_some_and(|generation| generation != self.live) {
             self.adopted = None;
             self.slots.forget_reserved();
@@ -270,7 +277,13 @@ impl Generations {
                 protocol: listener.protocol,
                 parity,
             };
-            next.applications.insert(key, Some(record(listener, table)));
+            let (buckets, flag) = self.buckets.place(listener.application, listener.untracked, runs);
+            let record = Application {
+                buckets,
+                flags: ApplicationFlags(listener.flags.0 | flag.0),
+                ..record(listener, table)
+            };
+            next.applications.insert(key, Some(record));
         }
         for route in designs.routes {
             let table = self.table(route.pools.layout.as_ref(), &mut next, runs)?;
