@@ -2,6 +2,7 @@
 //!
 //! The packet path ignores entries that have timed out; sweeping them keeps the counts true and frees source ports.
 
+use super::buckets::{Buckets, Client, Look};
 use super::clock::Clock;
 use super::loads::Loads;
 use super::sys;
@@ -29,6 +30,7 @@ pub struct FlowTables {
     swept_at: Array<MapData, u32>,
     loads: Loads,
     affinity: MapData,
+    buckets: Buckets,
 }
 
 struct Table<K, V> {
@@ -65,7 +67,7 @@ pub struct Ages {
     pub ended: Vec<u32>,
 }
 
-/// Open flows, by counter row.
+/// Open flows, by counter row. Of flows without entries, each bucket with recent packets counts as one.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FlowCounts {
     pub applications: BTreeMap<u32, u64>,
@@ -83,7 +85,7 @@ pub struct FlowCounts {
 
 /// What the two families' entries have in common, for reading.
 trait Entry: Pod {
-    type Key: Pod;
+    type Key: Client;
     const V6: bool;
     fn core(&self) -> &FlowCore;
     fn describe(&self, key: &Self::Key) -> Tuples;
@@ -167,6 +169,7 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         counts: &mut FlowCounts,
         found: &mut BTreeMap<OriginId, u32>,
         loads: &mut Loads,
+        look: &mut Look,
     ) -> Result<()> {
         let mut rows = BTreeMap::new();
         let mut timeouts = |application: u32| {
@@ -179,6 +182,9 @@ impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         let established = self.memory == Memory::Established;
         self.for_each(|key, flow| {
             let core = flow.core();
+            if core.side == FlowSide::CLIENT {
+                look.note(core.application, key);
+            }
             if established && core.side == FlowSide::CLIENT {
                 count(core, found);
             }
@@ -354,7 +360,8 @@ impl FlowTables {
                 Map::LruHashMap(data) => data,
                 other => anyhow::bail!("the map {} is of another kind: {other:?}", maps::AFFINITY),
             },
-            loads: Loads::new(take)?,
+            loads: Loads::new(&mut take)?,
+            buckets: Buckets::new(take)?,
         })
     }
 
@@ -366,6 +373,17 @@ impl FlowTables {
         let mut counts = FlowCounts::default();
         let mut found = BTreeMap::new();
         let before = self.loads.read()?;
+        let mut look = self.buckets.begin(clock.now())?;
+        if !look.is_empty() {
+            // Entries go to the established ones and come back: they stand in both for a while, so whoever looks at these
+            // before and after those misses none.
+            for table in self.v4.iter().filter(|table| table.memory == Memory::Tentative) {
+                table.for_each(|key, flow| look.note(flow.core.application, key))?;
+            }
+            for table in self.v6.iter().filter(|table| table.memory == Memory::Tentative) {
+                table.for_each(|key, flow| look.note(flow.core.application, key))?;
+            }
+        }
         for table in &mut self.v4 {
             table.sweep(
                 &self.timeouts,
@@ -373,6 +391,7 @@ impl FlowTables {
                 &mut counts,
                 &mut found,
                 &mut self.loads,
+                &mut look,
             )?;
         }
         for table in &mut self.v6 {
@@ -382,9 +401,19 @@ impl FlowTables {
                 &mut counts,
                 &mut found,
                 &mut self.loads,
+                &mut look,
             )?;
         }
         self.loads.compare(&before, &found)?;
+        let owners = self.buckets.end(&look, clock.now())?;
+        counts.named.extend(&owners.named);
+        for (row, buckets) in owners.applications {
+            *counts.applications.entry(row).or_default() += buckets;
+            counts.total += buckets;
+        }
+        for (row, buckets) in owners.origins {
+            *counts.origins.entry(row).or_default() += buckets;
+        }
         // 0 would be never.
         self.swept_at.set(0, clock.now().max(1), 0)?;
         Ok(counts)

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod attach;
+pub mod buckets;
 pub mod clock;
 pub mod dissect;
 pub mod explain;

@@ -55,6 +55,37 @@ pub fn update_rows<V: Pod>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> io:
     update(map, &keys, values)
 }
 
+/// The `count` rows of an array from `first` on, in one system call.
+///
+/// # Errors
+/// The kernel's error; also when there are fewer.
+pub fn rows<V: Pod>(map: BorrowedFd<'_>, first: u32, count: u32) -> io::Result<Vec<V>> {
+    let mut keys = vec![0u32; count as usize];
+    let mut values = vec![V::zeroed(); count as usize];
+    let (before, mut last) = (first.wrapping_sub(1), 0u32);
+    let mut batch = Batch {
+        // The row before; none: the first of all.
+        in_batch: if first == 0 { 0 } else { &raw const before as u64 },
+        out_batch: &raw mut last as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count,
+        map_fd: map.as_raw_fd() as u32,
+        ..Batch::default()
+    };
+    match bpf(BPF_MAP_LOOKUP_BATCH, &mut batch) {
+        Ok(_) => {}
+        // The end of the array.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        Err(error) => return Err(error),
+    }
+    if batch.count == count && keys.first().is_none_or(|key| *key == first) {
+        Ok(values)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    }
+}
+
 /// Writes entries in one system call: the shorter of the two slices counts.
 ///
 /// # Errors

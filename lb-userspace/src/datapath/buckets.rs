@@ -1,0 +1,184 @@
+//! Buckets of TCP flows without entries, as a sweep sees them: which may have entries again, and whose flows they are.
+
+use super::sys;
+use anyhow::{Context, Result};
+use aya::maps::{Array, Map, MapData};
+use bytemuck::Pod;
+use lb_common::abi::{
+    Application, ApplicationKey, Bucket, BucketRun, FlowKey4, FlowKey6, HashKey, OriginId, Protocol, Settings, Timeouts,
+    maps,
+};
+use lb_common::hash;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+
+/// A bucket counts as a flow of its owner's as long as its last packet is no older than this, in seconds.
+const ACTIVE_SECONDS: u32 = 60;
+/// Jiffies that userspace may be ahead of a packet's.
+const SLACK: u32 = 2;
+
+/// The maps.
+pub struct Buckets {
+    rows: MapData,
+    settled: MapData,
+    applications: MapData,
+    settings: Array<MapData, Settings>,
+    timeouts: Array<MapData, Timeouts>,
+}
+
+/// What a sweep knows before it looks at flows.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// By application.
+    runs: BTreeMap<u32, BucketRun>,
+    key: HashKey,
+    /// When it began, in jiffies.
+    began: u32,
+    /// Rows whose flows have an entry.
+    tracked: BTreeSet<u32>,
+}
+
+/// A key of a flow table, as far as buckets go.
+pub trait Client: Pod {
+    const V6: bool;
+    fn protocol(&self) -> Protocol;
+    fn hash(&self, key: HashKey) -> u32;
+}
+
+impl Client for FlowKey4 {
+    const V6: bool = false;
+
+    fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    fn hash(&self, key: HashKey) -> u32 {
+        hash::bucket4(key, self.source, self.source_port)
+    }
+}
+
+impl Client for FlowKey6 {
+    const V6: bool = true;
+
+    fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    fn hash(&self, key: HashKey) -> u32 {
+        hash::bucket6(key, self.source, self.source_port)
+    }
+}
+
+/// Whose flows without entries go on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Owners {
+    /// Those that some flow may still have, be it idle.
+    pub named: BTreeSet<OriginId>,
+    /// Buckets with recent packets, by application and by origin: each has a flow at least.
+    pub applications: BTreeMap<u32, u64>,
+    pub origins: BTreeMap<u32, u64>,
+}
+
+impl Look {
+    /// Notes the entry of a client's packets.
+    pub fn note<K: Client>(&mut self, application: u32, key: &K) {
+        if key.protocol() != Protocol::TCP {
+            return;
+        }
+        if let Some(run) = self.runs.get(&application) {
+            self.tracked.insert(run.row(run.number(key.hash(self.key)), K::V6));
+        }
+    }
+
+    /// Whether there is anything to look for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+}
+
+impl Buckets {
+    /// Takes the maps by name from `take`.
+    ///
+    /// # Errors
+    /// When one is missing or of another kind.
+    pub fn new(mut take: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
+        let mut raw = |name: &str| match take(name)? {
+            Map::Array(data) | Map::HashMap(data) => Ok(data),
+            other => anyhow::bail!("the map {name} is of another kind: {other:?}"),
+        };
+        Ok(Self {
+            rows: raw(maps::BUCKETS)?,
+            settled: raw(maps::SETTLED)?,
+            applications: raw(maps::APPLICATIONS)?,
+            settings: take(maps::SETTINGS)?.try_into()?,
+            timeouts: take(maps::TIMEOUTS)?.try_into()?,
+        })
+    }
+
+    /// Begins a sweep at jiffy `now`. Every entry that a packet makes afterwards is younger.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn begin(&self, now: u32) -> Result<Look> {
+        let settings = self.settings.get(&0, 0).context("read the settings")?;
+        let mut look = Look {
+            key: settings.hash_key,
+            began: now.wrapping_sub(SLACK),
+            ..Look::default()
+        };
+        sys::for_each(self.applications.fd().as_fd(), |key: &ApplicationKey, record: &Application| {
+            if key.parity == settings.parity() && record.buckets != BucketRun::NONE {
+                look.runs.insert(record.id, record.buckets);
+            }
+        })
+        .context("read the applications")?;
+        if !look.is_empty() {
+            // Packets that came before may not have made theirs yet.
+            sys::wait_for_packets();
+        }
+        Ok(look)
+    }
+
+    /// Ends a sweep that has noted all entries: buckets without any need not be looked for in the flow tables.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn end(&self, look: &Look, now: u32) -> Result<Owners> {
+        let mut owners = Owners::default();
+        if look.is_empty() {
+            return Ok(owners);
+        }
+        let second = self.settings.get(&0, 0).context("read the settings")?.second;
+        for (&application, run) in &look.runs {
+            let timeouts = self.timeouts.get(&application, 0).unwrap_or_default();
+            let (base, count) = (run.base(), run.rows());
+            let buckets: Vec<Bucket> = sys::rows(self.rows.fd().as_fd(), base, count).context("read buckets")?;
+            let settled: Vec<u32> = sys::rows(self.settled.fd().as_fd(), base, count).context("read buckets")?;
+            let mut changed = settled.clone();
+            for (row, (bucket, settled)) in (base..).zip(buckets.iter().zip(&mut changed)) {
+                // As the packet path decides it.
+                let may_be = bucket.tracked.wrapping_sub(*settled) as i32 >= 0;
+                if may_be && !look.tracked.contains(&row) {
+                    *settled = look.began;
+                }
+                if bucket.owner == OriginId::NONE {
+                    continue;
+                }
+                let idle = now.wrapping_sub(bucket.seen);
+                let idle = if idle > u32::MAX / 2 { 0 } else { idle };
+                if idle.saturating_sub(second) <= timeouts.tcp {
+                    owners.named.insert(bucket.owner);
+                }
+                if idle <= second.saturating_mul(ACTIVE_SECONDS) {
+                    *owners.applications.entry(application).or_default() += 1;
+                    *owners.origins.entry(bucket.owner.0).or_default() += 1;
+                }
+            }
+            if changed != settled {
+                sys::update_rows(self.settled.fd().as_fd(), base, &changed).context("settle buckets")?;
+            }
+        }
+        Ok(owners)
+    }
+}
