@@ -7,7 +7,7 @@ use super::flow::{self, Standing};
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
 use super::scratch::{Errand, Note, Opening, Scratch, Subject};
 use super::send::forward;
-use super::tables::{Memory, Tables};
+use super::tables::Tables;
 use super::transport::{self, Segment};
 use super::verdict::{DropReason, Pass, Reply};
 use super::{Arrival, Stage, Step, drop, pass};

@@ -5,8 +5,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Application, ApplicationKey, Bucket, BucketRun, FlowKey4, FlowKey6, HashKey, OriginId, Protocol, Settings, Timeouts,
-    maps,
+    Application, ApplicationKey, Bucket, BucketRun, FlowKey4, FlowKey6, HashKey, OriginId, Protocol,
+    Settings, Timeouts, maps,
 };
 use lb_common::hash;
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,7 +86,8 @@ impl Look {
             return;
         }
         if let Some(run) = self.runs.get(&application) {
-            self.tracked.insert(run.row(run.number(key.hash(self.key)), K::V6));
+            self.tracked
+                .insert(run.row(run.number(key.hash(self.key)), K::V6));
         }
     }
 
@@ -127,11 +128,14 @@ impl Buckets {
             began: now.wrapping_sub(SLACK),
             ..Look::default()
         };
-        sys::for_each(self.applications.fd().as_fd(), |key: &ApplicationKey, record: &Application| {
-            if key.parity == settings.parity() && record.buckets != BucketRun::NONE {
-                look.runs.insert(record.id, record.buckets);
-            }
-        })
+        sys::for_each(
+            self.applications.fd().as_fd(),
+            |key: &ApplicationKey, record: &Application| {
+                if key.parity == settings.parity() && record.buckets != BucketRun::NONE {
+                    look.runs.insert(record.id, record.buckets);
+                }
+            },
+        )
         .context("read the applications")?;
         if !look.is_empty() {
             // Packets that came before may not have made theirs yet.
@@ -153,8 +157,10 @@ impl Buckets {
         for (&application, run) in &look.runs {
             let timeouts = self.timeouts.get(&application, 0).unwrap_or_default();
             let (base, count) = (run.base(), run.rows());
-            let buckets: Vec<Bucket> = sys::rows(self.rows.fd().as_fd(), base, count).context("read buckets")?;
-            let settled: Vec<u32> = sys::rows(self.settled.fd().as_fd(), base, count).context("read buckets")?;
+            let buckets: Vec<Bucket> =
+                sys::rows(self.rows.fd().as_fd(), base, count).context("read buckets")?;
+            let settled: Vec<u32> =
+                sys::rows(self.settled.fd().as_fd(), base, count).context("read buckets")?;
             let mut changed = settled.clone();
             for (row, (bucket, settled)) in (base..).zip(buckets.iter().zip(&mut changed)) {
                 // As the packet path decides it.

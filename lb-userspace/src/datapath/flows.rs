@@ -146,7 +146,7 @@ macro_rules! entry {
 entry!(Flow4, FlowKey4, false);
 entry!(Flow6, FlowKey6, true);
 
-impl<K: aya::Pod + Pod, V: aya::Pod + Entry<Key = K>> Table<K, V> {
+impl<K: aya::Pod + Client, V: aya::Pod + Entry<Key = K>> Table<K, V> {
     fn new(memory: Memory, raw: Map, map: Map) -> Result<Self> {
         let (Map::HashMap(raw) | Map::LruHashMap(raw)) = raw else {
             anyhow::bail!("a flow table is no hash")

@@ -175,6 +175,7 @@ impl World {
                 country_prefixes: 64,
                 clients: 64,
                 routes: 256,
+                buckets: 1 << 16,
             },
             max_flows: 1000,
             adopted: None,

@@ -112,7 +112,10 @@ mod tests {
         assert_eq!(buckets.place(7, None, &mut ops).0, BucketRun::NONE);
         assert_eq!(buckets.place(8, Some(12), &mut ops).0, second);
         assert_eq!(ops.len(), 2);
-        assert_eq!(buckets.place(9, Some(LEAST_BITS), &mut ops).0.base(), first.base());
+        assert_eq!(
+            buckets.place(9, Some(LEAST_BITS), &mut ops).0.base(),
+            first.base()
+        );
     }
 
     #[test]

@@ -178,7 +178,10 @@ fn bucket_rows(config: &Config) -> u64 {
         .iter()
         .filter(|pool| direct(pool))
         .map(|pool| {
-            let members = pool.origins.iter().map(|origin| count(&origin.address, None, None));
+            let members = pool
+                .origins
+                .iter()
+                .map(|origin| count(&origin.address, None, None));
             (pool.name.as_str(), table_size(members.sum(), Grain::Fine))
         })
         .collect();
@@ -191,10 +194,13 @@ fn bucket_rows(config: &Config) -> u64 {
         .iter()
         .map(|balancer| (balancer.name.as_str(), of(balancer)))
         .collect();
-    let served = config.applications.iter().filter_map(|application| match &application.destination {
-        Destination::LoadBalancer(name) => rows.get(name.as_str()),
-        Destination::Direct(_) => None,
-    });
+    let served = config
+        .applications
+        .iter()
+        .filter_map(|application| match &application.destination {
+            Destination::LoadBalancer(name) => rows.get(name.as_str()),
+            Destination::Direct(_) => None,
+        });
     2 * served.sum::<u64>()
 }
 

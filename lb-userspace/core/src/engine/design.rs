@@ -255,7 +255,12 @@ impl State {
 
     /// Whether new TCP flows of an application need no entry, and for how many buckets: nothing depends on the client, nothing
     /// is counted, nobody is refused, and all origins answer clients directly.
-    fn untracked(&self, config: &Config, application: &Application, planned: &PlannedApplication) -> Option<u32> {
+    fn untracked(
+        &self,
+        config: &Config,
+        application: &Application,
+        planned: &PlannedApplication,
+    ) -> Option<u32> {
         let limits = &application.limits;
         let plain = application.transport == Transport::Tcp
             && !application.ports.is_range()
@@ -269,7 +274,9 @@ impl State {
         }
         let pools: Vec<usize> = match planned.route {
             Route::Direct(pool) => vec![pool],
-            Route::Balancer(index) if config.load_balancers[index].steering_policy.counts_flows() => return None,
+            Route::Balancer(index) if config.load_balancers[index].steering_policy.counts_flows() => {
+                return None;
+            }
             Route::Balancer(index) => {
                 let names = config.load_balancers[index].pools();
                 names.filter_map(|name| self.plan.pool(name)).collect()

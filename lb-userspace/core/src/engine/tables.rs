@@ -11,8 +11,8 @@ use super::routing::PoolListDesign;
 use crate::image::{Capacity, TableOp};
 use crate::steering::Family;
 use lb_common::abi::{
-    Application, ApplicationFlags, ApplicationKey, BucketRun, Parity, Pool, PoolId, PoolList, Port, PortSpan, Route, RouteKey,
-    Settings, Spans, Steering, Table, Vip, VipKey,
+    Application, ApplicationFlags, ApplicationKey, BucketRun, Parity, Pool, PoolId, PoolList, Port, PortSpan,
+    Route, RouteKey, Settings, Spans, Steering, Table, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -71,7 +71,8 @@ impl Generations {
             }
         }
         self.adopted = Some(self.live);
-        self.buckets.adopt(adopted.applications.iter().map(|(_, record)| record));
+        self.buckets
+            .adopt(adopted.applications.iter().map(|(_, record)| record));
         for (key, record) in &adopted.applications {
             self.held_mut(key.parity).applications.insert(*key, Some(*record));
         }

@@ -7,9 +7,9 @@ use crate::maglev::mix;
 use crate::model::CountryTable;
 use core::net::IpAddr;
 use lb_common::abi::{
-    self, AccessKey, AccessList, AccessRule, ApplicationFlags, ApplicationKey, Country, CountryKey,
-    Forwarding, Hop, HopId, Interface, Ip, Mac, OriginId, OriginState, Parity, PoolId, PoolList, Port,
-    PortSpan, Protocol, RouteKey, Settings, SettingsFlags, Steering, Table, Timeouts, Vip, VipKey,
+    self, AccessKey, AccessList, AccessRule, ApplicationFlags, ApplicationKey, BucketRun, Country,
+    CountryKey, Forwarding, Hop, HopId, Interface, Ip, Mac, OriginId, OriginState, Parity, PoolId, PoolList,
+    Port, PortSpan, Protocol, RouteKey, Settings, SettingsFlags, Steering, Table, Timeouts, Vip, VipKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -121,6 +121,23 @@ impl Maps {
                     }
                 }
                 self.slots[*base as usize..end as usize].copy_from_slice(owners);
+            }
+            TableOp::Buckets { base, count } => {
+                assert!(base + count <= capacity().buckets);
+                let readable = |key: &ApplicationKey| {
+                    let parity = u32::from(key.parity.0);
+                    self.readable
+                        .iter()
+                        .any(|generation| *generation != 0 && generation & 1 == parity)
+                };
+                for (_, record) in self.applications.iter().filter(|(key, _)| readable(key)) {
+                    let run = record.buckets;
+                    let apart = base + count <= run.base() || run.base() + run.rows() <= *base;
+                    assert!(
+                        run == BucketRun::NONE || apart,
+                        "buckets of a readable generation"
+                    );
+                }
             }
             TableOp::Pool { row, record } => {
                 assert!(row.0 < capacity().pools);

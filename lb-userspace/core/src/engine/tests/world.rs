@@ -40,6 +40,7 @@ pub fn capacity() -> Capacity {
         country_rules: 16,
         country_prefixes: 8,
         routes: 64,
+        buckets: 3 << 13,
         ..Capacity::default()
     }
 }
