@@ -9,12 +9,17 @@ mod arguments;
 mod bars;
 mod cases;
 mod compare;
+mod control;
 mod counters;
 mod driver;
+mod flow_memory;
 mod flows;
+mod forwarding;
 mod frame;
 mod layout;
 mod lb;
+mod live;
+mod machine;
 mod modes;
 #[path = "../../../bpf/src/network.rs"]
 mod network;
@@ -22,6 +27,7 @@ mod node;
 mod packets;
 mod paths;
 mod report;
+mod startup;
 mod subject;
 mod table;
 mod tables;
@@ -81,17 +87,37 @@ fn run(arguments: &Arguments) -> Result<()> {
         table::print(&compared, arguments.packet_rounds());
         table::print_bars(&compared.bars);
     }
+    let ways = if arguments.measures_forwarding() {
+        let object = std::env::var_os("LB_BENCH_FORWARDING")
+            .context("LB_BENCH_FORWARDING names no programs: start it by `cargo xtask bench`")?;
+        forwarding::measure(arguments, object.as_ref())?
+    } else {
+        Vec::new()
+    };
+    if !arguments.json && !ways.is_empty() {
+        forwarding::print(&ways, arguments.forwarding_rounds());
+    }
     let paths = if arguments.measures_paths() {
         paths::measure(arguments)?
     } else {
         Vec::new()
     };
+    if !arguments.json && !paths.is_empty() {
+        report::print_paths(&paths, arguments.path_rounds(), paths::SECONDS);
+    }
+    let control = if arguments.measures_control() {
+        control::measure(arguments)?
+    } else {
+        Vec::new()
+    };
     if arguments.json {
         let (packets, paths_done) = (arguments.packet_rounds(), arguments.path_rounds());
-        let json = report::json(&compared, packets, &paths, paths_done, paths::SECONDS);
+        let mut json = report::json(&compared, packets, &paths, paths_done, paths::SECONDS);
+        json["forwarding"] = forwarding::json(&ways);
+        json["control"] = control::json(&control);
         println!("{json:#}");
-    } else if !paths.is_empty() {
-        report::print_paths(&paths, arguments.path_rounds(), paths::SECONDS);
+    } else if !control.is_empty() {
+        control::print(&control);
     }
     if let (_, Some(warning)) = report::load() {
         eprintln!("warning: {warning}");
