@@ -42,8 +42,8 @@ pub const FLOORS: [Target; 13] = [
     RING_TUNNEL[1],
 ];
 
-/// Entries of the tables that the insertion floors fill: no more fit.
-pub const FULL: u32 = 1 << 17;
+/// Names of the tables that the insertion floors fill, which the loader makes as large as lb's of new flows.
+pub const FULL: [&str; 2] = ["FULL4", "FULL6"];
 
 /// Names of the ring floors' maps: addresses (hash, [`RingVip`] → row of the ring's counters), ring (array of rows of the
 /// reals), reals (array of [`Real`]).

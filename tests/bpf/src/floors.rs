@@ -1,6 +1,6 @@
 //! What nothing can be below that does the same: the least work of each kind, written for the purpose.
 
-use crate::abi::{FOUND_ROWS, FULL};
+use crate::abi::FOUND_ROWS;
 use crate::frame::{at, field};
 use crate::network::{Headers4, Headers6};
 use aya_ebpf::bindings::xdp_action;
@@ -22,9 +22,9 @@ static FLOWS6: HashMap<FlowKey6, Flow6, 1> = HashMap::new();
 static ACCESS: LpmTrie<AccessKey, AccessRule, 1> = LpmTrie::new();
 /// What a flow that is remembered needs at least, as far as can be seen: its 5-tuple, and a cache line of state.
 #[btf_map]
-static FULL4: LruHashMap<[u32; 4], [u64; 8], { FULL as usize }> = LruHashMap::new();
+static FULL4: LruHashMap<[u32; 4], [u64; 8], 1> = LruHashMap::new();
 #[btf_map]
-static FULL6: LruHashMap<[u32; 10], [u64; 11], { FULL as usize }> = LruHashMap::new();
+static FULL6: LruHashMap<[u32; 10], [u64; 11], 1> = LruHashMap::new();
 
 /// The access list that [`floor_prefix4`] and [`floor_prefix6`] look in.
 const LIST: u32 = 1;

@@ -1,9 +1,9 @@
 //! Objects of lb: the one that this tree has built, and earlier ones.
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::ProgramArray;
+use aya::maps::{MapData, ProgramArray};
 use aya::{EbpfLoader, VerifierLogLevel};
-use lb_common::abi::maps;
+use lb_common::abi::{AccessKey, AccessRule, Flow4, Flow6, FlowKey4, FlowKey6, PortSpan, Slot, maps};
 use lb_common::datapath::Stage;
 use lb_userspace::datapath::object::{self, Loaded, MapSizes, load};
 use lb_userspace::datapath::pins::Pins;
@@ -90,8 +90,32 @@ fn load_earlier(bytes: &[u8], sizes: &MapSizes, pins: &Path) -> Result<Loaded> {
         loaded += 1;
     }
     ensure!(loaded > 0, "it has none of the stages");
+    for (name, key, value) in LAYOUT {
+        let map = MapData::from_pin(pins.join(name)).with_context(|| format!("its map {name}"))?;
+        let info = map.info()?;
+        ensure!(
+            (info.key_size(), info.value_size()) == (key as u32, value as u32),
+            "its map {name} is laid out in another way than this tree's, which fills it: they cannot be compared"
+        );
+    }
     Ok(Loaded { ebpf, stages })
 }
+
+/// Sizes of the entries of maps that are filled many at a time, where nobody else notices that they differ.
+const LAYOUT: [(&str, usize, usize); 7] = [
+    (maps::FLOWS4, size_of::<FlowKey4>(), size_of::<Flow4>()),
+    (maps::FLOWS6, size_of::<FlowKey6>(), size_of::<Flow6>()),
+    (maps::TENTATIVE4, size_of::<FlowKey4>(), size_of::<Flow4>()),
+    (maps::TENTATIVE6, size_of::<FlowKey6>(), size_of::<Flow6>()),
+    (maps::SLOTS, size_of::<u32>(), size_of::<Slot>()),
+    (maps::SPANS, size_of::<u32>(), size_of::<PortSpan>()),
+    // The length of the prefix comes first.
+    (
+        maps::ACCESS,
+        size_of::<u32>() + size_of::<AccessKey>(),
+        size_of::<AccessRule>(),
+    ),
+];
 
 /// BPF objects in a file, each up to the end of its table of sections, which stands last.
 fn objects(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 /// Rounds of a full and of a quick run: of packets, and of paths.
 const ROUNDS: (u32, u32) = (30, 3);
-const QUICK_ROUNDS: (u32, u32) = (7, 1);
+const QUICK_ROUNDS: (u32, u32) = (5, 1);
 /// Rounds of ways through a node, and packets of each: of open flows, and of new ones.
 const FORWARDING_ROUNDS: u32 = 9;
 const QUICK_FORWARDING_ROUNDS: u32 = 3;
@@ -45,6 +45,15 @@ pub struct Arguments {
     /// Write this tree's object of lb to FILE, for `--against` later
     #[arg(long, value_name = "FILE")]
     pub export: Option<PathBuf>,
+    /// Compare the cases with those that --save has written before, as ratios of multiples of the floors
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// Write the cases to FILE, for `--baseline` later
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Write plots (SVG) into FOLDER: cost by the number of flows
+    #[arg(long, value_name = "FOLDER")]
+    pub plots: Option<PathBuf>,
     /// Leave out throughput through namespaces
     #[arg(long)]
     no_paths: bool,

@@ -125,7 +125,7 @@ pub fn floor(case: &Case) -> Option<Case> {
     let (floor, shape) = match (case.program, case.traffic) {
         (Program::Floor(_), _) => return None,
         (_, Traffic::NotOurs | Traffic::Refused(_)) => (Floor::Miss, case.shape),
-        (_, Traffic::New(_)) if !case.mode.forwarding().is_direct() => (Floor::Insert, Shape::usual(0)),
+        (_, Traffic::New(_)) if !case.mode.forwarding().is_direct() => (Floor::Insert, case.shape),
         (_, Traffic::In | Traffic::Out | Traffic::New(_)) => match case.mode {
             Mode::Nat | Mode::Dnat => (Floor::Lookup, case.shape),
             Mode::L2 => (Floor::Ring, case.shape),
@@ -151,16 +151,19 @@ pub fn bars(case: &Case) -> Vec<Bar> {
     let v4 = case.version == Version::V4;
     let to = |limit, reference| Bar::to(case, limit, reference);
     let with = |traffic| Case { traffic, ..*case };
+    let at = |floor| Case {
+        shape: case.shape,
+        ..Case::floor(floor, case.version)
+    };
     if case.cpus > 1 {
         bars.push(to(BOTH_CPUS, Case { cpus: 1, ..*case }));
         return bars;
     }
-    if !usual {
-        let shape = Shape::usual(flows);
-        bars.push(to(WIDE, Case { shape, ..*case }));
-        return bars;
-    }
     match case.traffic {
+        _ if !usual => {
+            let shape = Shape::usual(flows);
+            bars.push(to(WIDE, Case { shape, ..*case }));
+        }
         Traffic::In | Traffic::Out if v4 && case.mode == Mode::Nat => {
             let limit = match flows {
                 1 => Some(NAT),
@@ -181,24 +184,12 @@ pub fn bars(case: &Case) -> Vec<Bar> {
         Traffic::New(Door::Open) => bars.push(Bar {
             subject: *case,
             limit: NEW,
-            references: vec![
-                (2.0, Case::floor(Floor::Insert, case.version)),
-                (1.0, with(Traffic::In)),
-            ],
+            references: vec![(2.0, at(Floor::Insert)), (1.0, with(Traffic::In))],
         }),
         Traffic::New(_) => bars.push(Bar {
             subject: *case,
             limit: LISTED,
-            references: vec![
-                (1.0, with(Traffic::New(Door::Open))),
-                (
-                    1.0,
-                    Case {
-                        shape: case.shape,
-                        ..Case::floor(Floor::Prefix, case.version)
-                    },
-                ),
-            ],
+            references: vec![(1.0, with(Traffic::New(Door::Open))), (1.0, at(Floor::Prefix))],
         }),
         Traffic::Refused(_) => bars.push(to(REFUSED, with(Traffic::NotOurs))),
         Traffic::NotOurs => bars.extend(floor(case).map(|floor| to(NOT_OURS, floor))),

@@ -2,6 +2,7 @@
 
 use crate::abi::{self, FRAME_LEN, TARGET_SUBJECT};
 use crate::counters::{Counters, Group};
+use crate::flows;
 use crate::frame::{IFINDEX, Traffic, Version};
 use crate::layout::{Door, Shape, Width};
 use crate::modes::Mode;
@@ -9,9 +10,11 @@ use lb_common::abi::{Protocol, Traffic as Row};
 use lb_common::datapath::{DropReason, Pass};
 
 /// New flows of one measurement. A power of two, so that none is opened twice.
-pub const NEW_FLOWS: u32 = 1 << 14;
+pub const NEW_FLOWS: u32 = 1 << 13;
 /// Flows that go round where each packet's must be a new one: many times what the full table holds.
-const FLOOD: u32 = 1 << 22;
+const FLOOD: u32 = 1 << 23;
+/// Flows that caches hold.
+const CACHED: u32 = 1_000;
 /// Flows of what is measured in wide shapes, and on both CPUs.
 const MANY: u32 = 1 << 16;
 
@@ -115,11 +118,10 @@ impl List<'_> {
     }
 
     fn floors(&mut self) {
-        for floor in [Floor::Transmit, Floor::Insert] {
-            self.cases
-                .extend(VERSIONS.map(|version| Case::floor(floor, version)));
-        }
+        let transmit = VERSIONS.map(|version| Case::floor(Floor::Transmit, version));
+        self.cases.extend(transmit);
         for floor in [
+            Floor::Insert,
             Floor::Lookup,
             Floor::Miss,
             Floor::Prefix,
@@ -326,15 +328,25 @@ impl Case {
         self.as_floor().is_none() && matches!(self.traffic, Traffic::New(_))
     }
 
-    /// Packets of one measurement when the others have `usual`: of new flows, each once.
+    /// Packets of one measurement when most have `usual`: of new flows, each once; of what caches hold, twice as many, because
+    /// a few nanoseconds more or less count there.
     pub fn packets(&self, usual: u32) -> u32 {
-        if self.opens() { NEW_FLOWS } else { usual }
+        if self.opens() {
+            NEW_FLOWS
+        } else if self.shape.flows <= CACHED && self.target() != abi::INSERT[self.version as usize].0 {
+            2 * usual
+        } else {
+            usual
+        }
     }
 
     /// Packets that nobody looks at before the first measurement: they fill a table, or reach a limit.
     pub fn priming(&self) -> u32 {
         match (self.program, self.traffic) {
-            (Program::Floor(Floor::Insert), _) => 2 * abi::FULL,
+            (Program::Floor(Floor::Insert), _) => {
+                let entries = flows::tentative(self.shape);
+                entries + entries / 4
+            }
             (_, Traffic::Refused(Door::Limited)) => 1,
             _ => 0,
         }

@@ -101,11 +101,12 @@ fn net(rows: &[Row], row: &Row) -> Option<Vec<f64>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::cases;
 
-    fn rows(costs: &[(&str, &[f64])]) -> Vec<Row> {
+    /// Rows of the cases with these names, at one flow.
+    pub fn rows(costs: &[(&str, &[f64])]) -> Vec<Row> {
         let cases = cases::all(&[1], 1);
         let row = |(name, samples): &(&str, &[f64])| Row {
             case: *cases

@@ -1,8 +1,8 @@
 //! The benchmark's own programs: those that send packets through others, and the floors.
 
 use crate::abi::{
-    DRIVE, FLOORS, FOUND, FOUND_ROWS, FRAME_LEN, REAL_ROWS, REALS, RING_SIZE, RING_SLOTS, RING_VIPS, Real,
-    RingVip, SERIES, Series, TARGET_SUBJECT, TARGETS,
+    DRIVE, FLOORS, FOUND, FOUND_ROWS, FRAME_LEN, FULL, REAL_ROWS, REALS, RING_SIZE, RING_SLOTS, RING_VIPS,
+    Real, RingVip, SERIES, Series, TARGET_SUBJECT, TARGETS,
 };
 use crate::frame::{NODE_MAC, Numbered, ORIGIN, ORIGIN_MAC, SNAT, Version, ttl};
 use crate::layout::{Door, Shape};
@@ -49,15 +49,18 @@ pub struct Sent {
 }
 
 impl Driver {
-    /// Loads the programs; those that look in lb's tables find them by their pins.
+    /// Loads the programs, with tables of `full` entries for insertions; those that look in lb's tables find them by their pins.
     ///
     /// # Errors
     /// The kernel refuses something.
-    pub fn new(object: &Path, pins: &Pins, subject: &ProgramFd) -> Result<Self> {
+    pub fn new(object: &Path, pins: &Pins, full: u32, subject: &ProgramFd) -> Result<Self> {
         let bytes = std::fs::read(object).with_context(|| format!("read {}", object.display()))?;
         let mut loader = EbpfLoader::new();
         for name in [maps::FLOWS4, maps::FLOWS6, maps::ACCESS] {
             loader.map_pin_path(name, pins.map(name));
+        }
+        for name in FULL {
+            loader.map_max_entries(name, full);
         }
         let mut ebpf = loader.load(&bytes).context("create the maps of the benchmark")?;
         let targets = ebpf.take_map(TARGETS).context("the map of targets")?;

@@ -7,7 +7,9 @@ use crate::modes::Mode;
 use anyhow::{Context, Result, bail};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
-use lb_common::abi::Protocol;
+use lb_common::abi::{Protocol, maps};
+use lb_core::image::Capacity;
+use lb_userspace::datapath::object::MapSizes;
 use lb_userspace::datapath::sys;
 use std::os::fd::AsFd;
 
@@ -27,6 +29,15 @@ pub fn room(shape: Shape) -> u32 {
     // Two entries a flow; and room, because lists of free entries are kept for each CPU.
     let entries = known.sum::<u32>() + 4 * NEW_FLOWS;
     (entries / 2 + entries / 16).max(LEAST)
+}
+
+/// Entries of each family's table of new flows: they are evicted when it is full.
+pub fn tentative(shape: Shape) -> u32 {
+    let sizes = MapSizes {
+        capacity: Capacity::default(),
+        max_flows: room(shape),
+    };
+    sizes.entries(maps::TENTATIVE4).unwrap_or(LEAST)
 }
 
 /// One table.

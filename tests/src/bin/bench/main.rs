@@ -7,6 +7,7 @@ mod abi;
 mod against;
 mod arguments;
 mod bars;
+mod baseline;
 mod cases;
 mod compare;
 mod control;
@@ -26,6 +27,7 @@ mod network;
 mod node;
 mod packets;
 mod paths;
+mod plot;
 mod report;
 mod startup;
 mod subject;
@@ -83,9 +85,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         Vec::new()
     };
     let compared = compare::compare(&rows);
+    let moved = packets::keep(arguments, &compared)?;
     if !arguments.json && !rows.is_empty() {
         table::print(&compared, arguments.packet_rounds());
         table::print_bars(&compared.bars);
+        if let Some(moved) = &moved {
+            baseline::print(moved);
+        }
     }
     let ways = if arguments.measures_forwarding() {
         let object = std::env::var_os("LB_BENCH_FORWARDING")
@@ -115,6 +121,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         let mut json = report::json(&compared, packets, &paths, paths_done, paths::SECONDS);
         json["forwarding"] = forwarding::json(&ways);
         json["control"] = control::json(&control);
+        if let Some(moved) = &moved {
+            json["moved"] = baseline::json(moved);
+        }
         println!("{json:#}");
     } else if !control.is_empty() {
         control::print(&control);

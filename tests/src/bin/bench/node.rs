@@ -5,6 +5,7 @@ use crate::against::Object;
 use crate::cases::{Build, Case};
 use crate::counters::Counters;
 use crate::driver::{Driver, Sent};
+use crate::flows;
 use crate::frame::{IFINDEX, series};
 use crate::layout::{Shape, Width};
 use crate::lb::Lb;
@@ -53,10 +54,15 @@ impl Node {
     fn pinned(programs: &Path, object: &Object, build: Build, shape: Shape, pins: &Pins) -> Result<Self> {
         let mut subject = Lb::new(object, shape, pins)?;
         subject.leave_by(IFINDEX)?;
+        // Floors are measured beside this tree's lb alone.
+        let full = match (build, shape.width) {
+            (Build::Present, Width::Usual) => flows::tentative(shape),
+            _ => 1,
+        };
         Ok(Self {
             build,
             shape,
-            driver: Driver::new(programs, pins, &subject.entry()?)?,
+            driver: Driver::new(programs, pins, full, &subject.entry()?)?,
             subject: Box::new(subject),
         })
     }

@@ -3,13 +3,15 @@
 use crate::abi::Series;
 use crate::against::Object;
 use crate::arguments::Arguments;
+use crate::baseline::{self, Baseline, Moved};
 use crate::cases::{self, Build, Case};
-use crate::compare::Row;
+use crate::compare::{Results, Row};
 use crate::driver::pin;
 use crate::frame::series;
 use crate::layout::Shape;
 use crate::node::Node;
-use crate::report::{clock, progress};
+use crate::plot;
+use crate::report::{clock, progress, progress_often};
 use anyhow::{Context, Result, ensure};
 use lb_tests::check::is_interrupted;
 use std::path::Path;
@@ -19,10 +21,13 @@ use std::time::{Duration, Instant};
 const CPU: usize = 1;
 /// Packets before each measurement, which nobody times.
 const WARM: u32 = 4_000;
-/// What a case takes in one round beside its packets: counters are read, flows are removed.
-const OVERHEAD: Duration = Duration::from_millis(12);
-/// What a packet takes, before anything was measured.
-const GUESS: Duration = Duration::from_nanos(350);
+/// What things take on a machine of two years ago, to say beforehand how long all will: a case beside its packets, whose
+/// counters are read; a packet; a new flow and its removal; loading lb, and each flow in its tables.
+const PER_CASE: Duration = Duration::from_millis(5);
+const PER_PACKET: Duration = Duration::from_nanos(500);
+const PER_NEW_FLOW: Duration = Duration::from_micros(8);
+const PER_NODE: Duration = Duration::from_millis(1500);
+const PER_FLOW: Duration = Duration::from_micros(25);
 
 /// Measures the cases that are wanted, and the floors.
 ///
@@ -44,6 +49,25 @@ pub fn measure(arguments: &Arguments, programs: &Path) -> Result<Vec<Row>> {
     })
 }
 
+/// Writes what is to be kept of a run, and compares it with the baseline, where there is one.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn keep(arguments: &Arguments, results: &Results) -> Result<Option<Vec<Moved>>> {
+    if !arguments.measures_packets() {
+        return Ok(None);
+    }
+    // First: it may be the same file.
+    let baseline = arguments.baseline.as_deref().map(Baseline::read).transpose()?;
+    if let Some(file) = &arguments.save {
+        baseline::save(file, results, arguments.packet_rounds())?;
+    }
+    if let Some(folder) = &arguments.plots {
+        plot::write(folder, results)?;
+    }
+    Ok(baseline.map(|baseline| baseline.compare(&results.rows)))
+}
+
 /// A row, and where its packets go on.
 struct Turn {
     row: Row,
@@ -54,12 +78,13 @@ struct Turn {
 fn rounds(arguments: &Arguments, programs: &Path, cpus: &[usize]) -> Result<Vec<Row>> {
     let wanted = wanted(arguments, cpus.len());
     let (rounds, packets) = (arguments.packet_rounds(), arguments.packets());
+    let shapes = shapes(arguments, &wanted);
     progress(&format!(
         "packets: {} cases, {rounds} rounds of {packets} packets: about {}\n",
         wanted.len(),
-        clock(estimate(&wanted, rounds, packets))
+        clock(estimate(&wanted, &shapes, rounds, packets))
     ));
-    let mut nodes = load(arguments, programs, &wanted)?;
+    let mut nodes = load(arguments, programs, &shapes)?;
     let mut turns: Vec<Turn> = wanted
         .into_iter()
         .map(|case| {
@@ -106,7 +131,7 @@ fn say(round: u32, rounds: u32, done: f64, took: Duration) {
     } else {
         String::new()
     };
-    progress(&format!("packets: round {} of {rounds}{left}", round + 1));
+    progress_often(&format!("packets: round {} of {rounds}{left}", round + 1));
 }
 
 /// The cases that are wanted, all floors, and with each case the same of the earlier object.
@@ -127,27 +152,35 @@ fn wanted(arguments: &Arguments, cpus: usize) -> Vec<Case> {
     wanted
 }
 
-fn estimate(cases: &[Case], rounds: u32, packets: u32) -> Duration {
-    let once = cases.iter().map(|case| OVERHEAD + GUESS * case.packets(packets));
-    once.sum::<Duration>() * rounds
+/// How long it will take.
+fn estimate(cases: &[Case], shapes: &[(Build, Shape)], rounds: u32, packets: u32) -> Duration {
+    let once = cases.iter().map(|case| {
+        let each = if case.opens() { PER_NEW_FLOW } else { PER_PACKET };
+        PER_CASE + each * case.packets(packets)
+    });
+    let load = shapes.iter().map(|(_, shape)| PER_NODE + PER_FLOW * shape.flows);
+    load.sum::<Duration>() + once.sum::<Duration>() * rounds
 }
 
-/// Loads what the cases need.
-fn load(arguments: &Arguments, programs: &Path, cases: &[Case]) -> Result<Vec<Node>> {
-    let earlier = arguments.against.as_deref().map(Object::read).transpose()?;
-    let usual = arguments.flows();
-    let mut shapes: Vec<(Build, Shape)> = Vec::new();
-    let first = usual.first().copied().unwrap_or(1);
+/// What must be loaded for the cases.
+fn shapes(arguments: &Arguments, cases: &[Case]) -> Vec<(Build, Shape)> {
     // What does not mind how many flows there are is measured with the fewest.
-    shapes.push((Build::Present, Shape::usual(first)));
+    let fewest = arguments.flows().first().copied().unwrap_or(1);
+    let mut shapes = vec![(Build::Present, Shape::usual(fewest))];
     for case in cases {
         let shape = (case.build, case.shape);
         if case.shape.flows != 0 && !shapes.contains(&shape) {
             shapes.push(shape);
         }
     }
+    shapes
+}
+
+/// Loads lb in all these shapes.
+fn load(arguments: &Arguments, programs: &Path, shapes: &[(Build, Shape)]) -> Result<Vec<Node>> {
+    let earlier = arguments.against.as_deref().map(Object::read).transpose()?;
     let mut nodes = Vec::new();
-    for (build, shape) in shapes {
+    for &(build, shape) in shapes {
         let object = match (build, &earlier) {
             (Build::Earlier, Some(earlier)) => earlier,
             _ => &Object::Own,

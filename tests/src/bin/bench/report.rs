@@ -74,6 +74,13 @@ pub fn progress(text: &str) {
     };
 }
 
+/// As [`progress`], for what is said again and again: only on a terminal.
+pub fn progress_often(text: &str) {
+    if std::io::stderr().is_terminal() {
+        progress(text);
+    }
+}
+
 /// A time as people read it.
 pub fn clock(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
