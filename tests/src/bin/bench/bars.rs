@@ -7,6 +7,7 @@ use crate::forwarding::{Load, Way};
 use crate::frame::{Traffic, Version};
 use crate::layout::{Door, Shape, Width};
 use crate::modes::Mode;
+use crate::paths::{self, Measure};
 use lb_common::abi::Protocol;
 
 /// Of established flows of `nat`, to one lookup and one counter: of one flow, and of so many that they do not fit into caches.
@@ -51,6 +52,22 @@ pub fn forwarding(way: Way, load: Load) -> Vec<(f64, Way)> {
         }
         (Way::Nat, Load::New) => vec![(WAY_NEW_NFTABLES, Way::Masquerade)],
         _ => Vec::new(),
+    }
+}
+
+/// Of bulk TCP, to routing packet by packet; of answers and of connections, to the kernel's translation and to a proxy. At least.
+const PATH_BULK: f64 = 0.9;
+const PATH_RATE_NFTABLES: f64 = 1.0;
+const PATH_RATE_HAPROXY: f64 = 1.5;
+
+/// What lb's path is to achieve at least, in multiples of another one's.
+pub fn path(measure: Measure) -> Vec<(f64, &'static str)> {
+    match measure {
+        Measure::Up | Measure::Down => vec![(PATH_BULK, paths::SINGLE_ROUTING)],
+        Measure::Requests | Measure::Connections => vec![
+            (PATH_RATE_NFTABLES, paths::NFTABLES),
+            (PATH_RATE_HAPROXY, paths::HAPROXY),
+        ],
     }
 }
 

@@ -127,7 +127,7 @@ impl Load {
     fn title(self) -> &'static str {
         match self {
             Self::Established(FEW) => "1,000 connections",
-            Self::Established(_) => "64,000 connections",
+            Self::Established(_) => "65,536 connections",
             Self::New => "new flow each",
         }
     }

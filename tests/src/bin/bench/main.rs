@@ -119,11 +119,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         let (packets, paths_done) = (arguments.packet_rounds(), arguments.path_rounds());
         let mut json = report::json(&compared, packets, &paths, paths_done, paths::SECONDS);
+        json["forwarding"] = forwarding::json(&ways);
+        json["control"] = control::json(&control);
         if let Some(moved) = &moved {
             json["moved"] = baseline::json(moved);
         }
-        json["forwarding"] = forwarding::json(&ways);
-        json["control"] = control::json(&control);
         println!("{json:#}");
     } else if !control.is_empty() {
         control::print(&control);
