@@ -24,26 +24,30 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::from(NO_PRIVILEGE));
     }
     setup::bpf()?;
-    if arguments.measures_paths() {
+    if arguments.measures_paths() || arguments.measures_forwarding() || arguments.measures_control() {
         setup::lab()?;
+    }
+    if arguments.measures_paths() {
         setup::bench()?;
     }
     step::must(
         "build lb",
         cargo().args(["build", "--release", "--package", "lb-userspace"]),
     )?;
+    // What it measures of the control plane is lb's own code within it.
     step::must(
         "build bench",
-        cargo().args(["build", "--package", "lb-tests", "--bin", "bench"]),
+        cargo().args(["build", "--release", "--package", "lb-tests", "--bin", "bench"]),
     )?;
     let objects = programs::build()?;
-    let bench = target_dir().join("debug/bench");
+    let bench = target_dir().join("release/bench");
     let own = env::args_os().skip_while(|argument| argument != "bench").skip(1);
     let error = Command::new(&bench)
         .args(own)
         .env("LB_BIN", lb_binary())
         .env("LB_LOG", "info")
         .env("LB_BENCH_OBJECT", objects.join("bench"))
+        .env("LB_BENCH_FORWARDING", objects.join("forwarding"))
         .exec();
     Err(error).with_context(|| format!("start {}", bench.display()))
 }

@@ -5,6 +5,14 @@ use std::path::PathBuf;
 /// Rounds of a full and of a quick run: of packets, and of paths.
 const ROUNDS: (u32, u32) = (30, 3);
 const QUICK_ROUNDS: (u32, u32) = (5, 1);
+/// Rounds of ways through a node, and packets of each: of open flows, and of new ones.
+const FORWARDING_ROUNDS: u32 = 9;
+const QUICK_FORWARDING_ROUNDS: u32 = 3;
+const FORWARDED: (u32, u32) = (200_000, 50_000);
+const QUICK_FORWARDED: (u32, u32) = (100_000, 20_000);
+/// Rounds of the control plane.
+const CONTROL_ROUNDS: u32 = 5;
+const QUICK_CONTROL_ROUNDS: u32 = 2;
 /// Packets of one measurement.
 const PACKETS: u32 = 100_000;
 const QUICK_PACKETS: u32 = 30_000;
@@ -50,8 +58,14 @@ pub struct Arguments {
     #[arg(long)]
     no_paths: bool,
     /// Leave out nanoseconds per packet
-    #[arg(long, conflicts_with = "no_paths")]
+    #[arg(long)]
     no_packets: bool,
+    /// Leave out whole ways through a node
+    #[arg(long)]
+    no_forwarding: bool,
+    /// Leave out tables, changes, configurations, memory and starts
+    #[arg(long)]
+    no_control: bool,
 }
 
 impl Arguments {
@@ -63,6 +77,38 @@ impl Arguments {
     /// Whether throughput through namespaces is measured.
     pub fn measures_paths(&self) -> bool {
         !self.no_paths
+    }
+
+    /// Whether what lb costs beside packets is measured.
+    pub fn measures_control(&self) -> bool {
+        !self.no_control
+    }
+
+    /// Whether ways through a node are measured.
+    pub fn measures_forwarding(&self) -> bool {
+        !self.no_forwarding
+    }
+
+    pub fn forwarding_rounds(&self) -> u32 {
+        if self.quick {
+            QUICK_FORWARDING_ROUNDS
+        } else {
+            FORWARDING_ROUNDS
+        }
+    }
+
+    /// Packets of one measurement of a way.
+    pub fn forwarded(&self, new: bool) -> u32 {
+        let (known, fresh) = if self.quick { QUICK_FORWARDED } else { FORWARDED };
+        if new { fresh } else { known }
+    }
+
+    pub fn control_rounds(&self) -> u32 {
+        if self.quick {
+            QUICK_CONTROL_ROUNDS
+        } else {
+            CONTROL_ROUNDS
+        }
     }
 
     pub fn packet_rounds(&self) -> u32 {

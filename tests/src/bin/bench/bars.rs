@@ -2,9 +2,12 @@
 //! back at once takes; as medians of what was measured in the same round.
 
 use crate::cases::{Build, Case, Floor, Program};
+use crate::control::Figure;
+use crate::forwarding::{Load, Way};
 use crate::frame::{Traffic, Version};
 use crate::layout::{Door, Shape, Width};
 use crate::modes::Mode;
+use crate::paths::{self, Measure};
 use lb_common::abi::Protocol;
 
 /// Of established flows of `nat`, to one lookup and one counter: of one flow, and of so many that they do not fit into caches.
@@ -32,6 +35,61 @@ const WIDE: f64 = 1.1;
 const V6: f64 = 1.3;
 /// Of each packet while both CPUs send, to when one does.
 const BOTH_CPUS: f64 = 1.2;
+
+/// Of a packet of 1,000 open flows on its whole way, to kernel routing: forwarded directly, and translated.
+const WAY_DIRECT: f64 = 0.3;
+const WAY_NAT: f64 = 0.4;
+/// The same translated, to the kernel's translation; and of new flows.
+const WAY_NAT_NFTABLES: f64 = 0.2;
+const WAY_NEW_NFTABLES: f64 = 0.35;
+
+/// What a way through a node may cost at most, in multiples of another one.
+pub fn forwarding(way: Way, load: Load) -> Vec<(f64, Way)> {
+    match (way, load) {
+        (Way::DsrL2 | Way::DsrIpip, Load::Established(1_024)) => vec![(WAY_DIRECT, Way::Routing)],
+        (Way::Nat, Load::Established(1_024)) => {
+            vec![(WAY_NAT, Way::Routing), (WAY_NAT_NFTABLES, Way::Masquerade)]
+        }
+        (Way::Nat, Load::New) => vec![(WAY_NEW_NFTABLES, Way::Masquerade)],
+        _ => Vec::new(),
+    }
+}
+
+/// Of bulk TCP, to routing packet by packet; of answers and of connections, to the kernel's translation and to a proxy. At least.
+const PATH_BULK: f64 = 0.9;
+const PATH_RATE_NFTABLES: f64 = 1.0;
+const PATH_RATE_HAPROXY: f64 = 1.5;
+
+/// What lb's path is to achieve at least, in multiples of another one's.
+pub fn path(measure: Measure) -> Vec<(f64, &'static str)> {
+    match measure {
+        Measure::Up | Measure::Down => vec![(PATH_BULK, paths::SINGLE_ROUTING)],
+        Measure::Requests | Measure::Connections => vec![
+            (PATH_RATE_NFTABLES, paths::NFTABLES),
+            (PATH_RATE_HAPROXY, paths::HAPROXY),
+        ],
+    }
+}
+
+/// Of one table for 10,000 origins, in milliseconds.
+const TABLE: f64 = 50.0;
+/// From an observation until the origin gets no new flow, in milliseconds.
+const AVOIDED: f64 = 1.0;
+/// Of 1,000 applications, from text to maps, in milliseconds.
+const CONFIGURED: f64 = 1_000.0;
+/// Of memory for a direction of an IPv4 flow, in bytes.
+const FLOW_MEMORY: f64 = 160.0;
+
+/// What a figure of the control plane may be at most, in its unit.
+pub fn control(figure: Figure) -> Option<f64> {
+    match figure {
+        Figure::Table(10_000) => Some(TABLE),
+        Figure::Avoided(_) => Some(AVOIDED),
+        Figure::Configured => Some(CONFIGURED),
+        Figure::FlowMemory(Version::V4) => Some(FLOW_MEMORY),
+        _ => None,
+    }
+}
 
 /// A row may cost `limit` times what the references cost together.
 #[derive(Clone, PartialEq, Debug)]

@@ -10,12 +10,17 @@ mod bars;
 mod baseline;
 mod cases;
 mod compare;
+mod control;
 mod counters;
 mod driver;
+mod flow_memory;
 mod flows;
+mod forwarding;
 mod frame;
 mod layout;
 mod lb;
+mod live;
+mod machine;
 mod modes;
 #[path = "../../../bpf/src/network.rs"]
 mod network;
@@ -24,6 +29,7 @@ mod packets;
 mod paths;
 mod plot;
 mod report;
+mod startup;
 mod subject;
 mod table;
 mod tables;
@@ -87,20 +93,40 @@ fn run(arguments: &Arguments) -> Result<()> {
             baseline::print(moved);
         }
     }
+    let ways = if arguments.measures_forwarding() {
+        let object = std::env::var_os("LB_BENCH_FORWARDING")
+            .context("LB_BENCH_FORWARDING names no programs: start it by `cargo xtask bench`")?;
+        forwarding::measure(arguments, object.as_ref())?
+    } else {
+        Vec::new()
+    };
+    if !arguments.json && !ways.is_empty() {
+        forwarding::print(&ways, arguments.forwarding_rounds());
+    }
     let paths = if arguments.measures_paths() {
         paths::measure(arguments)?
+    } else {
+        Vec::new()
+    };
+    if !arguments.json && !paths.is_empty() {
+        report::print_paths(&paths, arguments.path_rounds(), paths::SECONDS);
+    }
+    let control = if arguments.measures_control() {
+        control::measure(arguments)?
     } else {
         Vec::new()
     };
     if arguments.json {
         let (packets, paths_done) = (arguments.packet_rounds(), arguments.path_rounds());
         let mut json = report::json(&compared, packets, &paths, paths_done, paths::SECONDS);
+        json["forwarding"] = forwarding::json(&ways);
+        json["control"] = control::json(&control);
         if let Some(moved) = &moved {
             json["moved"] = baseline::json(moved);
         }
         println!("{json:#}");
-    } else if !paths.is_empty() {
-        report::print_paths(&paths, arguments.path_rounds(), paths::SECONDS);
+    } else if !control.is_empty() {
+        control::print(&control);
     }
     if let (_, Some(warning)) = report::load() {
         eprintln!("warning: {warning}");

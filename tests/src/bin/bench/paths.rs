@@ -70,14 +70,20 @@ enum Kind {
     Haproxy,
 }
 
+/// Names of paths that others are held against.
+pub const LB: &str = "lb, nat";
+pub const SINGLE_ROUTING: &str = "routing, packet by packet";
+pub const NFTABLES: &str = "nftables, nat";
+pub const HAPROXY: &str = "haproxy, tcp";
+
 /// All paths; the first is what the others are compared with. The flag: packet by packet.
 const PATHS: [(&str, Kind, bool); 6] = [
     ("routing, no balancer", Kind::Routing, false),
-    ("routing, packet by packet", Kind::Routing, true),
-    ("lb, nat", Kind::Lb, false),
-    ("nftables, nat", Kind::Nftables, false),
+    (SINGLE_ROUTING, Kind::Routing, true),
+    (LB, Kind::Lb, false),
+    (NFTABLES, Kind::Nftables, false),
     ("nftables, nat, packet by packet", Kind::Nftables, true),
-    ("haproxy, tcp", Kind::Haproxy, false),
+    (HAPROXY, Kind::Haproxy, false),
 ];
 
 /// What came out: samples by round, for each of [`Measure::ALL`].

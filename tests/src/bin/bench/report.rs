@@ -1,7 +1,8 @@
 //! Statistics, the table of paths, and JSON.
 
+use crate::bars;
 use crate::compare::Results;
-use crate::paths::{Measure, Result as PathResult};
+use crate::paths::{self, Measure, Result as PathResult};
 use crate::table;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
@@ -108,7 +109,58 @@ pub fn print_paths(results: &[PathResult], rounds: u32, seconds: u32) {
         }
         println!();
     }
+    let judged = judge(results);
+    let met = judged.iter().filter(|judged| judged.is_met()).count();
+    println!(
+        "\nBars of {}, at least: {met} of {} met.\n",
+        paths::LB,
+        judged.len()
+    );
+    for judged in &judged {
+        println!(
+            "{:<18} {:>5.2} {:>6.2} {:>13}  {:<7} of {}",
+            judged.measure.title(),
+            judged.limit,
+            judged.ratio.median,
+            format!("{:.2} - {:.2}", judged.ratio.lower, judged.ratio.upper),
+            if judged.is_met() { "met" } else { "NOT MET" },
+            judged.reference
+        );
+    }
     println!("\n{CAVEAT}");
+}
+
+/// A bar of lb's path, and what was measured.
+struct Judged {
+    measure: Measure,
+    limit: f64,
+    reference: &'static str,
+    ratio: Quartiles,
+}
+
+impl Judged {
+    fn is_met(&self) -> bool {
+        self.ratio.median >= self.limit
+    }
+}
+
+/// Holds lb's path against those that were measured too.
+fn judge(results: &[PathResult]) -> Vec<Judged> {
+    let of = |name: &str| results.iter().find(|result| result.name == name);
+    let mut judged = Vec::new();
+    for (index, measure) in Measure::ALL.into_iter().enumerate() {
+        for (limit, reference) in bars::path(measure) {
+            if let (Some(own), Some(other)) = (of(paths::LB), of(reference)) {
+                judged.push(Judged {
+                    measure,
+                    limit,
+                    reference,
+                    ratio: ratios(&own.samples[index], &other.samples[index]),
+                });
+            }
+        }
+    }
+    judged
 }
 
 const CAVEAT: &str = "\
@@ -126,6 +178,18 @@ pub fn json(
     path_rounds: u32,
     seconds: u32,
 ) -> Value {
+    let bars: Vec<Value> = judge(paths)
+        .iter()
+        .map(|judged| {
+            json!({
+                "measure": judged.measure.name(),
+                "of": judged.reference,
+                "bar": judged.limit,
+                "measured": judged.ratio.median,
+                "met": judged.is_met(),
+            })
+        })
+        .collect();
     let paths: Vec<Value> = paths
         .iter()
         .map(|path| {
@@ -146,6 +210,7 @@ pub fn json(
         "path_rounds": path_rounds,
         "path_seconds": seconds,
         "paths": paths,
+        "path_bars": bars,
     })
 }
 
