@@ -22,7 +22,7 @@ const MAX_MEMORY: u64 = 2 << 30;
 /// Instructions that the verifier may walk, of the million that it allows.
 const BUDGET: u32 = 200_000;
 /// The same for the program that every packet runs.
-const KNOWN_BUDGET: u32 = 60_000;
+const KNOWN_BUDGET: u32 = 80_000;
 
 #[test]
 fn nothing_in_the_object_panics() {

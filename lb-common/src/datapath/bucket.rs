@@ -146,7 +146,7 @@ pub(super) fn make<F: Family, T: Tables>(
         return false;
     }
     if opens {
-        if !tables.hop(origin.hop).is_some_and(|hop| hop.resolved != 0) {
+        if tables.hop(origin.hop).is_none_or(|hop| hop.resolved == 0) {
             return false;
         }
         tables.count_flow(application.id, owner);

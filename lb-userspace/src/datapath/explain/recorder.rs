@@ -1,125 +1,26 @@
-//! Where a flow would go, and why: the packet path's own code over the live maps, with every question it asks written
-//! down. What it would remember stays in memory.
+//! The live maps as tables that write down what they are asked.
 
-use super::clock::Clock;
-use super::kernel::Datapath;
-use super::question::Question;
-use super::steering_words::steering_words;
+use super::Explainer;
+use crate::datapath::question::Question;
+use crate::datapath::steering_words::steering_words;
 use crate::wire::{Explain, ExplainStep};
-use anyhow::Result;
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, MapData};
 use lb_common::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Bucket, Country, CountryKey,
     Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, Forwarding, FragmentFlow, FragmentKey, Hop, HopId, Interface,
     Ip, Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolId, PoolRow, Port, PortSpan, Route,
-    RouteKey, Settings, Slot, SourceKey, Timeouts, Vip, VipKey, maps,
+    RouteKey, Settings, Slot, SourceKey, Timeouts, Vip, VipKey,
 };
-use lb_common::datapath::{self, Arrival, InsertError, Memory, Sample, Scratch, Tables, Verdict};
+use lb_common::datapath::{InsertError, Memory, Sample, Tables, Verdict};
 use lb_core::view::{OriginView, PoolView, View};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 
-/// Handles to the maps for reading single rows.
-pub struct Explainer {
-    applications: HashMap<MapData, ApplicationKey, Application>,
-    pools: Array<MapData, Pool>,
-    slots: Array<MapData, Slot>,
-    origins: Array<MapData, Origin>,
-    hops: Array<MapData, Hop>,
-    snat_addresses: Array<MapData, Ip>,
-    timeouts: Array<MapData, Timeouts>,
-    vips: HashMap<MapData, VipKey, Vip>,
-    addresses: Array<MapData, u64>,
-    buckets: Array<MapData, Bucket>,
-    settled: Array<MapData, u32>,
-    routes: HashMap<MapData, RouteKey, Route>,
-    spans: Array<MapData, PortSpan>,
-    access: LpmTrie<MapData, AccessKey, AccessRule>,
-    country_rules: HashMap<MapData, CountryKey, AccessRule>,
-    countries: LpmTrie<MapData, Ip, Country>,
-    rates: Array<MapData, u64>,
-    source_rates: HashMap<MapData, SourceKey, u64>,
-    affinity: HashMap<MapData, AffinityKey, Affinity>,
-    loads: Array<MapData, Load>,
-    swept: Array<MapData, Load>,
-    swept_at: Array<MapData, u32>,
-    path_mtus: Array<MapData, PathMtu>,
-    fragments: HashMap<MapData, FragmentKey, FragmentFlow>,
-    interfaces: HashMap<MapData, u32, Interface>,
-    flows4: HashMap<MapData, FlowKey4, Flow4>,
-    flows6: HashMap<MapData, FlowKey6, Flow6>,
-    tentative4: HashMap<MapData, FlowKey4, Flow4>,
-    tentative6: HashMap<MapData, FlowKey6, Flow6>,
-}
-
-impl Explainer {
-    /// Opens the maps of a datapath once more.
-    ///
-    /// # Errors
-    /// When one cannot be opened.
-    pub fn new(datapath: &Datapath) -> Result<Self> {
-        Ok(Self {
-            applications: datapath.open_map(maps::APPLICATIONS)?.try_into()?,
-            pools: datapath.open_map(maps::POOLS)?.try_into()?,
-            slots: datapath.open_map(maps::SLOTS)?.try_into()?,
-            origins: datapath.open_map(maps::ORIGINS)?.try_into()?,
-            hops: datapath.open_map(maps::HOPS)?.try_into()?,
-            snat_addresses: datapath.open_map(maps::SNAT_ADDRESSES)?.try_into()?,
-            timeouts: datapath.open_map(maps::TIMEOUTS)?.try_into()?,
-            vips: datapath.open_map(maps::VIPS)?.try_into()?,
-            addresses: datapath.open_map(maps::ADDRESSES)?.try_into()?,
-            buckets: datapath.open_map(maps::BUCKETS)?.try_into()?,
-            settled: datapath.open_map(maps::SETTLED)?.try_into()?,
-            routes: datapath.open_map(maps::ROUTES)?.try_into()?,
-            spans: datapath.open_map(maps::SPANS)?.try_into()?,
-            access: datapath.open_map(maps::ACCESS)?.try_into()?,
-            country_rules: datapath.open_map(maps::COUNTRY_RULES)?.try_into()?,
-            countries: datapath.open_map(maps::COUNTRIES)?.try_into()?,
-            rates: datapath.open_map(maps::RATES)?.try_into()?,
-            source_rates: datapath.open_map(maps::SOURCE_RATES)?.try_into()?,
-            affinity: datapath.open_map(maps::AFFINITY)?.try_into()?,
-            loads: datapath.open_map(maps::LOADS)?.try_into()?,
-            swept: datapath.open_map(maps::SWEPT)?.try_into()?,
-            swept_at: datapath.open_map(maps::SWEPT_AT)?.try_into()?,
-            path_mtus: datapath.open_map(maps::PATH_MTUS)?.try_into()?,
-            fragments: datapath.open_map(maps::FRAGMENTS)?.try_into()?,
-            interfaces: datapath.open_map(maps::INTERFACES)?.try_into()?,
-            flows4: datapath.open_map(maps::FLOWS4)?.try_into()?,
-            flows6: datapath.open_map(maps::FLOWS6)?.try_into()?,
-            tentative4: datapath.open_map(maps::TENTATIVE4)?.try_into()?,
-            tentative6: datapath.open_map(maps::TENTATIVE6)?.try_into()?,
-        })
-    }
-
-    /// Answers a question about the present state of the maps.
-    #[must_use]
-    pub fn explain(&self, settings: Settings, clock: &Clock, view: &View, question: Question) -> Explain {
-        let recorder = Recorder {
-            maps: self,
-            settings,
-            view,
-            steps: RefCell::default(),
-            application: Cell::default(),
-            country: Cell::default(),
-            flows4: RefCell::default(),
-            flows6: RefCell::default(),
-            made4: Cell::default(),
-            made6: Cell::default(),
-        };
-        let mut frame = question.first_packet();
-        let arrival = Arrival {
-            ifindex: 0,
-            now: clock.now(),
-        };
-        let verdict = datapath::process(&mut frame, &recorder, &mut Scratch::default(), arrival);
-        recorder.conclude(verdict, question)
-    }
-}
-
-/// The live maps as tables that write down what they are asked.
-struct Recorder<'a> {
+/// See the module.
+pub(super) struct Recorder<'a> {
     maps: &'a Explainer,
     settings: Settings,
     view: &'a View,
@@ -129,9 +30,32 @@ struct Recorder<'a> {
     country: Cell<Option<Country>>,
     /// What this packet has changed; `None`: removed.
     flows4: RefCell<BTreeMap<(Memory, FlowKey4), Option<Flow4>>>,
+    flows6: RefCell<BTreeMap<(Memory, FlowKey6), Option<Flow6>>>,
+    buckets: RefCell<BTreeMap<u32, Bucket>>,
+    /// The entry of a flow that has none.
     made4: Cell<Flow4>,
     made6: Cell<Flow6>,
-    flows6: RefCell<BTreeMap<(Memory, FlowKey6), Option<Flow6>>>,
+    /// Where the packet went: the application, and the origin.
+    sent: Cell<Option<(u32, OriginId)>>,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(maps: &'a Explainer, settings: Settings, view: &'a View) -> Self {
+        Self {
+            maps,
+            settings,
+            view,
+            steps: RefCell::default(),
+            application: Cell::default(),
+            country: Cell::default(),
+            flows4: RefCell::default(),
+            flows6: RefCell::default(),
+            buckets: RefCell::default(),
+            made4: Cell::default(),
+            made6: Cell::default(),
+            sent: Cell::default(),
+        }
+    }
 }
 
 impl Recorder<'_> {
@@ -191,8 +115,9 @@ impl Recorder<'_> {
         }
     }
 
-    fn conclude(self, verdict: Verdict, question: Question) -> Explain {
-        let core = self.client_entry(question);
+    /// What became of the packet, and why.
+    pub fn conclude(self, verdict: Verdict, question: Question) -> Explain {
+        let destination = self.destination(question);
         let words = match verdict {
             Verdict::Pass(reason) => format!("pass to the kernel: {}", reason.name()),
             Verdict::Forward(_) => "forward".to_owned(),
@@ -204,16 +129,18 @@ impl Recorder<'_> {
             verdict: words.clone(),
             ..Explain::default()
         };
-        if let (Verdict::Forward(_), Some((core, destination))) = (verdict, core) {
-            explain.application = self.application_name(core.application);
+        if let (Verdict::Forward(_), Some((application, id))) = (verdict, self.sent.get()) {
+            let origin = self.maps.origins.get(&id.0, 0).ok();
+            explain.application = self.application_name(application);
             // Packets that leave as they came do not say where to.
-            let record = (core.forwarding.is_direct())
-                .then(|| self.maps.origins.get(&core.origin.0, 0).ok())
-                .flatten();
-            let ip = record.map_or(destination.ip(), |origin| origin.address.into());
-            explain.address = Some(ip);
-            explain.port = Some(destination.port());
-            if let Some((pool, origin)) = self.origin_view(core.origin) {
+            let (address, port) = match origin {
+                Some(origin) if origin.forwarding.is_direct() => {
+                    (Some(IpAddr::from(origin.address)), Some(question.vip.port()))
+                }
+                _ => (destination.map(|to| to.ip()), destination.map(|to| to.port())),
+            };
+            (explain.address, explain.port) = (address, port);
+            if let Some((pool, origin)) = self.origin_view(id) {
                 explain.pool = Some(pool.name.clone());
                 explain.origin = Some(origin.name.clone());
             }
@@ -223,15 +150,15 @@ impl Recorder<'_> {
         explain
     }
 
-    /// The client's side of the flow as it is, or would be, and the address it leads to.
-    fn client_entry(
+    /// The address that the client's side of the flow leads to, or would, when the flow has an entry.
+    fn destination(
         &self,
         Question {
             protocol,
             client,
             vip,
         }: Question,
-    ) -> Option<(FlowCore, SocketAddr)> {
+    ) -> Option<SocketAddr> {
         let (source_port, destination_port) = (Port::new(client.port()), Port::new(vip.port()));
         match (Ip::from(client.ip()).v4(), Ip::from(vip.ip()).v4()) {
             (Some(source), Some(destination)) => {
@@ -245,10 +172,7 @@ impl Recorder<'_> {
                 };
                 let flow = (self.find4(Memory::Established, &key))
                     .or_else(|| self.find4(Memory::Tentative, &key))?;
-                Some((
-                    flow.core,
-                    address(flow.destination.into(), flow.core.destination_port),
-                ))
+                Some(address(flow.destination.into(), flow.core.destination_port))
             }
             _ => {
                 let (source, destination) = (Ip6(Ip::from(client.ip()).0), Ip6(Ip::from(vip.ip()).0));
@@ -262,10 +186,7 @@ impl Recorder<'_> {
                 };
                 let flow = (self.find6(Memory::Established, &key))
                     .or_else(|| self.find6(Memory::Tentative, &key))?;
-                Some((
-                    flow.core,
-                    address(flow.destination.into(), flow.core.destination_port),
-                ))
+                Some(address(flow.destination.into(), flow.core.destination_port))
             }
         }
     }
@@ -385,15 +306,31 @@ impl Tables for Recorder<'_> {
     }
 
     fn bucket<R>(&self, row: u32, visit: impl FnOnce(&mut Bucket) -> R) -> Option<R> {
-        self.maps
-            .buckets
-            .get(&row, 0)
-            .ok()
-            .map(|mut bucket| visit(&mut bucket))
+        let mut buckets = self.buckets.borrow_mut();
+        let bucket = match buckets.entry(row) {
+            Entry::Occupied(seen) => seen.into_mut(),
+            Entry::Vacant(unseen) => {
+                let bucket = self.maps.buckets.get(&row, 0).ok()?;
+                let owner = match bucket.owner {
+                    OriginId::NONE => "of nobody yet".to_owned(),
+                    owner => format!("of origin {}", self.origin_name(owner)),
+                };
+                self.note(
+                    "bucket",
+                    format!("{row}: flows without an entry are those {owner}"),
+                );
+                unseen.insert(bucket)
+            }
+        };
+        Some(visit(bucket))
     }
 
-    fn own_bucket(&self, _row: u32, _former: OriginId, _id: OriginId) -> bool {
-        true
+    fn own_bucket(&self, row: u32, _former: OriginId, id: OriginId) -> bool {
+        self.note(
+            "bucket",
+            format!("{row}: origin {} takes it", self.origin_name(id)),
+        );
+        self.bucket(row, |bucket| bucket.owner = id).is_some()
     }
 
     fn settled(&self, row: u32) -> Option<u32> {
@@ -637,7 +574,9 @@ impl Tables for Recorder<'_> {
 
     fn count(&self, _row: u32) {}
 
-    fn count_packet(&self, _application: u32, _origin: OriginId, _sample: Sample) {}
+    fn count_packet(&self, application: u32, origin: OriginId, _sample: Sample) {
+        self.sent.set(Some((application, origin)));
+    }
 
     fn count_flow(&self, _application: u32, _origin: OriginId) {}
 }
