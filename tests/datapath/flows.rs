@@ -123,6 +123,11 @@ impl Bed {
         self.tables.sweep(&self.kernel.clock).unwrap()
     }
 
+    fn flush(&mut self, origin: OriginId) -> u64 {
+        let clock = self.kernel.clock;
+        (self.tables.flush(&clock, |core| core.origin == origin)).unwrap()
+    }
+
     fn list(&self) -> Vec<Flow> {
         self.tables.list(&self.kernel.clock, |_| true).unwrap()
     }
@@ -213,7 +218,7 @@ fn what_is_removed_is_taken_off_and_what_closes_still_names_its_origin() {
         assert_eq!(bed.established(2), 3);
         assert_eq!(counts.named, [OriginId(2), OriginId(6)].into());
         assert_eq!(counts.origins, [(2, 3)].into());
-        assert_eq!(bed.tables.flush(|core| core.origin == OriginId(2)).unwrap(), 3);
+        assert_eq!(bed.flush(OriginId(2)), 3);
         assert_eq!(bed.established(2), 0);
         assert_eq!(bed.table(maps::FLOWS4).keys().count(), 0);
         assert_eq!(bed.sweep().named, [OriginId(6)].into());

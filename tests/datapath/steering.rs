@@ -189,7 +189,7 @@ impl Node {
         let shares = self.measure(first, false);
         agree(words, &shares, expected);
         // The next row's flows are new ones.
-        self.flows.flush(|_| true).unwrap();
+        self.flows.flush(&self.kernel.clock, |_| true).unwrap();
     }
 }
 
@@ -345,7 +345,7 @@ fn measured_shares_are_those_of_the_policy_in_every_state() {
                 for clients in [NOWHERE, SIX] {
                     let words = format!("{policy}, {state:?}, from {clients}");
                     let origins = node.measure(clients, false);
-                    node.flows.flush(|_| true).unwrap();
+                    node.flows.flush(&node.kernel.clock, |_| true).unwrap();
                     assert!(
                         node.dead.iter().all(|dead| !origins.contains_key(dead)),
                         "{words}: {origins:?}"
@@ -376,7 +376,7 @@ fn what_all_pools_give_up_goes_to_the_fallback_pool() {
             let balancer = if policy == "off" { "" } else { WEIGHTS };
             node.configure(&config(policy, [shed; 3], balancer));
             let shares = node.measure(NOWHERE, false);
-            node.flows.flush(|_| true).unwrap();
+            node.flows.flush(&node.kernel.clock, |_| true).unwrap();
             // What all three shed: 0.4³.
             assert!((shares[&9] - 0.064).abs() <= TOLERANCE, "{policy}: {shares:?}");
         }

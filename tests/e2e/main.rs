@@ -43,6 +43,7 @@ mod topology;
 mod trace;
 mod transfer;
 mod webhooks;
+mod without_entries;
 
 use lb_tests::config::{MONITOR, Pool, application, balancer, pool};
 use lb_tests::lab::{Host, Lab};

@@ -203,9 +203,9 @@ impl Node {
             Ok(wanted) => wanted,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
-        let flows = self.flows.clone();
+        let (flows, clock) = (self.flows.clone(), self.datapath.clock);
         tokio::task::spawn_blocking(move || {
-            let flushed = lock(&flows).flush(|core| wanted.matches(core));
+            let flushed = lock(&flows).flush(&clock, |core| wanted.matches(core));
             let answer = flushed.map(|flushed| Flushed { flushed });
             let _ = reply.send(answer.map_err(|error| internal(&error)));
         });

@@ -5,8 +5,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Application, ApplicationKey, Bucket, BucketRun, FlowKey4, FlowKey6, HashKey, OriginId, Protocol,
-    Settings, Timeouts, maps,
+    Application, ApplicationKey, Bucket, BucketRun, FlowCore, FlowKey4, FlowKey6, HashKey, OriginId,
+    Protocol, Settings, Timeouts, maps,
 };
 use lb_common::hash;
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,6 +144,40 @@ impl Buckets {
         Ok(look)
     }
 
+    /// Takes the buckets from their owners whose flows' entries, if they had any, would be `wanted`, and returns how many: the
+    /// next packet of each flow is handled as the first of a new one.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn forget(&self, now: u32, wanted: &mut impl FnMut(&FlowCore) -> bool) -> Result<u64> {
+        let mut forgotten = 0;
+        for (application, run) in self.begin(now)?.runs {
+            let buckets = self.read(run)?;
+            for (row, bucket) in (run.base()..).zip(buckets) {
+                let core = FlowCore {
+                    application,
+                    origin: bucket.owner,
+                    ..FlowCore::default()
+                };
+                if bucket.owner == OriginId::NONE || !wanted(&core) {
+                    continue;
+                }
+                // Packets of this moment may make entries, and what they note of that is lost.
+                let empty = Bucket {
+                    tracked: now,
+                    ..Bucket::default()
+                };
+                sys::update_rows(self.rows.fd().as_fd(), row, &[empty]).context("empty a bucket")?;
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
+    }
+
+    fn read(&self, run: BucketRun) -> Result<Vec<Bucket>> {
+        sys::rows(self.rows.fd().as_fd(), run.base(), run.rows()).context("read buckets")
+    }
+
     /// Ends a sweep that has noted all entries: buckets without any need not be looked for in the flow tables.
     ///
     /// # Errors
@@ -157,8 +191,7 @@ impl Buckets {
         for (&application, run) in &look.runs {
             let timeouts = self.timeouts.get(&application, 0).unwrap_or_default();
             let (base, count) = (run.base(), run.rows());
-            let buckets: Vec<Bucket> =
-                sys::rows(self.rows.fd().as_fd(), base, count).context("read buckets")?;
+            let buckets = self.read(*run)?;
             let settled: Vec<u32> =
                 sys::rows(self.settled.fd().as_fd(), base, count).context("read buckets")?;
             let mut changed = settled.clone();

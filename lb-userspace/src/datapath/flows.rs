@@ -434,12 +434,12 @@ impl FlowTables {
         Ok(flows)
     }
 
-    /// Removes the flows whose entry is `wanted`, and returns how many.
+    /// Removes the flows whose entry is `wanted`, and returns how many; those that have none count by their buckets.
     ///
     /// # Errors
     /// When a table cannot be read.
-    pub fn flush(&mut self, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<u64> {
-        let mut flushed = 0;
+    pub fn flush(&mut self, clock: &Clock, mut wanted: impl FnMut(&FlowCore) -> bool) -> Result<u64> {
+        let mut flushed = self.buckets.forget(clock.now(), &mut wanted)?;
         for table in &mut self.v4 {
             flushed += table.flush(&mut |_, flow| wanted(flow.core()), &mut self.loads)?;
         }
