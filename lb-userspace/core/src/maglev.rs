@@ -412,7 +412,7 @@ mod tests {
                         continue;
                     }
                     turn.credit -= heaviest;
-                    let skip = (mix(mix(turn.member.identity)) >> 32) as u32 % size | 1;
+                    let skip = ((mix(mix(turn.member.identity)) >> 32) as u32 % size) | 1;
                     while slots[turn.position as usize].is_some() {
                         turn.position = (turn.position + skip) % size;
                     }
