@@ -1,7 +1,7 @@
 //! Every map, and the tables made of them. Sizes here are the smallest that load: the loader sets the real ones.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_CURRENT_CPU, BPF_F_MMAPABLE, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray};
 use aya_ebpf::helpers::bpf_perf_event_output;
@@ -84,8 +84,10 @@ static ORIGINS: Array<Origin, 1> = Array::new();
 static HOPS: Array<Hop, 1> = Array::new();
 #[btf_map]
 static SNAT_ADDRESSES: Array<Ip, 1> = Array::new();
+/// Written through memory: a change of one origin may make a table of millions of slots anew. What is written there is not
+/// read until the settings say so, which is a write of the kernel's.
 #[btf_map]
-static SLOTS: Array<Slot, 1> = Array::new();
+static SLOTS: Array<Slot, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static VERDICTS: PerCpuArray<u64, { VERDICT_ROWS as usize }> = PerCpuArray::new();
 #[btf_map]

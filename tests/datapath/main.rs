@@ -13,6 +13,7 @@ mod migrate;
 mod object;
 mod probe;
 mod reasons;
+mod slots;
 mod steering;
 mod trace;
 mod tunnel;
