@@ -15,13 +15,13 @@ const NAT: f64 = 2.0;
 const NAT_MANY: f64 = 1.3;
 /// From so many flows on.
 const MANY: u32 = 1 << 16;
-/// Of established flows that are forwarded directly, to the ring; and at a million flows, to one.
+/// Of established TCP flows that are forwarded directly, and have no entries, to the ring; and at a million flows, to one.
 const DIRECT: f64 = 1.3;
 const DIRECT_MILLION: f64 = 1.3;
 const MILLION: u32 = 1_000_000;
 /// Of new flows of `nat`, to two insertions and an established flow's packet.
 const NEW: f64 = 1.2;
-/// Of new flows that are forwarded directly, to an established flow's packet.
+/// Of new flows that are forwarded directly, whose buckets have owners already, to an established flow's packet.
 const NEW_DIRECT: f64 = 1.5;
 /// Of a packet that is not ours, to one lookup that finds nothing.
 const NOT_OURS: f64 = 1.3;
