@@ -95,6 +95,8 @@ pub struct Result {
 /// A path that is set up. Dropped from top to bottom.
 struct Path {
     name: &'static str,
+    /// Packet by packet.
+    single: bool,
     target: IpAddr,
     _daemon: Option<Daemon>,
     _proxy: Option<Process>,
@@ -118,6 +120,7 @@ pub fn measure(arguments: &Arguments) -> Fallible<Vec<Result>> {
         progress(&format!("set up {name}"));
         paths.push(Path::new(name, kind, single)?);
     }
+    compare_interfaces(&paths)?;
     let mut results: Vec<Result> = paths
         .iter()
         .map(|path| Result {
@@ -182,6 +185,7 @@ impl Path {
         });
         Ok(Self {
             name,
+            single,
             target,
             _daemon: daemon,
             _proxy: proxy,
@@ -198,6 +202,25 @@ impl Path {
             Measure::Connections => wrk(&self.lab.client, self.target, &["-H", "Connection: close"]),
         }
     }
+}
+
+/// Says whether the interfaces of paths that pass packets one by one have the same features as under lb: nobody is to be
+/// slower than he need be.
+fn compare_interfaces(paths: &[Path]) -> Fallible<()> {
+    let Some(lb) = paths.iter().find(|path| path.name == LB) else {
+        return Ok(());
+    };
+    let under_lb = lb.lab.features();
+    for path in paths.iter().filter(|path| path.single) {
+        let differences = path.lab.features().differences(&under_lb);
+        ensure!(
+            differences.is_empty(),
+            "{} cannot be compared with lb: {}",
+            path.name,
+            differences.join("; ")
+        );
+    }
+    Ok(())
 }
 
 fn lb(lab: &Lab) -> Daemon {

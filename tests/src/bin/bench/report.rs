@@ -167,8 +167,9 @@ const CAVEAT: &str = "\
 Client, node, origin and the programs that measure share this machine's CPUs, so each path's own cost is only a part.
 veth favours the kernel's stack in bulk TCP: it hands over unsegmented 64 KiB frames without a copy, where XDP on veth
 switches the peer's segmentation offload off and copies each packet into a buffer; neither happens on a network card.
-\"packet by packet\" is the same path with segmentation offload of the node and its neighbours off, and the node's GRO:
-each packet passes the node by itself, as under XDP. Compare lb with these in bulk, and with all in the other columns.";
+\"packet by packet\" is the same path with the features of all interfaces as they are under lb: the node's neighbours
+segment what they send to it, so that each packet passes the node by itself. Compare lb with these in bulk, and
+with all in the other columns.";
 
 /// Everything, for programs.
 pub fn json(
