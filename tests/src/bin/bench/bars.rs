@@ -55,10 +55,11 @@ pub fn forwarding(way: Way, load: Load) -> Vec<(f64, Way)> {
     }
 }
 
-/// Of bulk TCP, to routing packet by packet; of answers and of connections, to the kernel's translation and to a proxy. At least.
+/// Of bulk TCP, to routing packet by packet; of answers and of connections, to the kernel's translation and to proxies; of
+/// datagrams, to a proxy. At least.
 const PATH_BULK: f64 = 0.9;
 const PATH_RATE_NFTABLES: f64 = 1.0;
-const PATH_RATE_HAPROXY: f64 = 1.5;
+const PATH_RATE_PROXY: f64 = 1.5;
 
 /// What lb's path is to achieve at least, in multiples of another one's.
 pub fn path(measure: Measure) -> Vec<(f64, &'static str)> {
@@ -66,8 +67,11 @@ pub fn path(measure: Measure) -> Vec<(f64, &'static str)> {
         Measure::Up | Measure::Down => vec![(PATH_BULK, paths::SINGLE_ROUTING)],
         Measure::Requests | Measure::Connections => vec![
             (PATH_RATE_NFTABLES, paths::NFTABLES),
-            (PATH_RATE_HAPROXY, paths::HAPROXY),
+            (PATH_RATE_PROXY, paths::HAPROXY),
+            (PATH_RATE_PROXY, paths::NGINX),
         ],
+        Measure::Datagrams => vec![(PATH_RATE_PROXY, paths::NGINX)],
+        Measure::Median | Measure::Slowest | Measure::ConnectMedian | Measure::ConnectSlowest => Vec::new(),
     }
 }
 

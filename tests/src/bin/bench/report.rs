@@ -94,21 +94,10 @@ pub fn print_paths(results: &[PathResult], rounds: u32, seconds: u32) {
         "\nTCP through network namespaces: medians of {rounds} runs of {seconds} s each, taken in turns; in brackets the"
     );
     println!("median ratio to routing in the same round.\n");
-    print!("{:<34}", "path");
-    for measure in Measure::ALL {
-        print!(" {:>18}", measure.title());
-    }
+    let (rates, times) = Measure::ALL.split_at(Measure::RATES);
+    print_measures(results, rates);
     println!();
-    let Some(reference) = results.first() else { return };
-    for result in results {
-        print!("{:<34}", result.name);
-        for (samples, reference) in result.samples.iter().zip(&reference.samples) {
-            let value = quartiles(samples).median;
-            let ratio = ratios(samples, reference).median;
-            print!(" {:>18}", format!("{value:.1} ({ratio:.2})"));
-        }
-        println!();
-    }
+    print_measures(results, times);
     let judged = judge(results);
     let met = judged.iter().filter(|judged| judged.is_met()).count();
     println!(
@@ -128,6 +117,33 @@ pub fn print_paths(results: &[PathResult], rounds: u32, seconds: u32) {
         );
     }
     println!("\n{CAVEAT}");
+}
+
+/// A table of some measures; `-`: the path does not do that.
+fn print_measures(results: &[PathResult], measures: &[Measure]) {
+    print!("{:<34}", "path");
+    for measure in measures {
+        print!(" {:>18}", measure.title());
+    }
+    println!();
+    let Some(reference) = results.first() else { return };
+    for result in results {
+        print!("{:<34}", result.name);
+        for &measure in measures {
+            let (samples, reference) = (
+                &result.samples[measure as usize],
+                &reference.samples[measure as usize],
+            );
+            let cell = if samples.is_empty() {
+                "-".to_owned()
+            } else {
+                let value = quartiles(samples).median;
+                format!("{value:.1} ({:.2})", ratios(samples, reference).median)
+            };
+            print!(" {cell:>18}");
+        }
+        println!();
+    }
 }
 
 /// A bar of lb's path, and what was measured.
