@@ -18,10 +18,9 @@ use std::process::Command;
 
 /// Length of one run.
 pub const SECONDS: u32 = 2;
-/// Connections at once when requests are counted, for each of the client's threads.
+/// Connections at once when requests are counted. By one thread: more would leave the paths less of the CPUs, and tell them
+/// apart less.
 const CONNECTIONS: u32 = 32;
-/// Threads of the client: as many as there are CPUs, up to these.
-const MOST_THREADS: usize = 4;
 /// Datagrams that are sent a second, more than any path delivers of them here, and bytes in each.
 const DATAGRAMS: u32 = 150_000;
 const DATAGRAM_LEN: u32 = 64;
@@ -456,10 +455,9 @@ struct Answers {
 }
 
 fn wrk(client: &Netns, target: IpAddr, more: &[&str]) -> Fallible<Answers> {
-    let threads = std::thread::available_parallelism()?.get().min(MOST_THREADS) as u32;
     let mut command = Command::new("wrk");
-    command.args(["--latency", "--threads", &threads.to_string()]);
-    command.args(["--connections", &(threads * CONNECTIONS).to_string()]);
+    command.args(["--latency", "--threads", "1", "--connections"]);
+    command.arg(CONNECTIONS.to_string());
     command.args(["--duration", &format!("{SECONDS}s")]).args(more);
     let text = output(client, command.arg(format!("http://{target}:{HTTP_PORT}/")))?;
     let word = |name: &str| {
