@@ -17,8 +17,8 @@ use super::select::Role;
 use super::tables::Tables;
 use super::transport::Segment;
 use crate::abi::{
-    Application, ApplicationFlags, ApplicationKey, Bucket, BucketRun, FlowCore, FlowSide, HashKey, Origin,
-    OriginId, OriginState, Parity, Protocol,
+    Application, ApplicationFlags, ApplicationKey, Bucket, BucketRun, FlowCore, FlowSide, HashKey, HopId,
+    Origin, OriginId, OriginState, Parity, Protocol,
 };
 
 /// What becomes of a flow that an origin was chosen for.
@@ -96,29 +96,24 @@ fn role(bucket: &Bucket) -> Role {
     }
 }
 
-/// Makes the entry of a packet's flow that needs none, when the packet is a usual one; otherwise the other stages see to it.
+/// Makes the entry of a packet's flow that needs none, when the packet is a usual one, and returns the hop of its origin;
+/// otherwise the other stages see to it.
 #[inline(always)]
 pub(super) fn make<F: Family, T: Tables>(
     tables: &T,
     context: &Context,
     segment: &Segment,
     arriving: &Tuple<F::Address>,
-) -> bool {
+) -> Option<HopId> {
     let key = ApplicationKey {
         address: arriving.destination.into(),
         port: arriving.destination_port,
         protocol: arriving.protocol,
         parity: context.parity,
     };
-    let Some(application) = tables.application(&key) else {
-        return false;
-    };
-    let Some(row) = row::<F>(context.settings.hash_key, &application, arriving) else {
-        return false;
-    };
-    let Some(settled) = tables.settled(row) else {
-        return false;
-    };
+    let application = tables.application(&key)?;
+    let row = row::<F>(context.settings.hash_key, &application, arriving)?;
+    let settled = tables.settled(row)?;
     let opens = segment.flags.opens();
     let (now, second) = (context.now, context.settings.second);
     let owner = tables.bucket(row, |bucket| {
@@ -134,25 +129,22 @@ pub(super) fn make<F: Family, T: Tables>(
             bucket.seen = now;
         }
         bucket.owner
-    });
-    let Some(owner) = owner else { return false };
+    })?;
     if owner == OriginId::NONE {
-        return false;
+        return None;
     }
-    let Some(origin) = tables.origin(owner) else {
-        return false;
-    };
+    let origin = tables.origin(owner)?;
     if !origin.forwarding.is_direct() || !serves_on(&origin, opens) {
-        return false;
+        return None;
     }
     if opens {
         if tables.hop(origin.hop).is_none_or(|hop| hop.resolved == 0) {
-            return false;
+            return None;
         }
         tables.count_flow(application.id, owner);
     }
     F::make(tables, entry::<F>(owner, &origin, application.id, arriving));
-    true
+    Some(origin.hop)
 }
 
 /// Whether an origin takes a segment of a flow that it was given without an entry; the unusual is left to others.

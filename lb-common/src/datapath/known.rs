@@ -12,8 +12,8 @@ use super::transport::{self, Segment};
 use super::verdict::{DropReason, Pass, Reply};
 use super::{Arrival, Stage, Step, drop, pass};
 use crate::abi::{
-    Application, ApplicationKey, Filter, FilterBit, OriginId, Parity, Protocol, Settings, SettingsFlags,
-    VipKey,
+    Application, ApplicationKey, Filter, FilterBit, HopId, OriginId, Parity, Protocol, Settings,
+    SettingsFlags, VipKey,
 };
 use crate::packet::Packet;
 use crate::trace;
@@ -143,10 +143,12 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     let arriving = network.tuple(ports);
     let segment = transport::read(packet, &network, ports);
     if let Some(segment) = segment {
-        let made = network.protocol == Protocol::TCP
-            && is_set(tables, Filter::Untracked, bit)
-            && bucket::make::<F, T>(tables, context, &segment, &arriving);
-        let step = F::visit_made(tables, made, &F::key(&arriving), |flow| {
+        let made = if network.protocol == Protocol::TCP && is_set(tables, Filter::Untracked, bit) {
+            bucket::make::<F, T>(tables, context, &segment, &arriving)
+        } else {
+            None
+        };
+        let step = F::visit_made(tables, made.is_some(), &F::key(&arriving), |flow| {
             hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow, made)
         });
         if let Some(step) = step {
@@ -256,7 +258,8 @@ fn aside<F: Family>(
     Step::Go(stage)
 }
 
-/// A packet of an established flow: it leaves here when it changes nothing. `made`: the entry was made for this packet.
+/// A packet of an established flow: it leaves here when it changes nothing. `made`: the entry was made for this packet, whose
+/// origin is behind that hop.
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -270,20 +273,26 @@ fn hit<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     network: &Network<F::Address>,
     segment: &Segment,
     flow: &F::Flow,
-    made: bool,
+    made: Option<HopId>,
 ) -> Step {
     let core = F::core(flow);
-    let timeouts = tables.timeouts(core.application).unwrap_or_default();
-    // What was made for this packet is as it should be.
-    if !made && !flow::settled(context, &timeouts, segment, core) {
-        return Step::Go(Stage::Retire);
-    }
-    let Some(origin) = tables.origin(core.origin) else {
-        return drop(DropReason::NoOriginRecord);
+    let hop = match made {
+        // What was made for this packet is as it should be.
+        Some(hop) => hop,
+        None => {
+            let timeouts = tables.timeouts(core.application).unwrap_or_default();
+            if !flow::settled(context, &timeouts, segment, core) {
+                return Step::Go(Stage::Retire);
+            }
+            let Some(origin) = tables.origin(core.origin) else {
+                return drop(DropReason::NoOriginRecord);
+            };
+            if flow::standing(&origin, segment, core) != Standing::Serves {
+                return Step::Go(Stage::Retire);
+            }
+            origin.hop
+        }
     };
-    if !made && flow::standing(&origin, segment, core) != Standing::Serves {
-        return Step::Go(Stage::Retire);
-    }
     if TRACED {
         scratch.note = Note::of(core);
     }
@@ -299,7 +308,7 @@ fn hit<const TRACED: bool, F: Family, P: Packet, T: Tables>(
         context,
         network,
         flow,
-        origin.hop,
+        hop,
         false,
     );
     if let Step::Go(stage) = step {
