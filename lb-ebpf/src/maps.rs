@@ -12,8 +12,8 @@ use lb_common::abi::maps::VERDICT_ROWS;
 use lb_common::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Bucket, Country, CountryKey,
     Filter, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Held, Hop, HopId,
-    Interface, Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot,
-    SourceKey, Timeouts, Traffic, Vip, VipKey,
+    Interface, Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings,
+    Shortcut, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
 use lb_common::datapath::{InsertError, Memory, Sample, Scratch, Stage, Tables};
 
@@ -42,6 +42,8 @@ static ADDRESSES: Array<u64, { Filter::WORDS as usize }> = Array::new();
 static BUCKETS: Array<Bucket, 1> = Array::new();
 #[btf_map]
 static SETTLED: Array<u32, 1> = Array::new();
+#[btf_map]
+static SHORTCUTS: Array<Shortcut, { Shortcut::ROWS as usize }> = Array::new();
 #[btf_map]
 static SPANS: Array<PortSpan, 1> = Array::new();
 #[btf_map]
@@ -258,6 +260,13 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn settled(&self, row: u32) -> Option<u32> {
         SETTLED.get(row).copied()
+    }
+
+    #[inline(always)]
+    fn shortcut(&self, key: &ApplicationKey) -> Option<Shortcut> {
+        // Of a generation that is live, so nobody writes it.
+        let row = SHORTCUTS.get(Shortcut::row(key))?;
+        (row.key == *key).then_some(*row)
     }
 
     #[inline(always)]

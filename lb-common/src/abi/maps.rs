@@ -26,6 +26,8 @@ pub const ADDRESSES: &str = "ADDRESSES";
 pub const BUCKETS: &str = "BUCKETS";
 /// Array of `u32` by bucket: when a sweep began that found no entry of its flows, in jiffies (low 32 bits).
 pub const SETTLED: &str = "SETTLED";
+/// Array of [`super::Shortcut`]s.
+pub const SHORTCUTS: &str = "SHORTCUTS";
 /// Arena of [`super::PortSpan`]s.
 pub const SPANS: &str = "SPANS";
 /// Access lists: longest-prefix trie, [`super::AccessKey`] → [`super::AccessRule`].
@@ -84,7 +86,7 @@ pub const REPORTS: &str = "REPORTS";
 pub const SCRATCH: &str = "SCRATCH";
 
 /// Every map that is pinned, so that flows and tables outlive the daemon.
-pub const PINNED: [&str; 34] = [
+pub const PINNED: [&str; 35] = [
     SETTINGS,
     FLOWS4,
     FLOWS6,
@@ -97,6 +99,7 @@ pub const PINNED: [&str; 34] = [
     ADDRESSES,
     BUCKETS,
     SETTLED,
+    SHORTCUTS,
     SPANS,
     ACCESS,
     COUNTRY_RULES,

@@ -19,6 +19,7 @@ mod origin;
 mod pool;
 mod route;
 mod settings;
+mod shortcut;
 mod slot;
 mod trace;
 #[cfg(feature = "user")]
@@ -39,6 +40,7 @@ pub use origin::{Forwarding, Load, Origin, OriginFlags, OriginId, OriginState, P
 pub use pool::{Pool, PoolFlags, PoolId, PoolRow, Table, TableKind};
 pub use route::{Route, RouteKey};
 pub use settings::{HashKey, Parity, PortRange, Settings, SettingsFlags, TunnelSource};
+pub use shortcut::Shortcut;
 pub use slot::Slot;
 pub use trace::{Ends, MAX_SNAP, Prefix, Report, ReportKind, Tap, TraceKinds, Tracing};
 pub use vip::{AddressRole, PortSpan, Spans, Vip, VipKey};

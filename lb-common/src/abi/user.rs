@@ -9,7 +9,7 @@ macro_rules! pod {
 }
 
 pod!(AccessKey AccessRule Affinity AffinityKey Application ApplicationKey Bucket Country CountryKey Flow4 Flow6 FlowKey4 FlowKey6);
-pod!(FragmentFlow FragmentKey Hop Interface Ip Load Origin PathMtu Pool PortSpan Route RouteKey Settings Slot SourceKey Timeouts);
+pod!(FragmentFlow FragmentKey Hop Interface Ip Load Origin PathMtu Pool PortSpan Route RouteKey Settings Shortcut Slot SourceKey Timeouts);
 pod!(Tracing Traffic Vip VipKey);
 
 // SAFETY: as above.

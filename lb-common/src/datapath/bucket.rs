@@ -18,7 +18,7 @@ use super::tables::Tables;
 use super::transport::Segment;
 use crate::abi::{
     Application, ApplicationFlags, ApplicationKey, Bucket, BucketRun, FlowCore, FlowSide, HashKey, HopId,
-    Origin, OriginId, OriginState, Parity, Protocol,
+    Origin, OriginId, OriginState, Parity, Protocol, Shortcut,
 };
 
 /// What becomes of a flow that an origin was chosen for.
@@ -111,8 +111,17 @@ pub(super) fn make<F: Family, T: Tables>(
         protocol: arriving.protocol,
         parity: context.parity,
     };
-    let application = tables.application(&key)?;
-    let row = row::<F>(context.settings.hash_key, &application, arriving)?;
+    let Shortcut {
+        application,
+        flags,
+        buckets,
+        ..
+    } = match tables.shortcut(&key) {
+        Some(shortcut) => shortcut,
+        None => Shortcut::of(key, &tables.application(&key)?)?,
+    };
+    let number = number::<F>(context.settings.hash_key, buckets, arriving);
+    let row = buckets.row(number, is_v6::<F>());
     let settled = tables.settled(row)?;
     let opens = segment.flags.opens();
     let (now, second) = (context.now, context.settings.second);
@@ -120,7 +129,7 @@ pub(super) fn make<F: Family, T: Tables>(
         // As long as the configuration stays, new flows go where the first of them went.
         let steady = bucket.generation == context.generation
             && bucket.current == bucket.owner
-            && application.flags.has(ApplicationFlags::UNTRACKED);
+            && flags.has(ApplicationFlags::UNTRACKED);
         // The pool of last resort and what follows from it are rare.
         if may_be_tracked(bucket, settled) || (opens && !steady) || bucket.last_resort != 0 {
             return OriginId::NONE;
@@ -141,9 +150,9 @@ pub(super) fn make<F: Family, T: Tables>(
         if tables.hop(origin.hop).is_none_or(|hop| hop.resolved == 0) {
             return None;
         }
-        tables.count_flow(application.id, owner);
+        tables.count_flow(application, owner);
     }
-    F::make(tables, entry::<F>(owner, &origin, application.id, arriving));
+    F::make(tables, entry::<F>(owner, &origin, application, arriving));
     Some(origin.hop)
 }
 

@@ -3,8 +3,8 @@
 use crate::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Bucket, Country, CountryKey,
     Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey, Hop, HopId, Interface, Ip, Origin,
-    OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Slot, SourceKey, Timeouts, Vip,
-    VipKey,
+    OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey, Settings, Shortcut, Slot, SourceKey,
+    Timeouts, Vip, VipKey,
 };
 
 /// Access to the tables. Closures instead of references: no borrow of map memory escapes.
@@ -25,6 +25,8 @@ pub trait Tables {
     fn own_bucket(&self, row: u32, former: OriginId, id: OriginId) -> bool;
     /// When a sweep began that found no entry of a bucket's flows, in jiffies.
     fn settled(&self, row: u32) -> Option<u32>;
+    /// The short way to an application, if it has one and is in nobody's row.
+    fn shortcut(&self, key: &ApplicationKey) -> Option<Shortcut>;
     fn span(&self, index: u32) -> Option<PortSpan>;
     /// The longest match of an access list for an address.
     fn access(&self, key: &AccessKey) -> Option<AccessRule>;

@@ -5,7 +5,7 @@ use crate::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Bucket, BucketRun, Country,
     CountryKey, Filter, FilterBit, Flow4, Flow6, FlowKey4, FlowKey6, FlowSide, FragmentFlow, FragmentKey,
     Hop, HopId, Interface, Ip, Load, Origin, OriginId, PathMtu, Pool, PoolRow, PortSpan, Route, RouteKey,
-    Settings, SettingsFlags, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
+    Settings, SettingsFlags, Shortcut, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
 use crate::datapath::{InsertError, Memory, Sample, Tables};
 use std::cell::RefCell;
@@ -316,6 +316,16 @@ impl Tables for MemoryTables {
 
     fn settled(&self, row: u32) -> Option<u32> {
         self.row(&self.settled, row, row)
+    }
+
+    fn shortcut(&self, key: &ApplicationKey) -> Option<Shortcut> {
+        // Who comes first has the row.
+        let mut rows = self.applications.iter();
+        let first = rows.find_map(|(held, record)| {
+            let same = Shortcut::row(held) == Shortcut::row(key);
+            same.then(|| Shortcut::of(*held, record)).flatten()
+        })?;
+        (first.key == *key).then_some(first)
     }
 
     fn span(&self, index: u32) -> Option<PortSpan> {

@@ -16,6 +16,7 @@ pub mod object;
 pub mod pins;
 pub mod question;
 pub mod reader;
+mod shortcuts;
 pub mod slots;
 mod steering_words;
 pub mod sys;

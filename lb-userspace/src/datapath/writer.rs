@@ -2,6 +2,7 @@
 
 use super::access::AccessMaps;
 use super::filter::AddressFilter;
+use super::shortcuts::Shortcuts;
 use super::slots::Slots;
 use super::sys;
 use anyhow::{Context, Result};
@@ -37,6 +38,7 @@ pub struct Writer {
     interfaces: HashMap<MapData, u32, Interface>,
     access: AccessMaps,
     addresses: AddressFilter,
+    shortcuts: Shortcuts,
 }
 
 /// Rows written by one system call.
@@ -74,6 +76,7 @@ impl Writer {
             routes: take(maps::ROUTES)?.try_into()?,
             interfaces: take(maps::INTERFACES)?.try_into()?,
             addresses: AddressFilter::new(&mut take)?,
+            shortcuts: Shortcuts::new(&mut take)?,
             access: AccessMaps::new(take)?,
         })
     }
@@ -103,6 +106,11 @@ impl Writer {
             && record.buckets != BucketRun::NONE
         {
             self.addresses.add(Filter::Untracked, key.address)?;
+        }
+        match step {
+            TableOp::Application { key, record } => self.shortcuts.set(key, record)?,
+            TableOp::RemoveApplication { key } => self.shortcuts.remove(key)?,
+            _ => {}
         }
         if let TableOp::Settings(settings) = step
             && settings.flags.has(SettingsFlags::DNAT)
@@ -195,7 +203,7 @@ impl Writer {
     /// # Errors
     /// When a map cannot be read or written.
     pub fn repair(&mut self, image: &[TableOp]) -> Result<usize> {
-        let mut repaired = usize::from(self.addresses.repair()?);
+        let mut repaired = usize::from(self.addresses.repair()?) + usize::from(self.shortcuts.repair()?);
         for step in image {
             if !self.holds(step)? {
                 self.step(step)?;

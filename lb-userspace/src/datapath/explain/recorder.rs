@@ -10,7 +10,7 @@ use lb_common::abi::{
     AccessKey, AccessRule, Affinity, AffinityKey, Application, ApplicationKey, Bucket, Country, CountryKey,
     Flow4, Flow6, FlowCore, FlowKey4, FlowKey6, Forwarding, FragmentFlow, FragmentKey, Hop, HopId, Interface,
     Ip, Ip6, Load, Mac, Origin, OriginId, OriginState, PathMtu, Pool, PoolId, PoolRow, Port, PortSpan, Route,
-    RouteKey, Settings, Slot, SourceKey, Timeouts, Vip, VipKey,
+    RouteKey, Settings, Shortcut, Slot, SourceKey, Timeouts, Vip, VipKey,
 };
 use lb_common::datapath::{InsertError, Memory, Sample, Tables, Verdict};
 use lb_core::view::{OriginView, PoolView, View};
@@ -335,6 +335,11 @@ impl Tables for Recorder<'_> {
 
     fn settled(&self, row: u32) -> Option<u32> {
         self.maps.settled.get(&row, 0).ok()
+    }
+
+    fn shortcut(&self, _key: &ApplicationKey) -> Option<Shortcut> {
+        // By its record, which is written down.
+        None
     }
 
     fn span(&self, index: u32) -> Option<PortSpan> {
