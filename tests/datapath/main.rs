@@ -14,6 +14,7 @@ mod migrate;
 mod object;
 mod probe;
 mod reasons;
+mod shortcuts;
 mod slots;
 mod steering;
 mod trace;

@@ -2,8 +2,9 @@
 
 use super::sys;
 use anyhow::{Context, Result};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, IterableMap, Map, MapData};
 use lb_common::abi::{Application, ApplicationKey, Shortcut, maps};
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 /// The map, and what it holds.
@@ -19,19 +20,31 @@ impl Shortcuts {
     /// # Errors
     /// When a map is missing or of another kind, or cannot be read or written.
     pub fn new(mut take: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
-        let map = take(maps::SHORTCUTS)?.try_into()?;
-        let rows = vec![Shortcut::default(); Shortcut::ROWS as usize];
-        let mut shortcuts = Self { map, rows };
+        let map: Array<MapData, Shortcut> = take(maps::SHORTCUTS)?.try_into()?;
         let Map::HashMap(applications) = take(maps::APPLICATIONS)? else {
             anyhow::bail!("the map {} is of another kind", maps::APPLICATIONS)
         };
+        let mut records = BTreeMap::new();
         sys::for_each(
             applications.fd().as_fd(),
             |key: &ApplicationKey, record: &Application| {
-                shortcuts.hold(key, record);
+                records.insert(*key, *record);
             },
         )
         .context("read the applications")?;
+        let rows: Vec<Shortcut> =
+            sys::rows(map.map().fd().as_fd(), 0, Shortcut::ROWS).context("read the short ways")?;
+        let mut shortcuts = Self { map, rows };
+        // A row that is true stays as it is: packets read it.
+        for held in &mut shortcuts.rows {
+            let record = records.get(&held.key);
+            if record.and_then(|record| Shortcut::of(held.key, record)) != Some(*held) {
+                *held = Shortcut::default();
+            }
+        }
+        for (key, record) in &records {
+            shortcuts.hold(key, record);
+        }
         shortcuts.repair()?;
         Ok(shortcuts)
     }
