@@ -4,6 +4,7 @@ use super::bucket;
 use super::encapsulate;
 use super::family::{Family, Tuple, V4, V6};
 use super::flow::{self, Standing};
+use super::flow_filter;
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
 use super::scratch::{Errand, Note, Opening, Scratch, Subject};
 use super::send::forward;
@@ -146,9 +147,17 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
         let made = network.protocol == Protocol::TCP
             && is_set(tables, Filter::Untracked, bit)
             && bucket::make::<F, T>(tables, context, &segment, &arriving);
-        let step = F::visit_made(tables, made, &F::key(&arriving), |flow| {
-            hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow, made)
-        });
+        let key = F::key(&arriving);
+        let absent = segment.flags.opens()
+            && !made
+            && flow_filter::is_absent::<F, T>(tables, context.settings.hash_key, &key);
+        let step = if absent {
+            None
+        } else {
+            F::visit_made(tables, made, &key, |flow| {
+                hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow, made)
+            })
+        };
         if let Some(step) = step {
             return leave::<F>(scratch, context, network, arriving, segment, step);
         }
