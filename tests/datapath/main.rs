@@ -8,6 +8,7 @@ mod access;
 mod differential;
 mod filter;
 mod fixtures;
+mod flow_filter;
 mod flows;
 mod migrate;
 mod object;

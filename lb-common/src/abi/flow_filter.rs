@@ -14,13 +14,18 @@ pub struct FlowFilter(pub u64);
 
 /// One of the two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Half {
-    First = 0,
-    Second = 1,
-}
+pub struct Half(u32);
 
 impl Half {
-    pub const BOTH: [Self; 2] = [Self::First, Self::Second];
+    pub const FIRST: Self = Self(0);
+    pub const SECOND: Self = Self(1);
+    pub const BOTH: [Self; 2] = [Self::FIRST, Self::SECOND];
+
+    /// 0 or 1: its words have such indexes, modulo two.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
 }
 
 /// The place of a flow in each half.
@@ -38,7 +43,7 @@ impl FlowBit {
     pub const fn index(self, half: Half) -> u32 {
         FlowFilter::HEADS
             .wrapping_add(self.word << 1)
-            .wrapping_add(half as u32)
+            .wrapping_add(half.0)
     }
 }
 
@@ -94,10 +99,11 @@ impl FlowFilter {
     /// The half that knows all established flows; `None`: any may be.
     #[inline(always)]
     pub const fn in_use(self) -> Option<Half> {
-        match self.0 & Self::HALF_MASK {
-            1 => Some(Half::First),
-            2 => Some(Half::Second),
-            _ => None,
+        let number = (self.0 & Self::HALF_MASK) as u32;
+        if number == 0 {
+            None
+        } else {
+            Some(Half(number.wrapping_sub(1) & 1))
         }
     }
 
@@ -105,8 +111,8 @@ impl FlowFilter {
     #[must_use]
     pub const fn spare(self) -> Half {
         match self.in_use() {
-            Some(Half::First) => Half::Second,
-            _ => Half::First,
+            Some(Half::FIRST) => Half::SECOND,
+            _ => Half::FIRST,
         }
     }
 
@@ -134,7 +140,7 @@ impl FlowFilter {
     pub const fn using(self, half: Option<Half>) -> Self {
         let number = match half {
             None => 0,
-            Some(half) => half as u64 + 1,
+            Some(half) => half.0 as u64 + 1,
         };
         Self(self.0 & !Self::HALF_MASK | number)
     }
@@ -154,9 +160,9 @@ mod tests {
                 (FlowFilter::words(bits), bits),
                 "{flows}"
             );
-            let last = filter.place(u32::MAX).index(Half::Second);
+            let last = filter.place(u32::MAX).index(Half::SECOND);
             assert_eq!((last, filter.place(u32::MAX).mask), (entries - 1, 1 << 63));
-            assert_eq!(filter.place(0).index(Half::First), 2);
+            assert_eq!(filter.place(0).index(Half::FIRST), 2);
         }
         assert_eq!(FlowFilter::fitting(2), None);
         assert_eq!(FlowFilter::default().bits(), 0);
@@ -165,7 +171,7 @@ mod tests {
     #[test]
     fn a_head_holds_its_parts() {
         let mut head = FlowFilter::new(23);
-        assert_eq!((head.in_use(), head.spare()), (None, Half::First));
+        assert_eq!((head.in_use(), head.spare()), (None, Half::FIRST));
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..100 {
             let spare = head.spare();

@@ -3,11 +3,19 @@
 use super::MemoryTables;
 use crate::abi::{FlowFilter, Half, HashKey};
 use crate::hash;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 /// Size of each half in bits, as a power of two: so few that keys which are not there have their bits set now and then.
-pub(super) const BITS: u32 = 10;
+const BITS: u32 = 10;
 
 impl MemoryTables {
+    /// The words with which nodes begin that know no flows, and rely on that.
+    pub(super) fn filter_in_use() -> RefCell<BTreeMap<u32, u64>> {
+        let head = FlowFilter::new(BITS).using(Some(Half::FIRST));
+        RefCell::new([(FlowFilter::HEAD, head.0)].into())
+    }
+
     fn head(&self) -> FlowFilter {
         let words = self.flow_filter.borrow();
         FlowFilter(words.get(&FlowFilter::HEAD).copied().unwrap_or_default())
@@ -17,7 +25,7 @@ impl MemoryTables {
     pub fn begin_filter(&self) {
         let head = self.head();
         let mut words = self.flow_filter.borrow_mut();
-        let spare = head.spare() as u32;
+        let spare = head.spare().number();
         words.retain(|&index, _| index < 2 || index % 2 != spare);
         words.insert(FlowFilter::HEAD, head.begun().0);
     }

@@ -1,14 +1,12 @@
 //! A small world to send packets through: a few origins, pools and applications, of both families.
 
-use super::flow_filter::BITS;
 use super::{Frame, MemoryTables};
 use crate::abi::{
-    AddressRole, Application, ApplicationKey, FlowFilter, Forwarding, Held, Hop, HopId, Interface, Ip,
-    Origin, OriginId, OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol,
-    Settings, SettingsFlags, Slot, Steering, Table, Tag, Timeouts, Vip, VipKey,
+    AddressRole, Application, ApplicationKey, Forwarding, Held, Hop, HopId, Interface, Ip, Origin, OriginId,
+    OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Settings,
+    SettingsFlags, Slot, Steering, Table, Tag, Timeouts, Vip, VipKey,
 };
 use crate::datapath::{Arrival, Scratch, Verdict, process};
-use std::cell::RefCell;
 use std::net::SocketAddr;
 
 /// Idle times of every application, in jiffies.
@@ -121,7 +119,7 @@ impl Scenario {
         let mut tables = MemoryTables {
             array_rows: ARRAY_ROWS,
             swept_at: START,
-            flow_filter: RefCell::new([(FlowFilter::HEAD, FlowFilter::new(BITS).0)].into()),
+            flow_filter: MemoryTables::filter_in_use(),
             ..MemoryTables::default()
         };
         tables.settings = Settings {

@@ -16,6 +16,7 @@ use lb_common::abi::{Flow4, Flow6, FlowKey4, FlowKey6, maps};
 use lb_common::datapath::Stage;
 use lb_common::datapath::family::{V4, V6};
 use lb_userspace::datapath::clock::Clock;
+use lb_userspace::datapath::flows::FlowTables;
 use lb_userspace::datapath::object::{Loaded, MapSizes};
 use lb_userspace::datapath::pins::Pins;
 use lb_userspace::datapath::reader::Reader;
@@ -66,6 +67,10 @@ impl Lb {
         for mode in Mode::ALL {
             flows4.fill::<V4>(shape, mode, clock.now())?;
             flows6.fill::<V6>(shape, mode, clock.now())?;
+        }
+        // An earlier object may not have it.
+        if pins.map(maps::FLOW_FILTER).exists() {
+            FlowTables::new(open)?.sweep(&clock)?;
         }
         Ok(lb)
     }
