@@ -55,9 +55,9 @@ impl FlowFilter {
     /// The least and the largest size of a half, in bits as powers of two.
     const MIN_BITS: u32 = 16;
     const MAX_BITS: u32 = 32;
-    /// Bits of a half for each flow that a table holds: with both families' tables full of flows of two entries each, four of
-    /// ten keys that are not there are looked for.
-    const BITS_PER_FLOW: u64 = 8;
+    /// Bits of a half for each flow that a table holds: with both families' tables full of flows of two entries each, a fifth
+    /// of the keys that are not there are looked for.
+    const BITS_PER_FLOW: u64 = 16;
     const SIZE_SHIFT: u32 = 56;
     const ROUND_SHIFT: u32 = 2;
     const HALF_MASK: u64 = 3;
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn sizes_follow_from_the_number_of_flows() {
-        for (flows, bits) in [(1, 16), (8192, 16), (8193, 17), (1 << 20, 23), (u32::MAX, 31)] {
+        for (flows, bits) in [(1, 16), (4096, 16), (4097, 17), (1 << 20, 24), (u32::MAX, 31)] {
             let entries = FlowFilter::entries(flows);
             let filter = FlowFilter::fitting(entries).unwrap();
             assert_eq!(

@@ -1,5 +1,6 @@
 //! The first stage: packets of established flows, and those that are not ours.
 
+use super::access;
 use super::bucket;
 use super::encapsulate;
 use super::family::{Family, Tuple, V4, V6};
@@ -201,6 +202,11 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
         scratch.note.application = application.id;
     }
     remember::<F>(scratch, context, application, subject);
+    if segment.flags.opens() && application.is_some_and(|record| access::applies(context.settings, &record)) {
+        // Whoever is denied costs no search.
+        scratch.errand = Errand::Screen;
+        return Step::Go(Stage::Admit);
+    }
     Step::Go(Stage::Young)
 }
 
@@ -361,6 +367,7 @@ fn remember<F: Family>(
         now: context.now,
         parity: context.parity,
         generation: context.generation,
+        let_in: 0,
     };
     scratch.avoid = OriginId::NONE;
     scratch.retries = 0;
