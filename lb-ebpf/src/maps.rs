@@ -87,8 +87,10 @@ static ORIGINS: Array<Origin, 1> = Array::new();
 static HOPS: Array<Hop, 1> = Array::new();
 #[btf_map]
 static SNAT_ADDRESSES: Array<Ip, 1> = Array::new();
+/// Written through memory: a change of one origin may make a table of millions of slots anew. What is written there is not
+/// read until the settings say so, which is a write of the kernel's.
 #[btf_map]
-static SLOTS: Array<Slot, 1> = Array::new();
+static SLOTS: Array<Slot, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static VERDICTS: PerCpuArray<u64, { VERDICT_ROWS as usize }> = PerCpuArray::new();
 #[btf_map]

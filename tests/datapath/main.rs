@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod access;
+mod budget;
 mod differential;
 mod filter;
 mod fixtures;
@@ -14,6 +15,7 @@ mod migrate;
 mod object;
 mod probe;
 mod reasons;
+mod slots;
 mod steering;
 mod trace;
 mod tunnel;

@@ -23,6 +23,8 @@ const MAX_MEMORY: u64 = 2 << 30;
 const BUDGET: u32 = 200_000;
 /// The same for the program that every packet runs.
 const KNOWN_BUDGET: u32 = 80_000;
+/// Errors are followed in both directions, by entries and by buckets, and quotes are rewritten inside of them.
+const ICMP_BUDGET: u32 = 320_000;
 
 #[test]
 fn nothing_in_the_object_panics() {
@@ -43,6 +45,7 @@ fn the_verifier_has_room_to_spare() {
         let stages = Stage::ALL.iter().map(|stage| {
             let budget = match stage {
                 Stage::Known | Stage::Traced => KNOWN_BUDGET,
+                Stage::Icmp => ICMP_BUDGET,
                 _ => BUDGET,
             };
             (stage.program(), budget)

@@ -10,6 +10,9 @@
 //! origins stays as the kernel sets it: on, so that lb meets frames whose checksums are only begun.
 
 pub mod direct;
+mod features;
+
+pub use features::Features;
 
 use crate::gate::Permit;
 use crate::netns::Netns;
@@ -352,23 +355,6 @@ impl Lab {
             .chain([&self.client])
         {
             namespace.offload("eth0", "tx", "off");
-        }
-    }
-
-    /// Makes every packet pass the node by itself, as it does when XDP runs there: nothing is merged on arrival, and the
-    /// node's neighbours segment what they send. For comparisons in [`Lab::routed`].
-    pub fn pass_packet_by_packet(&self) {
-        for (namespace, interface) in [(&self.client, "eth0")]
-            .into_iter()
-            .chain(self.between.iter().map(|switch| (switch, "node")))
-            .chain([(&self.node, "eth0"), (&self.node, "eth1")])
-        {
-            for feature in ["tso", "gso"] {
-                namespace.offload(interface, feature, "off");
-            }
-        }
-        for interface in ["eth0", "eth1"] {
-            self.node.offload(interface, "gro", "off");
         }
     }
 

@@ -49,6 +49,12 @@ const LAB: [(&str, &str); 15] = [
 ];
 const FUZZ: [(&str, &str); 1] = [("c++", "g++")];
 const BENCH: [(&str, &str); 2] = [("haproxy", "haproxy"), ("dnsperf", "dnsperf")];
+/// What nginx needs to balance connections, where it is no part of the program: what its version says then, file and package.
+const STREAM_APART: &str = "--with-stream=dynamic";
+const STREAM_MODULE: (&str, &str) = (
+    "/usr/lib/nginx/modules/ngx_stream_module.so",
+    "libnginx-mod-stream",
+);
 
 /// The task itself; says what it found.
 ///
@@ -144,7 +150,23 @@ pub fn python() -> Result<()> {
 /// # Errors
 /// As for [`lab`].
 pub fn bench() -> Result<()> {
-    programs(&BENCH)
+    programs(&BENCH)?;
+    let (module, package) = STREAM_MODULE;
+    if Path::new(module).exists() || !nginx_lacks_stream()? {
+        return Ok(());
+    }
+    if !can_install() {
+        bail!("missing: install the equivalent of Debian's package {package}");
+    }
+    install(&[package])
+}
+
+/// Whether nginx can balance connections only with a module.
+fn nginx_lacks_stream() -> Result<bool> {
+    let nginx = find_program("nginx").context("nginx is missing")?;
+    // It tells on its standard error.
+    let told = Command::new(nginx).arg("-V").output().context("ask nginx")?;
+    Ok(String::from_utf8_lossy(&told.stderr).contains(STREAM_APART))
 }
 
 /// Makes sure that the fuzz target can be built.

@@ -256,7 +256,7 @@ pub(super) fn claim<T: Tables>(
     if (!opens || untracked) && !owned && (owner == OriginId::NONE || is_over(tables, opening, &bucket)) {
         if owner == OriginId::NONE {
             // There may be entries of a time without buckets.
-            tables.bucket(row, |bucket| bucket.tracked = now);
+            note(tables, row, now);
         }
         owned = tables.own_bucket(row, owner, id);
         if owned {
@@ -272,9 +272,15 @@ pub(super) fn claim<T: Tables>(
         tables.bucket(row, |bucket| bucket.seen = now);
         return Claim::Owned;
     }
-    // Before the entry is made: whoever finds it settled must not have missed one.
-    tables.bucket(row, |bucket| bucket.tracked = now);
+    note(tables, row, now);
     Claim::Track
+}
+
+/// Notes that a flow of the bucket gets an entry; to be called before that is made, so that whoever finds the bucket settled
+/// has not missed one.
+#[inline(always)]
+pub(super) fn note<T: Tables>(tables: &T, row: u32, now: u32) {
+    tables.bucket(row, |bucket| bucket.tracked = now);
 }
 
 /// Whether no flow goes on that the bucket's owner has without an entry.

@@ -6,7 +6,7 @@ use super::family::{Family, Tuple, V4, V6};
 use super::flow;
 use super::flow_filter;
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use super::scratch::{Draft, Holder, Note, Scratch};
+use super::scratch::{Draft, Errand, Holder, Note, Scratch};
 use super::select::Role;
 use super::span;
 use super::tables::{InsertError, Memory, Tables};
@@ -66,7 +66,9 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage
         scratch.note = Note::of(&core);
     }
     let mut entry = true;
-    let stage = if origin.forwarding.is_direct() {
+    let stage = if scratch.search.resets != 0 {
+        ended::<F, T>(tables, scratch, core)?
+    } else if origin.forwarding.is_direct() {
         let opens = scratch.search.opens != 0;
         entry = scratch.bucket == Scratch::NO_BUCKET || {
             let firsthand = scratch.search.detour == 0;
@@ -148,6 +150,30 @@ fn directly<F: Family, T: Tables>(
     match F::insert(tables, Memory::Tentative, &draft.client_key, &draft.client) {
         Ok(()) => Ok(Stage::Send),
         // Another CPU has just opened the same flow.
+        Err(InsertError::Exists) => Ok(Stage::Young),
+        Err(InsertError::Full) => Err(DropReason::NotRemembered),
+    }
+}
+
+/// Remembers that a flow has been reset which needed no entry until now: this packet tells its origin, the next the client.
+#[inline(always)]
+fn ended<F: Family, T: Tables>(
+    tables: &T,
+    scratch: &mut Scratch,
+    mut core: FlowCore,
+) -> Result<Stage, DropReason> {
+    bucket::note(tables, scratch.bucket, core.seen);
+    scratch.errand = Errand::Reset;
+    let draft = F::draft(scratch);
+    let arriving = draft.subject.arriving;
+    core.source_port = arriving.source_port;
+    core.destination_port = arriving.destination_port;
+    let now = core.seen;
+    flow::end(&mut core, now);
+    draft.client_key = F::key(&arriving);
+    draft.client = F::flow(core, &arriving);
+    match F::insert(tables, Memory::Tentative, &draft.client_key, &draft.client) {
+        Ok(()) => Ok(Stage::Retire),
         Err(InsertError::Exists) => Ok(Stage::Young),
         Err(InsertError::Full) => Err(DropReason::NotRemembered),
     }

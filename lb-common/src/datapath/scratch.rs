@@ -201,6 +201,8 @@ pub struct Search {
     pub full: u32,
     /// 1: an origin that could have served was passed over: the same search may end elsewhere before anything is configured.
     pub detour: u32,
+    /// 1: the flow, which has no entry, is to be reset.
+    pub resets: u32,
     /// The origin of a pool that could serve, but shall be avoided.
     pub spare: OriginId,
     /// What binds the client to an origin.

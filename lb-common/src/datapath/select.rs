@@ -77,10 +77,7 @@ pub fn select<P: Packet, T: Tables>(packet: &mut P, tables: &T, scratch: &mut Sc
         && scratch.bucket != Scratch::NO_BUCKET
         && let Some(Owner { id, role, resets }) = bucket::owner(tables, scratch.bucket)
     {
-        if resets {
-            scratch.reply = Reply::ResetEnded;
-            return Step::Go(Stage::Reply);
-        }
+        search.resets = resets as u32;
         *choice = Choice { id, role };
         return Step::Go(Stage::Connect);
     }

@@ -117,31 +117,33 @@ pub struct Capacity {
 /// The slots of a run: beside each owner the next other one, which in a consistent-hash table is a random one by weight.
 #[must_use]
 pub fn slots(owners: &[u32]) -> Vec<Slot> {
-    let mut slots: Vec<Slot> = owners
-        .iter()
-        .map(|&owner| Slot {
-            owner,
-            alternate: owner,
-        })
-        .collect();
-    // Twice around, so that the end sees what the beginning has.
-    let mut next = None;
-    for index in (0..slots.len()).rev().chain((0..slots.len()).rev()) {
-        let owner = slots[index].owner;
-        if let Some((following, other)) = next {
-            let other = if following == owner { other } else { following };
-            slots[index].alternate = other;
-            next = Some((owner, other));
-        } else {
-            next = Some((owner, owner));
-        }
-    }
+    let mut slots = vec![Slot::default(); owners.len()];
+    fill_slots(owners, &mut slots);
     slots
+}
+
+/// Writes [`slots`] to where they are to stand; the shorter of the two counts.
+pub fn fill_slots(owners: &[u32], slots: &mut [Slot]) {
+    let Some(&first) = owners.first() else { return };
+    // The end sees what the beginning has.
+    let other = owners.iter().find(|owner| **owner != first);
+    let (mut following, mut other) = (first, other.copied().unwrap_or(first));
+    for (slot, &owner) in slots.iter_mut().zip(owners).rev() {
+        if owner != following {
+            other = following;
+            following = owner;
+        }
+        *slot = Slot {
+            owner,
+            alternate: other,
+        };
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::slots;
+    use proptest::prelude::*;
 
     #[test]
     fn each_slot_knows_another_owner() {
@@ -157,5 +159,17 @@ mod tests {
         assert_eq!(alternates(&[1, 1, 2, 3]), [2, 2, 3, 1]);
         assert_eq!(alternates(&[1, 2, 2, 2]), [2, 1, 1, 1]);
         assert_eq!(alternates(&[2, 2, 1, 2]), [1, 1, 2, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_alternate_is_the_next_other_owner(owners in prop::collection::vec(0u32..4, 0..40)) {
+            for (index, slot) in slots(&owners).into_iter().enumerate() {
+                let others = owners[index..].iter().chain(&owners[..index]);
+                let other = others.copied().find(|other| *other != slot.owner);
+                prop_assert_eq!(slot.owner, owners[index]);
+                prop_assert_eq!(slot.alternate, other.unwrap_or(slot.owner));
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ pub mod object;
 pub mod pins;
 pub mod question;
 pub mod reader;
+pub mod slots;
 mod steering_words;
 pub mod sys;
 pub mod trace;

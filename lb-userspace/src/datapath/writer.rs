@@ -2,6 +2,7 @@
 
 use super::access::AccessMaps;
 use super::filter::AddressFilter;
+use super::slots::Slots;
 use super::sys;
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
@@ -10,7 +11,8 @@ use lb_common::abi::{
     Application, ApplicationKey, Bucket, BucketRun, Filter, Hop, Interface, Ip, Load, Origin, PathMtu, Pool,
     Route, RouteKey, Settings, SettingsFlags, Timeouts, Traffic, Vip, VipKey, maps,
 };
-use lb_core::image::{TableOp, slots};
+use lb_core::image::TableOp;
+use std::io;
 use std::os::fd::AsFd;
 
 /// The configuration maps, for writing.
@@ -26,7 +28,7 @@ pub struct Writer {
     swept: Array<MapData, Load>,
     path_mtus: Array<MapData, PathMtu>,
     traffic: PerCpuArray<MapData, Traffic>,
-    slots: MapData,
+    slots: Slots,
     spans: MapData,
     buckets: MapData,
     settled: MapData,
@@ -64,7 +66,7 @@ impl Writer {
             swept: take(maps::SWEPT)?.try_into()?,
             path_mtus: take(maps::PATH_MTUS)?.try_into()?,
             traffic: take(maps::ORIGIN_TRAFFIC)?.try_into()?,
-            slots,
+            slots: Slots::new(slots)?,
             spans,
             buckets,
             settled,
@@ -138,12 +140,12 @@ impl Writer {
                 .snat_addresses
                 .set(*index, address, 0)
                 .with_context(|| format!("write source address {index}")),
-            TableOp::Slots { base, owners } => {
-                rows(&self.slots, *base, &slots(owners)).with_context(|| format!("write slots from {base}"))
-            }
-            TableOp::Spans { base, spans } => {
-                rows(&self.spans, *base, spans).with_context(|| format!("write ranges of ports from {base}"))
-            }
+            TableOp::Slots { base, owners } => self
+                .slots
+                .write(*base, owners)
+                .with_context(|| format!("write slots from {base}")),
+            TableOp::Spans { base, spans } => update_rows(&self.spans, *base, spans)
+                .with_context(|| format!("write ranges of ports from {base}")),
             TableOp::Pool { row, record } => self
                 .pools
                 .set(row.0, record, 0)
@@ -217,8 +219,9 @@ impl Writer {
     /// Nobody owns the buckets, and each may have entries that no sweep has looked for.
     fn empty_buckets(&self, base: u32, count: u32) -> Result<()> {
         let count = count as usize;
-        rows(&self.settled, base, &vec![0u32; count])?;
-        rows(&self.buckets, base, &vec![Bucket::default(); count])
+        update_rows(&self.settled, base, &vec![0u32; count])?;
+        update_rows(&self.buckets, base, &vec![Bucket::default(); count])?;
+        Ok(())
     }
 
     fn holds(&self, step: &TableOp) -> Result<bool> {
@@ -260,7 +263,7 @@ fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
 }
 
 /// Writes rows from `base` on.
-fn rows<V: bytemuck::Pod>(map: &MapData, base: u32, rows: &[V]) -> Result<()> {
+pub(super) fn update_rows<V: bytemuck::Pod>(map: &MapData, base: u32, rows: &[V]) -> io::Result<()> {
     let mut first = base;
     for chunk in rows.chunks(ROWS_PER_CALL) {
         sys::update_rows(map.fd().as_fd(), first, chunk)?;

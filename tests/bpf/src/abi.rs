@@ -50,8 +50,8 @@ pub const FULL: [&str; 2] = ["FULL4", "FULL6"];
 pub const RING_VIPS: &str = "RING_VIPS";
 pub const RING_SLOTS: &str = "RING_SLOTS";
 pub const REALS: &str = "REALS";
-/// Slots of the ring. A power of two.
-pub const RING_SIZE: u32 = 1 << 16;
+/// Slots of the ring. A power of two: as many as lb has buckets beside it, so that caches hold both alike.
+pub const RING_SIZE: u32 = 1 << 11;
 /// Rows of the reals.
 pub const REAL_ROWS: usize = 4;
 

@@ -16,6 +16,8 @@ mod abi;
 #[path = "../frame.rs"]
 #[expect(dead_code, reason = "the rest is the benchmark's")]
 mod frame;
+#[path = "../making.rs"]
+mod making;
 #[path = "../network.rs"]
 #[expect(dead_code, reason = "the rest is the benchmark's")]
 mod network;
@@ -32,6 +34,7 @@ use aya_ebpf::programs::XdpContext;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::mem::offset_of;
 use frame::{at, field};
+use making::{add, make};
 use network::Headers4;
 
 #[btf_map]
@@ -73,20 +76,7 @@ pub fn inject(context: XdpContext) -> u32 {
     // SAFETY: `at` proved that all words of the frame are there, and the offsets lie in them. The machine does not mind where
     // words stand.
     unsafe {
-        let words = frame.cast::<u64>();
-        let mut word = 0;
-        while word < WORDS {
-            words.add(word).write_volatile(order.template[word]);
-            word += 1;
-        }
-        base.add(offset_of!(Headers4, source))
-            .cast::<u32>()
-            .write_volatile(source);
-        base.add(offset_of!(Headers4, source_port))
-            .cast::<u16>()
-            .write_volatile(port);
-        let address = (source >> 16) + (source & 0xffff);
-        add(base.add(offset_of!(Headers4, checksum)), address);
+        let address = make(frame, &order.template, source, port);
         let ends = address + u32::from(port);
         if order.checksum_at == TCP_CHECKSUM_AT {
             add(base.add(TCP_CHECKSUM_AT as usize), ends);
@@ -223,21 +213,6 @@ unsafe fn answer(headers: *mut Headers4, frame: *mut u8) {
 unsafe fn count(counter: *mut u64) {
     // SAFETY: the caller's promise.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
-}
-
-/// Adds to a checksum, as RFC 1624 has it.
-///
-/// # Safety
-/// Two bytes of the frame stand there.
-#[inline(always)]
-unsafe fn add(checksum: *mut u8, sum: u32) {
-    let checksum = checksum.cast::<u16>();
-    // SAFETY: the caller's promise.
-    unsafe {
-        let sum = u32::from(!checksum.read_volatile()) + (sum >> 16) + (sum & 0xffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        checksum.write_volatile(!((sum >> 16) + (sum & 0xffff)) as u16);
-    }
 }
 
 /// Unreachable, as in lb itself.

@@ -16,6 +16,8 @@ mod abi;
 #[path = "../frame.rs"]
 #[expect(dead_code, reason = "the rest is the benchmark's")]
 mod frame;
+#[path = "../making.rs"]
+mod making;
 #[path = "../network.rs"]
 mod network;
 
@@ -31,6 +33,7 @@ use aya_ebpf::programs::XdpContext;
 use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
 use core::mem::offset_of;
 use frame::{at, field};
+use making::{add, make};
 use network::Headers4;
 
 #[btf_map]
@@ -81,20 +84,7 @@ pub fn generate(context: XdpContext) -> u32 {
     // SAFETY: `at` proved that all words of the frame are there, and the offsets lie in them. The machine does not mind
     // where words stand.
     unsafe {
-        let words = frame.cast::<u64>();
-        let mut word = 0;
-        while word < WORDS {
-            words.add(word).write_volatile(order.template[word]);
-            word += 1;
-        }
-        base.add(offset_of!(Headers4, source))
-            .cast::<u32>()
-            .write_volatile(source);
-        base.add(offset_of!(Headers4, source_port))
-            .cast::<u16>()
-            .write_volatile(port);
-        let address = (source >> 16) + (source & 0xffff);
-        add(base.add(offset_of!(Headers4, checksum)), address);
+        let address = make(frame, &order.template, source, port);
         if order.checksum_at != 0 {
             // Of TCP or of UDP.
             let offset = if order.checksum_at == 50 { 50 } else { 40 };
@@ -120,21 +110,6 @@ pub fn generate(context: XdpContext) -> u32 {
             base.add(APPLICATION_AT).cast::<u32>().write_volatile(application);
         }
         bpf_redirect(order.ifindex, 0) as u32
-    }
-}
-
-/// Adds to a checksum, as RFC 1624 has it.
-///
-/// # Safety
-/// Two bytes of the frame stand there.
-#[inline(always)]
-unsafe fn add(checksum: *mut u8, sum: u32) {
-    let checksum = checksum.cast::<u16>();
-    // SAFETY: the caller's promise.
-    unsafe {
-        let sum = u32::from(!checksum.read_volatile()) + (sum >> 16) + (sum & 0xffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        checksum.write_volatile(!((sum >> 16) + (sum & 0xffff)) as u16);
     }
 }
 

@@ -15,13 +15,13 @@ const NAT: f64 = 2.0;
 const NAT_MANY: f64 = 1.3;
 /// From so many flows on.
 const MANY: u32 = 1 << 16;
-/// Of established flows that are forwarded directly, to the ring; and at a million flows, to one.
+/// Of established TCP flows that are forwarded directly, and have no entries, to the ring; and at a million flows, to one.
 const DIRECT: f64 = 1.3;
 const DIRECT_MILLION: f64 = 1.3;
 const MILLION: u32 = 1_000_000;
 /// Of new flows of `nat`, to two insertions and an established flow's packet.
 const NEW: f64 = 1.2;
-/// Of new flows that are forwarded directly, to an established flow's packet.
+/// Of new flows that are forwarded directly, whose buckets have owners already, to an established flow's packet.
 const NEW_DIRECT: f64 = 1.5;
 /// Of a packet that is not ours, to one lookup that finds nothing.
 const NOT_OURS: f64 = 1.3;
@@ -55,10 +55,11 @@ pub fn forwarding(way: Way, load: Load) -> Vec<(f64, Way)> {
     }
 }
 
-/// Of bulk TCP, to routing packet by packet; of answers and of connections, to the kernel's translation and to a proxy. At least.
+/// Of bulk TCP, to routing packet by packet; of answers and of connections, to the kernel's translation and to proxies; of
+/// datagrams, to a proxy. At least.
 const PATH_BULK: f64 = 0.9;
 const PATH_RATE_NFTABLES: f64 = 1.0;
-const PATH_RATE_HAPROXY: f64 = 1.5;
+const PATH_RATE_PROXY: f64 = 1.5;
 
 /// What lb's path is to achieve at least, in multiples of another one's.
 pub fn path(measure: Measure) -> Vec<(f64, &'static str)> {
@@ -66,8 +67,11 @@ pub fn path(measure: Measure) -> Vec<(f64, &'static str)> {
         Measure::Up | Measure::Down => vec![(PATH_BULK, paths::SINGLE_ROUTING)],
         Measure::Requests | Measure::Connections => vec![
             (PATH_RATE_NFTABLES, paths::NFTABLES),
-            (PATH_RATE_HAPROXY, paths::HAPROXY),
+            (PATH_RATE_PROXY, paths::HAPROXY),
+            (PATH_RATE_PROXY, paths::NGINX),
         ],
+        Measure::Datagrams => vec![(PATH_RATE_PROXY, paths::NGINX)],
+        Measure::Median | Measure::Slowest | Measure::ConnectMedian | Measure::ConnectSlowest => Vec::new(),
     }
 }
 

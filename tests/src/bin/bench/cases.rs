@@ -340,14 +340,19 @@ impl Case {
         }
     }
 
-    /// Packets that nobody looks at before the first measurement: they fill a table, or reach a limit.
+    /// First packets of its flows before the first measurement, which nobody looks at: they fill a table, reach a limit, or
+    /// give buckets their owners.
     pub fn priming(&self) -> u32 {
         match (self.program, self.traffic) {
             (Program::Floor(Floor::Insert), _) => {
                 let entries = flows::tentative(self.shape);
                 entries + entries / 4
             }
+            (Program::Floor(_), _) => 0,
             (_, Traffic::Refused(Door::Limited)) => 1,
+            _ if !self.mode.tracks(self.protocol) => {
+                self.fresh_flows().unwrap_or(self.shape.flows).next_power_of_two()
+            }
             _ => 0,
         }
     }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Origins: flows are spread over both, except where the client names one.
 const ORIGINS: usize = 2;
@@ -41,6 +41,8 @@ const VIPS: [Ipv4Addr; 3] = [
     Ipv4Addr::new(203, 0, 113, 11),
     Ipv4Addr::new(203, 0, 113, 12),
 ];
+/// Longer than lb's daemon takes to find that connections to origins that answer directly have no entries: it sweeps each second.
+const SWEEP: Duration = Duration::from_secs(3);
 const MODES: [&str; 3] = ["nat", "dsr_l2", "dsr_ipip"];
 
 /// A way through the node.
@@ -355,6 +357,9 @@ impl Site {
                 if opens && !self.opened.contains(&(way, count)) {
                     self.send(way, Kind::Syn, (flows, KNOWN_CLIENTS), count, answered)
                         .context("open the connections")?;
+                    if !answered {
+                        std::thread::sleep(SWEEP);
+                    }
                     self.opened.push((way, count));
                 }
                 // Ends the handshakes, and lets caches know what they would.

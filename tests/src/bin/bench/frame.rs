@@ -133,6 +133,19 @@ impl Numbering {
 
 /// The packets of a case that are sent from CPU number `number` of the case's: each has its own share of the flows.
 pub fn series(case: &Case, number: u32) -> Series {
+    let flags = match case.traffic {
+        Traffic::New(_) | Traffic::Refused(_) => TcpFlags::SYN,
+        Traffic::In | Traffic::Out | Traffic::NotOurs => TcpFlags::ACK,
+    };
+    with_flags(case, number, flags)
+}
+
+/// The first packet of each of a case's flows, whoever sends them later.
+pub fn openings(case: &Case) -> Series {
+    with_flags(&Case { cpus: 1, ..*case }, 0, TcpFlags::SYN)
+}
+
+fn with_flags(case: &Case, number: u32, flags: u8) -> Series {
     let Case {
         mode,
         version,
@@ -155,10 +168,6 @@ pub fn series(case: &Case, number: u32) -> Series {
         (Version::V6, Traffic::Out) => (Varied::DESTINATION6, destination),
         (Version::V4, _) => (Varied::SOURCE4, source),
         (Version::V6, _) => (Varied::SOURCE6, source),
-    };
-    let flags = match traffic {
-        Traffic::New(_) | Traffic::Refused(_) => TcpFlags::SYN,
-        Traffic::In | Traffic::Out | Traffic::NotOurs => TcpFlags::ACK,
     };
     let flows = (numbering.flows / case.cpus).max(1);
     let (Address(first_address), first_port) = first;
@@ -267,6 +276,7 @@ pub fn ttl(version: Version) -> usize {
 
 /// The entries of a flow that the tables hold, as lb itself would have made them.
 pub struct Entries<F: Family> {
+    /// `None`: it needs none.
     pub client: Option<(F::Key, F::Flow)>,
     /// Where answers come this way as well.
     pub origin: Option<(F::Key, F::Flow)>,
@@ -331,7 +341,9 @@ pub fn entries<F: Numbered>(shape: Shape, mode: Mode, protocol: Protocol, flow: 
     };
     let direct = mode.forwarding().is_direct();
     Entries {
-        client: Some((F::key(&arriving), F::flow(core, &leaving))),
+        client: mode
+            .tracks(protocol)
+            .then(|| (F::key(&arriving), F::flow(core, &leaving))),
         origin: (!direct).then(|| (F::key(&leaving.reversed()), F::flow(mirrored, &back))),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::frame::{Address, Version, address};
 use crate::modes::Mode;
-use lb_common::abi::{AccessList, OriginId};
+use lb_common::abi::{AccessList, BucketRun, OriginId, Protocol};
 
 /// The first address of each mode's application, and of many applications.
 const VIPS: Address = address(203, 0, 113, 10);
@@ -137,12 +137,36 @@ impl Shape {
     pub fn slots(self, mode: Mode) -> u32 {
         (8 * self.origins(mode)).next_power_of_two().max(2048)
     }
+
+    /// The buckets of a mode's applications whose TCP flows have no entries: as many as slots, as lb itself gives.
+    pub fn buckets(self, mode: Mode) -> BucketRun {
+        if mode.tracks(Protocol::TCP) {
+            return BucketRun::NONE;
+        }
+        let before = Mode::ALL.iter().take(mode.index() as usize);
+        let base = before.map(|&mode| self.buckets(mode).rows()).sum();
+        BucketRun::new(base, self.slots(mode).ilog2())
+    }
+
+    /// Rows of all buckets.
+    pub fn bucket_rows(self) -> u32 {
+        Mode::ALL.iter().map(|&mode| self.buckets(mode).rows()).sum()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::RING_SIZE;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn the_floor_has_as_many_slots_as_lb_has_buckets() {
+        let direct = Mode::ALL.into_iter().filter(|mode| !mode.tracks(Protocol::TCP));
+        for mode in direct {
+            assert_eq!(1 << Shape::usual(1).buckets(mode).bits(), RING_SIZE);
+        }
+    }
 
     #[test]
     fn no_two_things_share_a_row() {
@@ -167,6 +191,12 @@ mod tests {
                     .last()
                     .is_some_and(|&last| last < shape.application_rows())
             );
+            let mut rows = 0;
+            for run in Mode::ALL.map(|mode| shape.buckets(mode)) {
+                assert!(run == BucketRun::NONE || run.base() == rows);
+                rows += run.rows();
+            }
+            assert_eq!(rows, shape.bucket_rows());
             assert!(!origins.contains(&0));
             assert_eq!(origins.last(), Some(&(shape.origin_rows() - 1)));
         }

@@ -22,6 +22,9 @@ use lb_userspace::datapath::pins::Pins;
 use lb_userspace::datapath::reader::Reader;
 use lb_userspace::datapath::writer::Writer;
 
+/// Jiffies, more than what userspace's clock may be ahead of the kernel's.
+const RECENT: u32 = 8;
+
 /// One lb.
 pub struct Lb {
     shape: Shape,
@@ -30,6 +33,10 @@ pub struct Lb {
     /// Where new flows are.
     tentative4: Flows<FlowKey4, Flow4>,
     tentative6: Flows<FlowKey6, Flow6>,
+    flows4: Flows<FlowKey4, Flow4>,
+    flows6: Flows<FlowKey6, Flow6>,
+    sweeper: FlowTables,
+    clock: Clock,
     exit: u32,
     loaded: Loaded,
 }
@@ -48,25 +55,25 @@ impl Lb {
         let clock = Clock::measure(&mut loaded.ebpf)?;
         let open =
             |name: &str| -> Result<Map> { Ok(Map::from_map_data(MapData::from_pin(pins.map(name))?)?) };
-        let (flows4, flows6): (Flows<FlowKey4, Flow4>, Flows<FlowKey6, Flow6>) = (
-            Flows::new(open(maps::FLOWS4)?, open(maps::FLOWS4)?)?,
-            Flows::new(open(maps::FLOWS6)?, open(maps::FLOWS6)?)?,
-        );
         let mut lb = Self {
             shape,
             writer: Writer::new(open)?,
             reader: Reader::new(open)?,
             tentative4: Flows::new(open(maps::TENTATIVE4)?, open(maps::TENTATIVE4)?)?,
             tentative6: Flows::new(open(maps::TENTATIVE6)?, open(maps::TENTATIVE6)?)?,
+            flows4: Flows::new(open(maps::FLOWS4)?, open(maps::FLOWS4)?)?,
+            flows6: Flows::new(open(maps::FLOWS6)?, open(maps::FLOWS6)?)?,
+            sweeper: FlowTables::new(open)?,
+            clock,
             exit: 0,
             loaded,
         };
         lb.writer
-            .apply(&tables::configuration(shape, clock.hz))
+            .apply(&tables::configuration(shape, lb.clock.hz))
             .context("configure it")?;
         for mode in Mode::ALL {
-            flows4.fill::<V4>(shape, mode, clock.now())?;
-            flows6.fill::<V6>(shape, mode, clock.now())?;
+            lb.flows4.fill::<V4>(shape, mode, lb.clock.now())?;
+            lb.flows6.fill::<V6>(shape, mode, lb.clock.now())?;
         }
         // An earlier object may not have it.
         if pins.map(maps::FLOW_FILTER).exists() {
@@ -119,6 +126,24 @@ impl Subject for Lb {
             .chain(self.reader.drops())
             .collect();
         Ok(Some(counters))
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        // What packets did within the last jiffies a sweep leaves to the next one.
+        std::thread::sleep(self.clock.duration(RECENT));
+        self.sweeper.sweep(&self.clock).context("sweep the flow tables")?;
+        Ok(())
+    }
+
+    fn needless(&self) -> Result<u64> {
+        let mut count = 0;
+        for table in [&self.flows4, &self.tentative4] {
+            count += table.needless(|key, flow| (key.protocol, flow.core.forwarding))?;
+        }
+        for table in [&self.flows6, &self.tentative6] {
+            count += table.needless(|key, flow| (key.protocol, flow.core.forwarding))?;
+        }
+        Ok(count)
     }
 
     fn flush(&mut self, case: &Case, flows: u32) -> Result<u64> {

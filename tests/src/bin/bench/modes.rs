@@ -76,6 +76,12 @@ impl Mode {
         }
     }
 
+    /// Whether flows of a protocol have entries. Those whose origins answer clients directly need none, once every bucket has
+    /// an owner: that is the state in which they are measured.
+    pub fn tracks(self, protocol: Protocol) -> bool {
+        protocol != Protocol::TCP || !self.forwarding().is_direct()
+    }
+
     /// Whether any number of TCP flows is measured: one mode without a tunnel, and one with.
     fn is_wide(self) -> bool {
         matches!(self, Self::L2 | Self::Ipip(Version::V4))

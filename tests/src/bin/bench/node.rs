@@ -6,7 +6,7 @@ use crate::cases::{Build, Case};
 use crate::counters::Counters;
 use crate::driver::{Driver, Sent};
 use crate::flows;
-use crate::frame::{IFINDEX, series};
+use crate::frame::{IFINDEX, Traffic, openings};
 use crate::layout::{Shape, Width};
 use crate::lb::Lb;
 use crate::subject::Subject;
@@ -80,9 +80,10 @@ impl Node {
     pub fn prime(&mut self, case: &Case, cpus: &[usize]) -> Result<()> {
         let packets = case.priming();
         if packets > 0 {
-            let mut series = [series(case, 0)];
+            self.subject.leave_by(case.exit())?;
+            let mut series = [openings(case)];
             self.driver.send(case.version, &mut series, cpus, packets)?;
-            if case.as_floor().is_none() {
+            if case.opens() || matches!(case.traffic, Traffic::Refused(_)) {
                 self.subject.flush(case, packets)?;
             }
         }
@@ -116,6 +117,27 @@ impl Node {
             bad += after.since(&before).distance(&expected.counters);
         }
         Ok(Run { nanoseconds, bad })
+    }
+
+    /// Does what lb's daemon does from time to time; see [`Subject::settle`].
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn settle(&mut self) -> Result<()> {
+        self.subject.settle()
+    }
+
+    /// Says whether no flow has an entry that needs none.
+    ///
+    /// # Errors
+    /// One has, or the kernel refuses.
+    pub fn verify(&self) -> Result<()> {
+        let count = self.subject.needless()?;
+        ensure!(
+            count == 0,
+            "{count} TCP flows have entries, though their origins answer clients directly"
+        );
+        Ok(())
     }
 
     fn counters(&self) -> Result<Option<Counters>> {

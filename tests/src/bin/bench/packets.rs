@@ -105,6 +105,10 @@ fn rounds(arguments: &Arguments, programs: &Path, cpus: &[usize]) -> Result<Vec<
             .prime(&row.case, cpus)
             .with_context(|| title(&row.case))?;
     }
+    for node in &mut nodes {
+        node.settle()
+            .with_context(|| format!("settle {:?}", node.shape))?;
+    }
     let started = Instant::now();
     let count = turns.len();
     for round in 0..rounds {
@@ -118,6 +122,10 @@ fn rounds(arguments: &Arguments, programs: &Path, cpus: &[usize]) -> Result<Vec<
             let turn = &mut turns[(turn + round as usize * 7) % count];
             sample(turn, &mut nodes[turn.node], cpus, packets).with_context(|| title(&turn.row.case))?;
         }
+    }
+    for node in &nodes {
+        node.verify()
+            .with_context(|| format!("look at {:?}", node.shape))?;
     }
     progress(&format!("packets: done in {}\n", clock(started.elapsed())));
     Ok(turns.into_iter().map(|turn| turn.row).collect())

@@ -18,8 +18,14 @@ use std::process::Command;
 
 /// Length of one run.
 pub const SECONDS: u32 = 2;
-/// Connections at once when requests are counted.
+/// Connections at once when requests are counted. By one thread: more would leave the paths less of the CPUs, and tell them
+/// apart less.
 const CONNECTIONS: u32 = 32;
+/// Datagrams that are sent a second, more than any path delivers of them here, and bytes in each.
+const DATAGRAMS: u32 = 150_000;
+const DATAGRAM_LEN: u32 = 64;
+/// Where Debian has what lets nginx balance connections; elsewhere it is part of the program.
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// What is measured of each path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,10 +34,29 @@ pub enum Measure {
     Down,
     Requests,
     Connections,
+    Datagrams,
+    /// Time until the answer, on connections that stay: of half of the requests, and of 99 in 100.
+    Median,
+    Slowest,
+    /// The same with a connection for each.
+    ConnectMedian,
+    ConnectSlowest,
 }
 
 impl Measure {
-    pub const ALL: [Self; 4] = [Self::Up, Self::Down, Self::Requests, Self::Connections];
+    pub const ALL: [Self; 9] = [
+        Self::Up,
+        Self::Down,
+        Self::Requests,
+        Self::Connections,
+        Self::Datagrams,
+        Self::Median,
+        Self::Slowest,
+        Self::ConnectMedian,
+        Self::ConnectSlowest,
+    ];
+    /// Those of which more is better; the others are times.
+    pub const RATES: usize = 5;
 
     /// Its column.
     pub fn title(self) -> &'static str {
@@ -40,6 +65,11 @@ impl Measure {
             Self::Down => "down Gbit/s",
             Self::Requests => "kept alive 1000/s",
             Self::Connections => "connect 1000/s",
+            Self::Datagrams => "UDP 1000/s",
+            Self::Median => "kept alive p50 ms",
+            Self::Slowest => "kept alive p99 ms",
+            Self::ConnectMedian => "connect p50 ms",
+            Self::ConnectSlowest => "connect p99 ms",
         }
     }
 
@@ -50,13 +80,49 @@ impl Measure {
             Self::Down => "download",
             Self::Requests => "requests_keep_alive",
             Self::Connections => "requests_with_connection_each",
+            Self::Datagrams => "datagrams_delivered",
+            Self::Median => "keep_alive_p50",
+            Self::Slowest => "keep_alive_p99",
+            Self::ConnectMedian => "connection_each_p50",
+            Self::ConnectSlowest => "connection_each_p99",
         }
     }
 
     pub fn unit(self) -> &'static str {
         match self {
             Self::Up | Self::Down => "Gbit/s",
-            Self::Requests | Self::Connections => "1000/s",
+            Self::Requests | Self::Connections | Self::Datagrams => "1000/s",
+            Self::Median | Self::Slowest | Self::ConnectMedian | Self::ConnectSlowest => "ms",
+        }
+    }
+}
+
+/// What is done on each path, once a round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Job {
+    Up,
+    Down,
+    Requests,
+    Connections,
+    Datagrams,
+}
+
+impl Job {
+    const ALL: [Self; 5] = [
+        Self::Up,
+        Self::Down,
+        Self::Requests,
+        Self::Connections,
+        Self::Datagrams,
+    ];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Up => "upload",
+            Self::Down => "download",
+            Self::Requests => "requests",
+            Self::Connections => "connections",
+            Self::Datagrams => "datagrams",
         }
     }
 }
@@ -68,6 +134,7 @@ enum Kind {
     Lb,
     Nftables,
     Haproxy,
+    Nginx,
 }
 
 /// Names of paths that others are held against.
@@ -75,26 +142,31 @@ pub const LB: &str = "lb, nat";
 pub const SINGLE_ROUTING: &str = "routing, packet by packet";
 pub const NFTABLES: &str = "nftables, nat";
 pub const HAPROXY: &str = "haproxy, tcp";
+pub const NGINX: &str = "nginx, stream";
 
 /// All paths; the first is what the others are compared with. The flag: packet by packet.
-const PATHS: [(&str, Kind, bool); 6] = [
+const PATHS: [(&str, Kind, bool); 7] = [
     ("routing, no balancer", Kind::Routing, false),
     (SINGLE_ROUTING, Kind::Routing, true),
     (LB, Kind::Lb, false),
     (NFTABLES, Kind::Nftables, false),
     ("nftables, nat, packet by packet", Kind::Nftables, true),
     (HAPROXY, Kind::Haproxy, false),
+    (NGINX, Kind::Nginx, false),
 ];
 
-/// What came out: samples by round, for each of [`Measure::ALL`].
+/// What came out: samples by round, for each of [`Measure::ALL`]; none where the path does not do it.
 pub struct Result {
     pub name: &'static str,
-    pub samples: [Vec<f64>; 4],
+    pub samples: [Vec<f64>; Measure::ALL.len()],
 }
 
 /// A path that is set up. Dropped from top to bottom.
 struct Path {
     name: &'static str,
+    kind: Kind,
+    /// Packet by packet.
+    single: bool,
     target: IpAddr,
     _daemon: Option<Daemon>,
     _proxy: Option<Process>,
@@ -118,6 +190,7 @@ pub fn measure(arguments: &Arguments) -> Fallible<Vec<Result>> {
         progress(&format!("set up {name}"));
         paths.push(Path::new(name, kind, single)?);
     }
+    compare_interfaces(&paths)?;
     let mut results: Vec<Result> = paths
         .iter()
         .map(|path| Result {
@@ -127,21 +200,23 @@ pub fn measure(arguments: &Arguments) -> Fallible<Vec<Result>> {
         .collect();
     let rounds = arguments.path_rounds() as usize;
     for round in 0..rounds {
-        for (index, measure) in Measure::ALL.into_iter().enumerate() {
+        for job in Job::ALL {
             progress(&format!(
                 "paths: round {} of {rounds}, {}",
                 round + 1,
-                measure.name()
+                job.title()
             ));
             for turn in 0..paths.len() {
                 ensure!(!is_interrupted(), "interrupted");
                 // Each round begins with another path.
                 let which = (turn + round) % paths.len();
                 let path = &paths[which];
-                let sample = path
-                    .run(measure)
-                    .with_context(|| format!("{} of {}", measure.name(), path.name))?;
-                results[which].samples[index].push(sample);
+                let samples = path
+                    .run(job)
+                    .with_context(|| format!("{} of {}", job.title(), path.name))?;
+                for (measure, sample) in samples {
+                    results[which].samples[measure as usize].push(sample);
+                }
             }
         }
     }
@@ -175,6 +250,10 @@ impl Path {
                 lab.own_vips();
                 proxy = Some(haproxy(&lab)?);
             }
+            Kind::Nginx => {
+                lab.own_vips();
+                proxy = Some(nginx(&lab)?);
+            }
         }
         wait_until(SOON, &format!("{name} leads to the origin"), || {
             let reaches = |port| lab.client.enter(|| TcpStream::connect((target, port)).is_ok());
@@ -182,6 +261,8 @@ impl Path {
         });
         Ok(Self {
             name,
+            kind,
+            single,
             target,
             _daemon: daemon,
             _proxy: proxy,
@@ -190,14 +271,51 @@ impl Path {
         })
     }
 
-    fn run(&self, measure: Measure) -> Fallible<f64> {
-        match measure {
-            Measure::Up => iperf3(&self.lab.client, self.target, &[]),
-            Measure::Down => iperf3(&self.lab.client, self.target, &["--reverse"]),
-            Measure::Requests => wrk(&self.lab.client, self.target, &[]),
-            Measure::Connections => wrk(&self.lab.client, self.target, &["-H", "Connection: close"]),
-        }
+    /// Does a job and says what came out, by measure.
+    fn run(&self, job: Job) -> Fallible<Vec<(Measure, f64)>> {
+        let (client, target) = (&self.lab.client, self.target);
+        Ok(match job {
+            Job::Up => vec![(Measure::Up, stream(client, target, &[])?)],
+            Job::Down => vec![(Measure::Down, stream(client, target, &["--reverse"])?)],
+            Job::Datagrams if self.kind == Kind::Haproxy => Vec::new(),
+            Job::Datagrams => vec![(Measure::Datagrams, datagrams(client, target)?)],
+            Job::Requests => {
+                let answers = wrk(client, target, &[])?;
+                vec![
+                    (Measure::Requests, answers.rate),
+                    (Measure::Median, answers.median),
+                    (Measure::Slowest, answers.slowest),
+                ]
+            }
+            Job::Connections => {
+                let answers = wrk(client, target, &["-H", "Connection: close"])?;
+                vec![
+                    (Measure::Connections, answers.rate),
+                    (Measure::ConnectMedian, answers.median),
+                    (Measure::ConnectSlowest, answers.slowest),
+                ]
+            }
+        })
     }
+}
+
+/// Says whether the interfaces of paths that pass packets one by one have the same features as under lb: nobody is to be
+/// slower than he need be.
+fn compare_interfaces(paths: &[Path]) -> Fallible<()> {
+    let Some(lb) = paths.iter().find(|path| path.name == LB) else {
+        return Ok(());
+    };
+    let under_lb = lb.lab.features();
+    for path in paths.iter().filter(|path| path.single) {
+        let differences = path.lab.features().differences(&under_lb);
+        ensure!(
+            differences.is_empty(),
+            "{} cannot be compared with lb: {}",
+            path.name,
+            differences.join("; ")
+        );
+    }
+    Ok(())
 }
 
 fn lb(lab: &Lab) -> Daemon {
@@ -208,6 +326,7 @@ fn lb(lab: &Lab) -> Daemon {
         text += &balancer(name, &[name], None);
         text += &application(name, &format!("tcp/{port}"), VIP4, name);
     }
+    text += &application("datagrams", &format!("udp/{IPERF_PORT}"), VIP4, "iperf");
     let mut daemon = Daemon::start(lab, &text);
     daemon.wait_healthy(&["web", "iperf"]);
     daemon
@@ -248,6 +367,38 @@ fn haproxy(lab: &Lab) -> Fallible<Process> {
     Ok(Process::start(&lab.node, "haproxy", &mut command, &log))
 }
 
+fn nginx(lab: &Lab) -> Fallible<Process> {
+    let (origin, folder) = (lab.origins[0].v4, lab.folder());
+    let module = if fs::exists(STREAM_MODULE)? {
+        format!("load_module {STREAM_MODULE};")
+    } else {
+        String::new()
+    };
+    let server = |port: u16, how: &str| {
+        format!("server {{ listen {VIP4}:{port} {how} reuseport; proxy_pass {origin}:{port}; }}")
+    };
+    let config = format!(
+        "{module}\nuser root;\ndaemon off;\nworker_processes 2;\nworker_rlimit_nofile 16384;\n\
+         pid {}/proxy.pid;\nerror_log stderr warn;\nevents {{ worker_connections 8192; }}\nstream {{\n{}\n{}\n{}\n}}\n",
+        folder.display(),
+        server(HTTP_PORT, "backlog=8192"),
+        server(IPERF_PORT, "backlog=8192"),
+        server(IPERF_PORT, "udp")
+    );
+    let path = folder.join("proxy.conf");
+    fs::write(&path, config)?;
+    let mut command = Command::new("nginx");
+    command
+        .args(["-e", "stderr", "-p"])
+        .arg(folder)
+        .arg("-c")
+        .arg(&path);
+    let folders = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{folders}:/usr/sbin"));
+    let log = folder.join("proxy.log");
+    Ok(Process::start(&lab.node, "nginx", &mut command, &log))
+}
+
 /// What a program says when it is run inside; it must succeed.
 fn output(namespace: &Netns, command: &mut Command) -> Fallible<String> {
     let output = namespace.output(command);
@@ -257,8 +408,8 @@ fn output(namespace: &Netns, command: &mut Command) -> Fallible<String> {
     Ok(text)
 }
 
-/// Bytes received, in Gbit/s.
-fn iperf3(client: &Netns, target: IpAddr, more: &[&str]) -> Fallible<f64> {
+/// Runs iperf3 and returns what it says at its end.
+fn iperf3(client: &Netns, target: IpAddr, more: &[&str]) -> Fallible<Value> {
     let mut command = Command::new("iperf3");
     command.args([
         "--json",
@@ -268,15 +419,45 @@ fn iperf3(client: &Netns, target: IpAddr, more: &[&str]) -> Fallible<f64> {
         &SECONDS.to_string(),
     ]);
     command.args(["--port", &IPERF_PORT.to_string(), "--client", &target.to_string()]);
-    let answer: Value = serde_json::from_str(&output(client, command.args(more))?)?;
-    let rate = answer["end"]["sum_received"]["bits_per_second"].as_f64();
+    let mut answer: Value = serde_json::from_str(&output(client, command.args(more))?)?;
+    Ok(answer["end"].take())
+}
+
+/// Bytes received, in Gbit/s.
+fn stream(client: &Netns, target: IpAddr, more: &[&str]) -> Fallible<f64> {
+    let end = iperf3(client, target, more)?;
+    let rate = end["sum_received"]["bits_per_second"].as_f64();
     Ok(rate.context("iperf3 tells no rate")? / 1e9)
 }
 
-/// Answers, in thousands a second.
-fn wrk(client: &Netns, target: IpAddr, more: &[&str]) -> Fallible<f64> {
+/// Datagrams that the origin received, in thousands a second.
+fn datagrams(client: &Netns, target: IpAddr) -> Fallible<f64> {
+    let rate = (DATAGRAMS * DATAGRAM_LEN * 8).to_string();
+    let length = DATAGRAM_LEN.to_string();
+    let end = iperf3(
+        client,
+        target,
+        &["--udp", "--bitrate", &rate, "--length", &length],
+    )?;
+    let number = |name: &str| end["sum"][name].as_f64();
+    let arrived = number("packets").zip(number("lost_packets"));
+    let (sent, lost) = arrived.context("iperf3 tells no packets")?;
+    Ok((sent - lost) / f64::from(SECONDS) / 1e3)
+}
+
+/// What wrk found.
+struct Answers {
+    /// In thousands a second.
+    rate: f64,
+    /// Milliseconds within which half of them came, and 99 in 100.
+    median: f64,
+    slowest: f64,
+}
+
+fn wrk(client: &Netns, target: IpAddr, more: &[&str]) -> Fallible<Answers> {
     let mut command = Command::new("wrk");
-    command.args(["--threads", "1", "--connections", &CONNECTIONS.to_string()]);
+    command.args(["--latency", "--threads", "1", "--connections"]);
+    command.arg(CONNECTIONS.to_string());
     command.args(["--duration", &format!("{SECONDS}s")]).args(more);
     let text = output(client, command.arg(format!("http://{target}:{HTTP_PORT}/")))?;
     let word = |name: &str| {
@@ -287,5 +468,47 @@ fn wrk(client: &Netns, target: IpAddr, more: &[&str]) -> Fallible<f64> {
         bail!("wrk met errors: {errors}");
     }
     let rate = word("Requests/sec:").context("wrk tells no rate")?;
-    Ok(rate.parse::<f64>()? / 1e3)
+    let within = |share: &str| {
+        let time = word(share).context("wrk tells no times")?;
+        milliseconds(&time).with_context(|| format!("wrk says {time}"))
+    };
+    Ok(Answers {
+        rate: rate.parse::<f64>()? / 1e3,
+        median: within("50%")?,
+        slowest: within("99%")?,
+    })
+}
+
+/// A time as wrk has it, such as `1.25ms`.
+fn milliseconds(time: &str) -> Option<f64> {
+    let at = time.find(|letter: char| letter.is_ascii_alphabetic())?;
+    let (number, unit) = time.split_at(at);
+    let factor = match unit {
+        "us" => 1e-3,
+        "ms" => 1.0,
+        "s" => 1e3,
+        _ => return None,
+    };
+    Some(number.parse::<f64>().ok()? * factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(milliseconds("250.00us"), Some(0.25));
+        assert_eq!(milliseconds("1.25ms"), Some(1.25));
+        assert_eq!(milliseconds("1.50s"), Some(1500.0));
+        assert_eq!(milliseconds("much"), None);
+    }
+
+    #[test]
+    fn rates_stand_before_times() {
+        for (place, measure) in Measure::ALL.into_iter().enumerate() {
+            assert_eq!(measure as usize, place);
+            assert_eq!(measure.unit() != "ms", place < Measure::RATES);
+        }
+    }
 }

@@ -94,21 +94,10 @@ pub fn print_paths(results: &[PathResult], rounds: u32, seconds: u32) {
         "\nTCP through network namespaces: medians of {rounds} runs of {seconds} s each, taken in turns; in brackets the"
     );
     println!("median ratio to routing in the same round.\n");
-    print!("{:<34}", "path");
-    for measure in Measure::ALL {
-        print!(" {:>18}", measure.title());
-    }
+    let (rates, times) = Measure::ALL.split_at(Measure::RATES);
+    print_measures(results, rates);
     println!();
-    let Some(reference) = results.first() else { return };
-    for result in results {
-        print!("{:<34}", result.name);
-        for (samples, reference) in result.samples.iter().zip(&reference.samples) {
-            let value = quartiles(samples).median;
-            let ratio = ratios(samples, reference).median;
-            print!(" {:>18}", format!("{value:.1} ({ratio:.2})"));
-        }
-        println!();
-    }
+    print_measures(results, times);
     let judged = judge(results);
     let met = judged.iter().filter(|judged| judged.is_met()).count();
     println!(
@@ -128,6 +117,33 @@ pub fn print_paths(results: &[PathResult], rounds: u32, seconds: u32) {
         );
     }
     println!("\n{CAVEAT}");
+}
+
+/// A table of some measures; `-`: the path does not do that.
+fn print_measures(results: &[PathResult], measures: &[Measure]) {
+    print!("{:<34}", "path");
+    for measure in measures {
+        print!(" {:>18}", measure.title());
+    }
+    println!();
+    let Some(reference) = results.first() else { return };
+    for result in results {
+        print!("{:<34}", result.name);
+        for &measure in measures {
+            let (samples, reference) = (
+                &result.samples[measure as usize],
+                &reference.samples[measure as usize],
+            );
+            let cell = if samples.is_empty() {
+                "-".to_owned()
+            } else {
+                let value = quartiles(samples).median;
+                format!("{value:.1} ({:.2})", ratios(samples, reference).median)
+            };
+            print!(" {cell:>18}");
+        }
+        println!();
+    }
 }
 
 /// A bar of lb's path, and what was measured.
@@ -167,8 +183,9 @@ const CAVEAT: &str = "\
 Client, node, origin and the programs that measure share this machine's CPUs, so each path's own cost is only a part.
 veth favours the kernel's stack in bulk TCP: it hands over unsegmented 64 KiB frames without a copy, where XDP on veth
 switches the peer's segmentation offload off and copies each packet into a buffer; neither happens on a network card.
-\"packet by packet\" is the same path with segmentation offload of the node and its neighbours off, and the node's GRO:
-each packet passes the node by itself, as under XDP. Compare lb with these in bulk, and with all in the other columns.";
+\"packet by packet\" is the same path with the features of all interfaces as they are under lb: the node's neighbours
+segment what they send to it, so that each packet passes the node by itself. Compare lb with these in bulk, and
+with all in the other columns.";
 
 /// Everything, for programs.
 pub fn json(

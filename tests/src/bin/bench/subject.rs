@@ -28,7 +28,20 @@ pub trait Subject {
     /// The kernel refuses.
     fn counters(&self) -> Result<Option<Counters>>;
 
-    /// Removes the first `flows` flows that a case has opened, and returns how many were not there but should have been.
+    /// Does what has to be done from time to time, so that the state is that of a node which has run for long.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn settle(&mut self) -> Result<()>;
+
+    /// How many flows have entries that should have none.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn needless(&self) -> Result<u64>;
+
+    /// Removes the first `flows` flows that a case has opened, and returns how many were not there but should have been, or
+    /// were but should not.
     ///
     /// # Errors
     /// The kernel refuses.

@@ -6,9 +6,9 @@ use crate::frame::{
 use crate::layout::{DENYING, Door, LISTED, PREFIXES, Shape};
 use crate::modes::Mode;
 use lb_common::abi::{
-    AccessList, AccessRule, AddressRole, Application, ApplicationFlags, ApplicationKey, HashKey, Hop, HopId,
-    Ip, Origin, OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange, Protocol, Rate,
-    Settings, SettingsFlags, Steering, Table, Timeouts, Vip, VipKey,
+    AccessList, AccessRule, AddressRole, Application, ApplicationFlags, ApplicationKey, BucketRun, HashKey,
+    Hop, HopId, Ip, Origin, OriginState, Parity, Pool, PoolFlags, PoolId, PoolList, Port, PortRange,
+    Protocol, Rate, Settings, SettingsFlags, Steering, Table, Timeouts, Vip, VipKey,
 };
 use lb_common::datapath::family::{V4, V6};
 use lb_core::image::{AccessRules, Capacity, TableOp};
@@ -46,6 +46,7 @@ pub fn capacity(shape: Shape) -> Capacity {
         application_rows: shape.application_rows(),
         access_prefixes: PREFIXES + 8,
         vips: 64,
+        buckets: shape.bucket_rows(),
         ..Capacity::default()
     }
 }
@@ -111,6 +112,10 @@ pub fn configuration(shape: Shape, hz: u32) -> Vec<TableOp> {
             steps.extend(origins.map(|number| origin(shape, mode, version, number)));
         }
     }
+    steps.push(TableOp::Buckets {
+        base: 0,
+        count: shape.bucket_rows(),
+    });
     for (list, rules) in [(LISTED, strangers()), (DENYING, everybody())] {
         steps.push(TableOp::AccessList {
             list,
@@ -196,39 +201,45 @@ fn of_family<F: Numbered>(shape: Shape, steps: &mut Vec<TableOp>) {
     }));
     for mode in Mode::ALL {
         for number in 0..shape.applications(mode) {
-            let row = shape.application(mode, number);
-            let vip = Address(shape.vip(mode).0 + number);
-            application::<F>(mode, vip, Door::Open, row, steps);
+            application::<F>(shape, mode, number, Door::Open, steps);
         }
     }
     for door in Door::CLOSABLE {
-        let vip = shape.vip(Mode::Nat);
-        application::<F>(Mode::Nat, vip, door, door.application(), steps);
+        application::<F>(shape, Mode::Nat, 0, door, steps);
     }
 }
 
-fn application<F: Numbered>(mode: Mode, vip: Address, door: Door, row: u32, steps: &mut Vec<TableOp>) {
+fn application<F: Numbered>(shape: Shape, mode: Mode, number: u32, door: Door, steps: &mut Vec<TableOp>) {
     let (access, rate) = match door {
         Door::Open => (AccessList::NONE, Rate::NONE),
         Door::Listed => (LISTED, Rate::NONE),
         Door::Limited => (AccessList::NONE, SELDOM),
         Door::Denied => (DENYING, Rate::NONE),
     };
-    let flags = if mode.forwarding().is_direct() {
+    let id = match door {
+        Door::Open => shape.application(mode, number),
+        Door::Listed | Door::Limited | Door::Denied => door.application(),
+    };
+    let direct = if mode.forwarding().is_direct() {
         ApplicationFlags::DIRECT
     } else {
         0
     };
-    steps.extend(
-        [Protocol::TCP, Protocol::UDP].map(|protocol| TableOp::Application {
+    steps.extend([Protocol::TCP, Protocol::UDP].map(|protocol| {
+        let (buckets, untracked) = if mode.tracks(protocol) {
+            (BucketRun::NONE, 0)
+        } else {
+            (shape.buckets(mode), ApplicationFlags::UNTRACKED)
+        };
+        TableOp::Application {
             key: ApplicationKey {
-                address: F::numbered(vip).into(),
+                address: F::numbered(Address(shape.vip(mode).0 + number)).into(),
                 port: Port::new(door.port()),
                 protocol,
                 parity: Parity::of(GENERATION),
             },
             record: Application {
-                id: row,
+                id,
                 pools: PoolList {
                     base: mode.index(),
                     extent: 1,
@@ -237,12 +248,13 @@ fn application<F: Numbered>(mode: Mode, vip: Address, door: Door, row: u32, step
                 fallback: PoolId::NONE,
                 origin_port: Port::new(ORIGIN_PORT),
                 access,
-                flags: ApplicationFlags(flags),
+                flags: ApplicationFlags(direct | untracked),
                 rate,
+                buckets,
                 ..Application::default()
             },
-        }),
-    );
+        }
+    }));
 }
 
 /// Many prefixes, none of which holds a client: half of IPv4, half of IPv6, and as close to the clients' addresses as random
