@@ -23,6 +23,9 @@ static SETTINGS: Array<Settings, 1> = Array::new();
 static FLOWS4: HashMap<FlowKey4, Flow4, 1> = HashMap::new();
 #[btf_map]
 static FLOWS6: HashMap<FlowKey6, Flow6, 1> = HashMap::new();
+/// Mapped by userspace, which writes it while packets do.
+#[btf_map]
+static FLOW_FILTER: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 /// Entries for one packet.
 #[btf_map]
 static MADE4: PerCpuArray<Flow4, 1> = PerCpuArray::new();
@@ -325,6 +328,22 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn snat_address(&self, index: u32) -> Option<Ip> {
         SNAT_ADDRESSES.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn flow_filter(&self, index: u32) -> Option<u64> {
+        // SAFETY: the pointer is valid as long as the map. Volatile: others write the word meanwhile.
+        FLOW_FILTER
+            .get_ptr(index)
+            .map(|word| unsafe { word.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn set_flow_filter(&self, index: u32, mask: u64) {
+        if let Some(word) = FLOW_FILTER.get_ptr_mut(index) {
+            // SAFETY: as above, and the word is aligned.
+            unsafe { core::intrinsics::atomic_or::<u64, u64, { AtomicOrdering::SeqCst }>(word, mask) };
+        }
     }
 
     #[inline(always)]

@@ -81,7 +81,7 @@ impl Pair {
         let host = &mut self.host.scenario.tables;
         // The two stamp entries a tick apart; from here on they agree.
         host.adopt(&kernel);
-        match random.below(14) {
+        match random.below(16) {
             0 | 1 => {
                 let (flows4, flows6) = (host.flows4.borrow(), host.flows6.borrow());
                 let cores = flows4.values().map(|flow| flow.core);
@@ -213,7 +213,9 @@ impl Pair {
                     }
                 }
             }
-            12 => script::vary(&mut self.host.scenario, random),
+            12 => host.begin_filter(),
+            13 => host.end_filter(),
+            14 => script::vary(&mut self.host.scenario, random),
             _ => {
                 // The tables of the live generation come to stand in the other copy.
                 let before = Parity::of(host.settings.generation);
@@ -256,6 +258,16 @@ impl Pair {
         self.compare_rules(&kernel, context);
         self.compare_paths(&kernel, context);
         self.compare_buckets(&kernel, context);
+        let written = |tables: &MemoryTables| -> BTreeMap<u32, u64> {
+            let words = tables.flow_filter.borrow();
+            words
+                .iter()
+                .map(|(index, word)| (*index, *word))
+                .filter(|(_, word)| *word != 0)
+                .collect()
+        };
+        assert_eq!(written(host), written(&kernel), "{}", context());
+        assert_eq!(kernel.hidden(host.settings.hash_key), 0, "{}", context());
         for (host, kernel) in [
             (&host.flows4, &kernel.flows4),
             (&host.tentative4, &kernel.tentative4),

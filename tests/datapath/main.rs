@@ -9,6 +9,7 @@ mod budget;
 mod differential;
 mod filter;
 mod fixtures;
+mod flow_filter;
 mod flows;
 mod migrate;
 mod object;

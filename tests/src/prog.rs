@@ -404,6 +404,8 @@ impl Kernel {
         self.fill(maps::LOADS, rows(&tables.loads).into_iter())?;
         self.fill(maps::PATH_MTUS, rows(&tables.path_mtus).into_iter())?;
         self.fill(maps::BUCKETS, rows(&tables.buckets).into_iter())?;
+        self.clear::<u64>(maps::FLOW_FILTER)?;
+        self.fill(maps::FLOW_FILTER, rows(&tables.flow_filter).into_iter())?;
         let count = *tables.fragment_count.borrow();
         self.array::<u32>(maps::FRAGMENT_COUNT)?.set(0, count, 0)?;
         let cpus = nr_cpus().map_err(|(_, error)| error)?;
@@ -461,6 +463,7 @@ impl Kernel {
         *tables.rates.borrow_mut() = self.written(maps::RATES)?;
         *tables.loads.borrow_mut() = self.written(maps::LOADS)?;
         *tables.path_mtus.borrow_mut() = self.written(maps::PATH_MTUS)?;
+        *tables.flow_filter.borrow_mut() = self.written(maps::FLOW_FILTER)?;
         *tables.buckets.borrow_mut() = self.written(maps::BUCKETS)?;
         *tables.fragment_count.borrow_mut() = self.array::<u32>(maps::FRAGMENT_COUNT)?.get(&0, 0)?;
         let due = self.per_cpu::<u64>(maps::REPLY_RATE)?.get(&0, 0)?;

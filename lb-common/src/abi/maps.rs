@@ -6,6 +6,8 @@ pub const SETTINGS: &str = "SETTINGS";
 pub const FLOWS4: &str = "FLOWS4";
 /// Established IPv6 flows: hash, [`super::FlowKey6`] → [`super::Flow6`], two entries a flow.
 pub const FLOWS6: &str = "FLOWS6";
+/// Which flows may be among them: array of `u64`; see [`super::FlowFilter`].
+pub const FLOW_FILTER: &str = "FLOW_FILTER";
 /// IPv4 flows that have not proven themselves, or are closing: LRU hash of the same entries, so that a flood evicts only
 /// its like.
 pub const TENTATIVE4: &str = "TENTATIVE4";
@@ -86,10 +88,11 @@ pub const REPORTS: &str = "REPORTS";
 pub const SCRATCH: &str = "SCRATCH";
 
 /// Every map that is pinned, so that flows and tables outlive the daemon.
-pub const PINNED: [&str; 35] = [
+pub const PINNED: [&str; 36] = [
     SETTINGS,
     FLOWS4,
     FLOWS6,
+    FLOW_FILTER,
     TENTATIVE4,
     TENTATIVE6,
     APPLICATIONS,

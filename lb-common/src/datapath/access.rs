@@ -1,5 +1,6 @@
 //! Who may open flows: lists of prefixes and countries.
 
+use super::scratch::Opening;
 use super::tables::Tables;
 use super::verdict::DropReason;
 use crate::abi::{
@@ -7,14 +8,25 @@ use crate::abi::{
     SettingsFlags,
 };
 
-/// Whether `source` may open flows of an application: both the list of all applications and its own must let it.
+/// Whether anybody may not open flows of an application.
+#[inline(always)]
+pub fn applies(settings: &Settings, application: &Application) -> bool {
+    settings.access != AccessList::NONE || application.access != AccessList::NONE
+}
+
+/// Whether `source` may open flows of an application: both the list of all applications and its own must let it. They are asked
+/// once a packet.
 #[inline(always)]
 pub fn check<T: Tables>(
     tables: &T,
     settings: &Settings,
-    application: &Application,
+    opening: &mut Opening,
     source: Ip,
 ) -> Result<(), DropReason> {
+    if opening.let_in != 0 {
+        return Ok(());
+    }
+    let application = &opening.application;
     let countries = settings.flags.has(SettingsFlags::COUNTRIES);
     ask(
         tables,
@@ -24,7 +36,9 @@ pub fn check<T: Tables>(
         DropReason::DeniedGlobally,
     )?;
     let countries = application.flags.has(ApplicationFlags::COUNTRIES);
-    ask(tables, application.access, countries, source, DropReason::Denied)
+    ask(tables, application.access, countries, source, DropReason::Denied)?;
+    opening.let_in = 1;
+    Ok(())
 }
 
 /// What one list says; `denied` is its reason for a prefix.

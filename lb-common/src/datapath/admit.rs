@@ -1,7 +1,8 @@
 //! Who may open a flow: what comes before its origin is chosen.
 //!
 //! 1. The application, when its port lies in a range of one.
-//! 2. Access lists, for every packet of no known flow: one who is denied learns nothing by an answer.
+//! 2. Access lists, for every packet of no known flow: one who is denied learns nothing by an answer. Where there are lists, a SYN comes here before
+//!    it is looked for among flows: a handshake is no flow yet that goes on when its client is denied.
 //! 3. TCP segments that open nothing end here, except where they may belong to a flow that needs no memory.
 //! 4. Rates, each only charged when no other refuses. What an origin gives up because it serves no longer is opened anew,
 //!    and counts.
@@ -69,11 +70,15 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
     if settings.flags.has(SettingsFlags::TRACE) {
         scratch.note.application = scratch.opening.application.id;
     }
-    let opening = &scratch.opening;
-    let application = &opening.application;
-    if let Err(reason) = access::check(tables, settings, application, source) {
+    if let Err(reason) = access::check(tables, settings, &mut scratch.opening, source) {
         return drop(reason);
     }
+    if scratch.errand == Errand::Screen {
+        scratch.errand = Errand::Follow;
+        return Step::Go(Stage::Young);
+    }
+    let opening = &scratch.opening;
+    let application = &opening.application;
     if !opens {
         if settings.flags.has(SettingsFlags::MIGRATING) {
             return drop(DropReason::Migrating);

@@ -4,6 +4,7 @@ use super::bucket::{self, Claim};
 use super::checksum;
 use super::family::{Family, Tuple, V4, V6};
 use super::flow;
+use super::flow_filter;
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use super::scratch::{Draft, Errand, Holder, Note, Scratch};
 use super::select::Role;
@@ -93,7 +94,7 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage
                 return Ok(Stage::Connect);
             }
         } else {
-            keep_port::<F, T>(tables, F::draft(scratch), core.seen)?;
+            keep_port::<F, T>(tables, settings, F::draft(scratch), core.seen)?;
         }
         remember::<F, T>(tables, F::draft(scratch), core)?
     };
@@ -199,7 +200,7 @@ fn find_port<F: Family, T: Tables>(
         attempt += 1;
         let offset = hash::scale(hash::probe(hash, nth), u32::from(range.count));
         draft.leaving.source_port = Port::new(range.first.wrapping_add(offset as u16));
-        look_up::<F, T>(tables, draft, now, nth >= LAST_PORTS);
+        look_up::<F, T>(tables, settings, draft, now, nth >= LAST_PORTS);
         if draft.holder != Holder::Flow {
             clear::<F, T>(tables, draft);
             scratch.attempts = nth.wrapping_add(1);
@@ -214,10 +215,11 @@ fn find_port<F: Family, T: Tables>(
 #[inline(always)]
 fn keep_port<F: Family, T: Tables>(
     tables: &T,
+    settings: &Settings,
     draft: &mut Draft<F::Address, F::Key, F::Flow>,
     now: u32,
 ) -> Result<(), DropReason> {
-    look_up::<F, T>(tables, draft, now, true);
+    look_up::<F, T>(tables, settings, draft, now, true);
     if draft.holder == Holder::Flow {
         return Err(DropReason::TupleTaken);
     }
@@ -234,6 +236,7 @@ fn keep_port<F: Family, T: Tables>(
 #[inline(always)]
 fn look_up<F: Family, T: Tables>(
     tables: &T,
+    settings: &Settings,
     draft: &mut Draft<F::Address, F::Key, F::Flow>,
     now: u32,
     closed_too: bool,
@@ -253,6 +256,12 @@ fn look_up<F: Family, T: Tables>(
         (Memory::Established, Holder::OldEstablished),
     ] {
         if *holder != Holder::Nobody {
+            break;
+        }
+        // Not before the other memory was searched: the flow may have left it meanwhile.
+        if memory == Memory::Established
+            && flow_filter::is_absent::<F, T>(tables, settings.hash_key, origin_key)
+        {
             break;
         }
         F::visit(tables, memory, origin_key, |flow| {

@@ -1,6 +1,7 @@
 //! Known flows: finding them, keeping both directions' entries in step, and letting them go.
 
 use super::family::{Family, Tuple};
+use super::flow_filter;
 use super::known::Context;
 use super::parse::Link;
 use super::select::Role;
@@ -353,6 +354,9 @@ pub fn enter<F: Family, T: Tables>(
     key: &F::Key,
     flow: &F::Flow,
 ) -> Result<(), InsertError> {
+    if memory == Memory::Established {
+        flow_filter::announce::<F, T>(tables, key);
+    }
     F::insert(tables, memory, key, flow)?;
     let core = F::core(flow);
     if memory == Memory::Established && core.side == FlowSide::CLIENT {

@@ -1,9 +1,11 @@
 //! The first stage: packets of established flows, and those that are not ours.
 
+use super::access;
 use super::bucket;
 use super::encapsulate;
 use super::family::{Family, Tuple, V4, V6};
 use super::flow::{self, Standing};
+use super::flow_filter;
 use super::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Link, Network, Ports};
 use super::scratch::{Errand, Note, Opening, Scratch, Subject};
 use super::send::forward;
@@ -148,10 +150,15 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
         } else {
             None
         };
-        let step = F::visit_made(tables, made.is_some(), &F::key(&arriving), |flow| {
-            hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow, made)
-        });
-        if let Some(step) = step {
+        let key = F::key(&arriving);
+        let absent = segment.flags.opens()
+            && made.is_none()
+            && flow_filter::is_absent::<F, T>(tables, context.settings.hash_key, &key);
+        if !absent
+            && let Some(step) = F::visit_made(tables, made.is_some(), &key, |flow| {
+                hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow, made)
+            })
+        {
             return leave::<F>(scratch, context, network, arriving, segment, step);
         }
     }
@@ -194,6 +201,11 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
         scratch.note.application = application.id;
     }
     remember::<F>(scratch, context, application, subject);
+    if segment.flags.opens() && application.is_some_and(|record| access::applies(context.settings, &record)) {
+        // Whoever is denied costs no search.
+        scratch.errand = Errand::Screen;
+        return Step::Go(Stage::Admit);
+    }
     Step::Go(Stage::Young)
 }
 
@@ -361,6 +373,7 @@ fn remember<F: Family>(
         now: context.now,
         parity: context.parity,
         generation: context.generation,
+        let_in: 0,
     };
     scratch.avoid = OriginId::NONE;
     scratch.retries = 0;

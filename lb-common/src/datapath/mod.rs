@@ -34,6 +34,7 @@ mod connect;
 mod encapsulate;
 pub mod family;
 mod flow;
+mod flow_filter;
 mod fragment;
 mod icmp;
 mod known;

@@ -134,6 +134,9 @@ pub enum Errand {
     Follow,
     /// The flow is marked as reset by the node, and the packet shall tell its receiver.
     Reset,
+    /// The packet is a SYN that nobody has looked for among flows yet: only whether the access lists let it in is to be found
+    /// out.
+    Screen,
     /// The packet is the SYN that asks a flow's origin whether the connection is over; see [`super::ask`].
     Ask,
 }
@@ -252,4 +255,6 @@ pub struct Opening {
     pub parity: Parity,
     /// The generation that the packet is handled by.
     pub generation: u32,
+    /// 1: the access lists have let it in.
+    pub let_in: u32,
 }

@@ -40,6 +40,11 @@ pub trait Tables {
     fn hop(&self, id: HopId) -> Option<Hop>;
     fn snat_address(&self, index: u32) -> Option<Ip>;
 
+    /// A word of the filter of established flows, by its index; see [`crate::abi::FlowFilter`].
+    fn flow_filter(&self, index: u32) -> Option<u64>;
+    /// Sets bits of such a word, on any CPU at once. Whoever finds an entry that is added afterwards finds them set.
+    fn set_flow_filter(&self, index: u32, mask: u64);
+
     fn flow4<R>(&self, memory: Memory, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R>;
     /// Makes an entry for this packet alone, which no memory holds.
     fn make4(&self, flow: Flow4);

@@ -8,6 +8,7 @@ use crate::abi::{
     Settings, SettingsFlags, Shortcut, Slot, SourceKey, Timeouts, Traffic, Vip, VipKey,
 };
 use crate::datapath::{InsertError, Memory, Sample, Tables};
+use crate::hash;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -52,6 +53,8 @@ pub struct MemoryTables {
     pub buckets: RefCell<BTreeMap<u32, Bucket>>,
     /// As [`Tables::settled`] says.
     pub settled: BTreeMap<u32, u32>,
+    /// Words of the filter of established flows; see [`crate::abi::FlowFilter`].
+    pub flow_filter: RefCell<BTreeMap<u32, u64>>,
     /// What was made for the last packet that needed it.
     pub made4: RefCell<Flow4>,
     pub made6: RefCell<Flow6>,
@@ -168,6 +171,7 @@ impl MemoryTables {
             fragments,
             fragment_count,
             buckets,
+            flow_filter,
             ..
         } = other.clone();
         *self = Self {
@@ -184,6 +188,7 @@ impl MemoryTables {
             fragments,
             fragment_count,
             buckets,
+            flow_filter,
             addresses: other.filter().into(),
             ..core::mem::take(self)
         };
@@ -379,6 +384,14 @@ impl Tables for MemoryTables {
         self.row(&self.snat_addresses, index, index)
     }
 
+    fn flow_filter(&self, index: u32) -> Option<u64> {
+        Some(self.flow_filter.borrow().get(&index).copied().unwrap_or_default())
+    }
+
+    fn set_flow_filter(&self, index: u32, mask: u64) {
+        *self.flow_filter.borrow_mut().entry(index).or_default() |= mask;
+    }
+
     fn flow4<R>(&self, memory: Memory, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
         // A visitor may look at the same memory, as it may in the kernel.
         let mut flow = self.memory4(memory).borrow().get(key).copied()?;
@@ -401,6 +414,9 @@ impl Tables for MemoryTables {
 
     fn insert4(&self, memory: Memory, key: &FlowKey4, flow: &Flow4) -> Result<(), InsertError> {
         self.keep(FilterBit::of4(key.destination));
+        if memory == Memory::Established {
+            self.announced(hash::key4(self.settings.hash_key, key));
+        }
         insert(self.memory4(memory), self.room(memory), key, flow)
     }
 
@@ -430,6 +446,9 @@ impl Tables for MemoryTables {
 
     fn insert6(&self, memory: Memory, key: &FlowKey6, flow: &Flow6) -> Result<(), InsertError> {
         self.keep(FilterBit::of6(key.destination));
+        if memory == Memory::Established {
+            self.announced(hash::key6(self.settings.hash_key, key));
+        }
         insert(self.memory6(memory), self.room(memory), key, flow)
     }
 

@@ -4,6 +4,7 @@
 pub mod build;
 pub mod check;
 pub mod fixtures;
+mod flow_filter;
 mod frame;
 pub mod generate;
 mod memory;

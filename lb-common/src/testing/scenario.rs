@@ -119,6 +119,7 @@ impl Scenario {
         let mut tables = MemoryTables {
             array_rows: ARRAY_ROWS,
             swept_at: START,
+            flow_filter: MemoryTables::filter_in_use(),
             ..MemoryTables::default()
         };
         tables.settings = Settings {

@@ -206,3 +206,19 @@ proptest! {
         }
     }
 }
+
+/// A SYN is screened before it is looked for; the flow of a client that is denied later goes on.
+#[test]
+fn handshakes_of_who_is_denied_meanwhile_end_and_flows_go_on() {
+    let mut node = Node::new();
+    let [fresh, old] = [4, 5].map(|number| host(false, number));
+    node.connect(&old, GUARDED[0]);
+    node.tcp(&fresh, GUARDED[0], SYN);
+    node.0.scenario.rule(GLOBAL, "198.51.100.0", 28, AccessRule::DENY);
+    let denied = Verdict::Drop(DropReason::DeniedGlobally);
+    assert_eq!(node.tcp(&fresh, GUARDED[0], SYN).verdict, denied);
+    assert!(matches!(
+        node.tcp(&old, GUARDED[0], ACK).verdict,
+        Verdict::Forward(_)
+    ));
+}

@@ -167,6 +167,8 @@ impl World {
     fn sweep(&mut self) {
         let began = self.host.now;
         let tables = &mut self.host.scenario.tables;
+        tables.begin_filter();
+        tables.end_filter();
         let key: HashKey = tables.settings.hash_key;
         let row = |flow: &FlowKey4| RUN.row(RUN.number(bucket4(key, flow.source, flow.source_port)), false);
         let mut named: BTreeSet<u32> = tables.flows4.borrow().keys().map(row).collect();

@@ -8,6 +8,7 @@ mod buckets;
 mod caps;
 mod corpus;
 mod endings;
+mod filter;
 mod fixtures;
 mod flows;
 mod fragments;

@@ -40,6 +40,11 @@ proptest! {
         let mut node = Node::new();
         let mut generator = Generator::new(seed);
         for _ in 0..400 {
+            match generator.random.below(40) {
+                0 => node.0.scenario.tables.begin_filter(),
+                1 => node.0.scenario.tables.end_filter(),
+                _ => {}
+            }
             let (ifindex, frame) = generator.packet();
             let outcome = node.receive(ifindex, &frame);
             match outcome.verdict {

@@ -42,7 +42,10 @@ pub struct Look {
 pub trait Client: Pod {
     const V6: bool;
     fn protocol(&self) -> Protocol;
+    /// As buckets are found by it.
     fn hash(&self, key: HashKey) -> u32;
+    /// As the filter of established flows knows it.
+    fn key_hash(&self, key: HashKey) -> u32;
 }
 
 impl Client for FlowKey4 {
@@ -55,6 +58,10 @@ impl Client for FlowKey4 {
     fn hash(&self, key: HashKey) -> u32 {
         hash::bucket4(key, self.source, self.source_port)
     }
+
+    fn key_hash(&self, key: HashKey) -> u32 {
+        hash::key4(key, self)
+    }
 }
 
 impl Client for FlowKey6 {
@@ -66,6 +73,10 @@ impl Client for FlowKey6 {
 
     fn hash(&self, key: HashKey) -> u32 {
         hash::bucket6(key, self.source, self.source_port)
+    }
+
+    fn key_hash(&self, key: HashKey) -> u32 {
+        hash::key6(key, self)
     }
 }
 
@@ -117,7 +128,8 @@ impl Buckets {
         })
     }
 
-    /// Begins a sweep at jiffy `now`. Every entry that a packet makes afterwards is younger.
+    /// Begins a sweep at jiffy `now`. Every entry that a packet makes afterwards is younger; those that came before may not have
+    /// made theirs yet, and are waited for by whoever goes on.
     ///
     /// # Errors
     /// When a map cannot be read.
@@ -137,10 +149,6 @@ impl Buckets {
             },
         )
         .context("read the applications")?;
-        if !look.is_empty() {
-            // Packets that came before may not have made theirs yet.
-            sys::wait_for_packets();
-        }
         Ok(look)
     }
 
@@ -172,6 +180,18 @@ impl Buckets {
             }
         }
         Ok(forgotten)
+    }
+
+    /// Makes entries be looked for in every bucket's flows until the next sweep has ended.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn unsettle(&self, now: u32) -> Result<()> {
+        for run in self.begin(now)?.runs.into_values() {
+            let tracked: Vec<u32> = (self.read(run)?.iter()).map(|bucket| bucket.tracked).collect();
+            sys::update_rows(self.settled.fd().as_fd(), run.base(), &tracked).context("unsettle buckets")?;
+        }
+        Ok(())
     }
 
     fn read(&self, run: BucketRun) -> Result<Vec<Bucket>> {

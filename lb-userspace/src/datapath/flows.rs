@@ -4,6 +4,7 @@
 
 use super::buckets::{Buckets, Client, Look};
 use super::clock::Clock;
+use super::flow_filter::{Draft, Keeper};
 use super::loads::Loads;
 use super::sys;
 use anyhow::{Context, Result};
@@ -31,6 +32,17 @@ pub struct FlowTables {
     loads: Loads,
     affinity: MapData,
     buckets: Buckets,
+    filter: Keeper,
+}
+
+/// What a sweep has found so far.
+struct Finds<'a> {
+    counts: FlowCounts,
+    /// Established flows, as the program counts them.
+    established: BTreeMap<OriginId, u32>,
+    look: Look,
+    /// Of the filter of established flows.
+    draft: Option<Draft<'a>>,
 }
 
 struct Table<K, V> {
@@ -166,11 +178,10 @@ impl<K: aya::Pod + Client, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         &mut self,
         timeouts: &Array<MapData, Timeouts>,
         now: u32,
-        counts: &mut FlowCounts,
-        found: &mut BTreeMap<OriginId, u32>,
+        finds: &mut Finds<'_>,
         loads: &mut Loads,
-        look: &mut Look,
     ) -> Result<()> {
+        let counts = &mut finds.counts;
         let mut rows = BTreeMap::new();
         let mut timeouts = |application: u32| {
             // An application without a row has no flows that go on.
@@ -183,10 +194,13 @@ impl<K: aya::Pod + Client, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         self.for_each(|key, flow| {
             let core = flow.core();
             if core.side == FlowSide::CLIENT {
-                look.note(core.application, key);
+                finds.look.note(core.application, key);
+            }
+            if established && let Some(draft) = &finds.draft {
+                draft.announce(key);
             }
             if established && core.side == FlowSide::CLIENT {
-                count(core, found);
+                count(core, &mut finds.established);
             }
             if track::age(&timeouts(core.application), V::protocol(key), core, now) == Age::Expired {
                 expired.push(*key);
@@ -361,7 +375,8 @@ impl FlowTables {
                 other => anyhow::bail!("the map {} is of another kind: {other:?}", maps::AFFINITY),
             },
             loads: Loads::new(&mut take)?,
-            buckets: Buckets::new(take)?,
+            buckets: Buckets::new(&mut take)?,
+            filter: Keeper::new(take)?,
         })
     }
 
@@ -370,10 +385,17 @@ impl FlowTables {
     /// # Errors
     /// When a table cannot be read.
     pub fn sweep(&mut self, clock: &Clock) -> Result<FlowCounts> {
-        let mut counts = FlowCounts::default();
-        let mut found = BTreeMap::new();
         let before = self.loads.read()?;
-        let mut look = self.buckets.begin(clock.now())?;
+        let mut finds = Finds {
+            counts: FlowCounts::default(),
+            established: BTreeMap::new(),
+            look: self.buckets.begin(clock.now())?,
+            draft: self.filter.begin()?,
+        };
+        let look = &mut finds.look;
+        if !look.is_empty() || finds.draft.is_some() {
+            sys::wait_for_packets();
+        }
         if !look.is_empty() {
             // Entries go to the established ones and come back: they stand in both for a while, so whoever looks at these
             // before and after those misses none.
@@ -385,26 +407,21 @@ impl FlowTables {
             }
         }
         for table in &mut self.v4 {
-            table.sweep(
-                &self.timeouts,
-                clock.now(),
-                &mut counts,
-                &mut found,
-                &mut self.loads,
-                &mut look,
-            )?;
+            table.sweep(&self.timeouts, clock.now(), &mut finds, &mut self.loads)?;
         }
         for table in &mut self.v6 {
-            table.sweep(
-                &self.timeouts,
-                clock.now(),
-                &mut counts,
-                &mut found,
-                &mut self.loads,
-                &mut look,
-            )?;
+            table.sweep(&self.timeouts, clock.now(), &mut finds, &mut self.loads)?;
         }
-        self.loads.compare(&before, &found)?;
+        let Finds {
+            mut counts,
+            established,
+            look,
+            draft,
+        } = finds;
+        if let Some(draft) = draft {
+            draft.put_to_use();
+        }
+        self.loads.compare(&before, &established)?;
         let owners = self.buckets.end(&look, clock.now())?;
         counts.named.extend(&owners.named);
         for (row, buckets) in owners.applications {
@@ -417,6 +434,15 @@ impl FlowTables {
         // 0 would be never.
         self.swept_at.set(0, clock.now().max(1), 0)?;
         Ok(counts)
+    }
+
+    /// Lets the packet path rely on nothing that sweeps have found: programs that did not keep it true may have run since.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn distrust(&mut self, clock: &Clock) -> Result<()> {
+        self.filter.put_out_of_use()?;
+        self.buckets.unsettle(clock.now())
     }
 
     /// The flows whose entry is `wanted`.

@@ -192,6 +192,10 @@ impl Datapath {
     /// # Errors
     /// The first interface that refuses.
     pub fn attach(&mut self, interfaces: &[(String, u32)], mode: AttachMode) -> Result<()> {
+        if self.stages.is_some() {
+            // A program of another version may have run until now, or still does.
+            self.flow_tables()?.distrust(&self.clock)?;
+        }
         self.pin_stages()?;
         for (name, ifindex) in interfaces {
             let former = self.former.as_ref().map(Former::pins);

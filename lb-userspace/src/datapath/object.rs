@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use lb_common::abi::{Filter, maps};
+use lb_common::abi::{Filter, FlowFilter, maps};
 use lb_common::datapath::Stage;
 use lb_core::image::Capacity;
 use std::path::Path;
@@ -52,6 +52,7 @@ impl MapSizes {
             maps::SETTINGS => 1,
             // Two entries a flow: one for each direction.
             maps::FLOWS4 | maps::FLOWS6 => self.max_flows.saturating_mul(2),
+            maps::FLOW_FILTER => FlowFilter::entries(self.max_flows),
             // A fraction of the established flows, and enough that the kernel's lists for each CPU do not starve.
             maps::TENTATIVE4 | maps::TENTATIVE6 => (self.max_flows / 2).max(MIN_TENTATIVE),
             maps::APPLICATIONS => applications,

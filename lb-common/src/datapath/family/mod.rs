@@ -114,6 +114,7 @@ pub trait Family: Sized {
     fn flow_hash(key: HashKey, tuple: &Tuple<Self::Address>) -> u64;
     fn client_hash(key: HashKey, client: Self::Address) -> u64;
     fn filter_bit(address: Self::Address) -> FilterBit;
+    fn key_hash(key: HashKey, flow: &Self::Key) -> u32;
     fn bucket_hash(key: HashKey, client: Self::Address, port: Port) -> u32;
 }
 

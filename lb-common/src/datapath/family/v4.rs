@@ -262,6 +262,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn key_hash(key: HashKey, flow: &FlowKey4) -> u32 {
+        hash::key4(key, flow)
+    }
+
+    #[inline(always)]
     fn bucket_hash(key: HashKey, client: Ip4, port: Port) -> u32 {
         hash::bucket4(key, client, port)
     }

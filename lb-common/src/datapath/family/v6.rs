@@ -247,6 +247,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn key_hash(key: HashKey, flow: &FlowKey6) -> u32 {
+        hash::key6(key, flow)
+    }
+
+    #[inline(always)]
     fn bucket_hash(key: HashKey, client: Ip6, port: Port) -> u32 {
         hash::bucket6(key, client, port)
     }

@@ -285,7 +285,7 @@ impl Player {
         Some(())
     }
 
-    /// The kernel evicts tentative flows, and the daemon sweeps established ones that have expired.
+    /// The kernel evicts tentative flows, and the daemon sweeps established ones.
     pub(super) fn forget(&mut self, bytes: &mut Bytes) -> Option<()> {
         let (choice, every) = (bytes.byte()?, 1 + usize::from(bytes.byte()? % 4));
         let tables = &self.host.scenario.tables;
@@ -294,9 +294,11 @@ impl Player {
             number += 1;
             number % every != 0
         };
-        match choice % 3 {
+        match choice % 5 {
             0 => tables.tentative4.borrow_mut().retain(|_, _| keep()),
             1 => tables.tentative6.borrow_mut().retain(|_, _| keep()),
+            2 => tables.begin_filter(),
+            3 => tables.end_filter(),
             _ => {
                 tables.fragments.borrow_mut().retain(|_, _| keep());
                 tables.affinity.borrow_mut().retain(|_, _| keep());

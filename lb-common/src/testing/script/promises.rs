@@ -58,6 +58,12 @@ impl Player {
     /// Flows are bounded by the packets that may have opened them, and counted exactly.
     fn check_memory(&self) {
         let tables = &self.host.scenario.tables;
+        let secret = tables.settings.hash_key;
+        assert_eq!(
+            tables.hidden(secret),
+            0,
+            "established flows that the filter denies"
+        );
         let (flows4, flows6) = (tables.flows4.borrow(), tables.flows6.borrow());
         let tentative = tables.tentative4.borrow().len() + tables.tentative6.borrow().len();
         let all = flows4.len() + flows6.len() + tentative;

@@ -438,6 +438,13 @@ impl Tables for Recorder<'_> {
         Some(address)
     }
 
+    fn flow_filter(&self, _index: u32) -> Option<u64> {
+        // It spares the packet path a look into the flow tables, and changes no outcome.
+        None
+    }
+
+    fn set_flow_filter(&self, _index: u32, _mask: u64) {}
+
     fn flow4<R>(&self, memory: Memory, key: &FlowKey4, visit: impl FnOnce(&mut Flow4) -> R) -> Option<R> {
         let mut flow = self.find4(memory, key)?;
         self.note_known(&flow.core);

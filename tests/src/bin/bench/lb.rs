@@ -75,6 +75,7 @@ impl Lb {
             lb.flows4.fill::<V4>(shape, mode, lb.clock.now())?;
             lb.flows6.fill::<V6>(shape, mode, lb.clock.now())?;
         }
+        lb.sweeper.sweep(&lb.clock).context("sweep the flow tables")?;
         Ok(lb)
     }
 }
