@@ -152,14 +152,11 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
         let absent = segment.flags.opens()
             && !made
             && flow_filter::is_absent::<F, T>(tables, context.settings.hash_key, &key);
-        let step = if absent {
-            None
-        } else {
-            F::visit_made(tables, made, &key, |flow| {
+        if !absent
+            && let Some(step) = F::visit_made(tables, made, &key, |flow| {
                 hit::<TRACED, F, P, T>(packet, tables, scratch, context, &network, &segment, flow, made)
             })
-        };
-        if let Some(step) = step {
+        {
             return leave::<F>(scratch, context, network, arriving, segment, step);
         }
     }
