@@ -29,7 +29,7 @@ pub struct Scratch {
     pub retries: u32,
     /// How many source ports have been tried for a new flow.
     pub attempts: u32,
-    /// What [`super::retire`] shall do.
+    /// What [`super::retire`] or [`super::admit`] shall do.
     pub errand: Errand,
     /// What [`super::wrap`] shall do.
     pub wrap: Wrapping,
