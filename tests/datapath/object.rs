@@ -22,7 +22,7 @@ const MAX_MEMORY: u64 = 2 << 30;
 /// Instructions that the verifier may walk, of the million that it allows.
 const BUDGET: u32 = 200_000;
 /// The same for the program that every packet runs.
-const KNOWN_BUDGET: u32 = 80_000;
+const KNOWN_BUDGET: u32 = 90_000;
 /// Errors are followed in both directions, by entries and by buckets, and quotes are rewritten inside of them.
 const ICMP_BUDGET: u32 = 320_000;
 
