@@ -143,3 +143,12 @@ pub const fn spread(flow: u32, count: u32) -> u32 {
     const FACTOR: u32 = 0x9e37_79b1;
     ((flow.wrapping_mul(FACTOR) as u64 * count as u64) >> 32) as u32
 }
+
+/// The flow whose turn it is: each once in `mask + 1` turns, some twice when their number is no power of two.
+#[inline(always)]
+pub const fn flow(turn: u32, mask: u32, flows: u32) -> u32 {
+    /// Makes neighbours in time strangers in memory. Odd, so that each turn meets another flow.
+    const STRIDE: u32 = 0x9e37_79b1;
+    let flow = turn.wrapping_mul(STRIDE) & mask;
+    if flow < flows { flow } else { flow - flows }
+}

@@ -50,7 +50,7 @@ pub fn drive(context: XdpContext) -> u32 {
     let Some(frame) = at::<[u64; WORDS]>(&context) else {
         return xdp_action::XDP_ABORTED;
     };
-    let flow = flow(series);
+    let flow = abi::flow(series.turn, series.mask, series.flows);
     let (address, port) = abi::ends(series.first_address, series.first_port, series.port_bits, flow);
     let (address, port) = (address.to_be(), port.to_be());
     series.turn = series.turn.wrapping_add(1);
@@ -105,19 +105,6 @@ pub fn drive(context: XdpContext) -> u32 {
         TARGETS.tail_call(&context, series.target);
     }
     xdp_action::XDP_ABORTED
-}
-
-/// The flow whose turn it is: each once in `mask + 1` turns, some twice when their number is no power of two.
-#[inline(always)]
-fn flow(series: &Series) -> u32 {
-    /// Makes neighbours in time strangers in memory. Odd, so that each turn meets another flow.
-    const STRIDE: u32 = 0x9e37_79b1;
-    let flow = series.turn.wrapping_mul(STRIDE) & series.mask;
-    if flow < series.flows {
-        flow
-    } else {
-        flow - series.flows
-    }
 }
 
 const _: () = assert!(size_of::<Headers6>() <= TEMPLATE_LEN && TEMPLATE_LEN <= FRAME_LEN);

@@ -32,7 +32,7 @@ pub struct Arguments {
     /// How often each packet case is measured; the cases take turns
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Only the cases (such as `tcp v4 in`) and paths (such as `lb`) whose name contains TEXT
+    /// Only the cases (such as `tcp v4 in`) and paths (such as `lb`) whose name contains TEXT; `=TEXT`: is TEXT
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,
     /// Only the cases at these numbers of flows, instead of 1, 1000, 65536 and 1000000
@@ -139,6 +139,9 @@ impl Arguments {
 
     /// Whether a case or path of that name is wanted.
     pub fn wants(&self, name: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| name.contains(only))
+        self.only.as_deref().is_none_or(|only| match only.strip_prefix('=') {
+            Some(whole) => name == whole,
+            None => name.contains(only),
+        })
     }
 }

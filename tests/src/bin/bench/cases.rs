@@ -9,10 +9,10 @@ use crate::modes::Mode;
 use lb_common::abi::{Protocol, Traffic as Row};
 use lb_common::datapath::{DropReason, Pass};
 
-/// New flows of one measurement. A power of two, so that none is opened twice.
-pub const NEW_FLOWS: u32 = 1 << 13;
 /// Flows that go round where each packet's must be a new one: many times what the full table holds.
 const FLOOD: u32 = 1 << 23;
+/// The same where nothing is remembered of them: a few for each bucket.
+const FORGOTTEN: u32 = 1 << 13;
 /// Flows that caches hold.
 const CACHED: u32 = 1_000;
 /// Flows of what is measured in wide shapes, and on both CPUs.
@@ -318,22 +318,21 @@ impl Case {
     pub fn fresh_flows(&self) -> Option<u32> {
         match (self.program, self.traffic) {
             (Program::Floor(Floor::Insert), _) => Some(FLOOD),
-            (_, Traffic::New(_)) => Some(NEW_FLOWS),
+            (_, Traffic::New(_)) if self.mode.tracks(self.protocol) => Some(FLOOD),
+            (_, Traffic::New(_)) => Some(FORGOTTEN),
             _ => None,
         }
     }
 
-    /// Whether the program opens flows that must be removed afterwards.
+    /// Whether lb opens flows.
     pub fn opens(&self) -> bool {
         self.as_floor().is_none() && matches!(self.traffic, Traffic::New(_))
     }
 
-    /// Packets of one measurement when most have `usual`: of new flows, each once; of what caches hold, twice as many, because
-    /// a few nanoseconds more or less count there.
+    /// Packets of one measurement when most have `usual`: of what caches hold, twice as many, because a few nanoseconds more or
+    /// less count there.
     pub fn packets(&self, usual: u32) -> u32 {
-        if self.opens() {
-            NEW_FLOWS
-        } else if self.shape.flows <= CACHED && self.target() != abi::INSERT[self.version as usize].0 {
+        if self.shape.flows <= CACHED && self.fresh_flows() != Some(FLOOD) {
             2 * usual
         } else {
             usual
@@ -349,6 +348,11 @@ impl Case {
                 entries + entries / 4
             }
             (Program::Floor(_), _) => 0,
+            (_, Traffic::New(_)) if self.fresh_flows() == Some(FLOOD) => {
+                // Two entries each.
+                let entries = flows::tentative(self.shape);
+                entries / 2 + entries / 8
+            }
             (_, Traffic::Refused(Door::Limited)) => 1,
             _ if !self.mode.tracks(self.protocol) => {
                 self.fresh_flows().unwrap_or(self.shape.flows).next_power_of_two()

@@ -1,12 +1,12 @@
 //! lb's flow tables.
 
-use crate::cases::{Case, NEW_FLOWS};
+use crate::cases::Case;
 use crate::frame::{Numbered, entries, opening};
 use crate::layout::Shape;
 use crate::modes::Mode;
 use anyhow::{Context, Result, bail};
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::abi::{Forwarding, Protocol, maps};
 use lb_core::image::Capacity;
 use lb_userspace::datapath::object::MapSizes;
@@ -14,7 +14,7 @@ use lb_userspace::datapath::sys;
 use std::os::fd::AsFd;
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
-/// The fewest flows that a table has room for: new ones are a small part of it, so that none is evicted.
+/// The fewest flows that a table has room for.
 const LEAST: u32 = 1 << 17;
 /// Flows written by one system call.
 const CHUNK: usize = 1 << 15;
@@ -31,8 +31,8 @@ pub fn room(shape: Shape) -> u32 {
             entries * mode.flows(protocol, shape.flows)
         })
     });
+    let entries = known.sum::<u32>();
     // Two entries a flow; and room, because lists of free entries are kept for each CPU.
-    let entries = known.sum::<u32>() + 4 * NEW_FLOWS;
     (entries / 2 + entries / 16).max(LEAST)
 }
 
@@ -97,31 +97,33 @@ impl<K: Pod + bytemuck::Pod, V: Pod + bytemuck::Pod> Flows<K, V> {
         Ok(())
     }
 
-    /// Removes the first `flows` flows that a case has opened, and returns how many were not there; of a case whose flows need
-    /// no entries, how many were.
+    /// Of these flows, which a case has opened, how many are not there with both entries; of a case whose flows need no
+    /// entries, how many are.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn flush<F: Numbered<Key = K, Flow = V>>(&self, case: &Case, flows: u32) -> Result<u64> {
+    pub fn amiss<F: Numbered<Key = K, Flow = V>>(&self, case: &Case, flows: &[u32]) -> Result<u64> {
         let direct = case.mode.forwarding().is_direct();
         let tracked = case.mode.tracks(case.protocol);
-        let mut keys = Vec::with_capacity(2 * flows as usize);
-        let mut wrong = 0;
-        for flow in 0..flows {
-            let key = F::key(&opening::<F>(case, flow));
-            let found = self.map.get(&key, 0).ok();
-            if found.is_some() != tracked {
-                wrong += 1;
-            }
-            if let Some(flow) = found {
-                keys.push(key);
-                if !direct {
-                    keys.push(F::key(&F::leaving(&flow, case.protocol).reversed()));
-                }
-            }
+        let mut amiss = 0;
+        for &flow in flows {
+            let Some(entry) = self.find(&F::key(&opening::<F>(case, flow)))? else {
+                amiss += u64::from(tracked);
+                continue;
+            };
+            let back = F::key(&F::leaving(&entry, case.protocol).reversed());
+            let whole = direct || self.find(&back)?.is_some();
+            amiss += u64::from(!tracked || !whole);
         }
-        sys::remove(self.raw.fd().as_fd(), &keys).context("remove the new flows")?;
-        Ok(wrong)
+        Ok(amiss)
+    }
+
+    fn find(&self, key: &K) -> Result<Option<V>> {
+        match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).context("look for a new flow"),
+        }
     }
 
     /// Entries of flows that need none.

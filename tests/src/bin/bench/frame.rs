@@ -140,9 +140,14 @@ pub fn series(case: &Case, number: u32) -> Series {
     with_flags(case, number, flags)
 }
 
-/// The first packet of each of a case's flows, whoever sends them later.
+/// The first packet of each of a case's flows, whoever sends them later; of those that are refused afterwards, the first packets
+/// of others, who are let in.
 pub fn openings(case: &Case) -> Series {
-    with_flags(&Case { cpus: 1, ..*case }, 0, TcpFlags::SYN)
+    let mut series = with_flags(&Case { cpus: 1, ..*case }, 0, TcpFlags::SYN);
+    if matches!(case.traffic, Traffic::Refused(_)) {
+        series.first_address = NEW_CLIENTS.0;
+    }
+    series
 }
 
 fn with_flags(case: &Case, number: u32, flags: u8) -> Series {

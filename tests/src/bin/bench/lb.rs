@@ -143,10 +143,10 @@ impl Subject for Lb {
         Ok(count)
     }
 
-    fn flush(&mut self, case: &Case, flows: u32) -> Result<u64> {
+    fn amiss(&self, case: &Case, flows: &[u32]) -> Result<u64> {
         match case.version {
-            Version::V4 => self.tentative4.flush::<V4>(case, flows),
-            Version::V6 => self.tentative6.flush::<V6>(case, flows),
+            Version::V4 => self.tentative4.amiss::<V4>(case, flows),
+            Version::V6 => self.tentative6.amiss::<V6>(case, flows),
         }
     }
 }

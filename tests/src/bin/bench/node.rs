@@ -1,12 +1,12 @@
 //! A program that is measured, and the programs that measure it.
 
-use crate::abi::Series;
+use crate::abi::{Series, flow};
 use crate::against::Object;
 use crate::cases::{Build, Case};
 use crate::counters::Counters;
 use crate::driver::{Driver, Sent};
 use crate::flows;
-use crate::frame::{IFINDEX, Traffic, openings};
+use crate::frame::{IFINDEX, openings};
 use crate::layout::{Shape, Width};
 use crate::lb::Lb;
 use crate::subject::Subject;
@@ -15,6 +15,9 @@ use lb_userspace::datapath::pins::Pins;
 use std::path::Path;
 
 const ACTIONS: [&str; 5] = ["ABORTED", "DROP", "PASS", "TX", "REDIRECT"];
+
+/// So many new flows are looked for.
+const LAST: u32 = 256;
 
 /// One of them.
 pub struct Node {
@@ -83,9 +86,6 @@ impl Node {
             self.subject.leave_by(case.exit())?;
             let mut series = [openings(case)];
             self.driver.send(case.version, &mut series, cpus, packets)?;
-            if case.opens() || matches!(case.traffic, Traffic::Refused(_)) {
-                self.subject.flush(case, packets)?;
-            }
         }
         Ok(())
     }
@@ -146,11 +146,17 @@ impl Node {
         Ok(counters.map(|counters| Counters { found, ..counters }))
     }
 
-    /// Removes the flows that a case's run has opened, and returns how many were not there.
+    /// Looks for the flows that a case's run has opened last, and returns how many are not as they should be.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn flush(&mut self, case: &Case, flows: u32) -> Result<u64> {
-        self.subject.flush(case, flows)
+    pub fn amiss(&self, case: &Case, series: &[Series]) -> Result<u64> {
+        let mut count = 0;
+        for series in series {
+            let turns = (1..=LAST).map(|back| series.turn.wrapping_sub(back));
+            let flows: Vec<u32> = turns.map(|turn| flow(turn, series.mask, series.flows)).collect();
+            count += self.subject.amiss(case, &flows)?;
+        }
+        Ok(count)
     }
 }

@@ -40,10 +40,9 @@ pub trait Subject {
     /// The kernel refuses.
     fn needless(&self) -> Result<u64>;
 
-    /// Removes the first `flows` flows that a case has opened, and returns how many were not there but should have been, or
-    /// were but should not.
+    /// How many of these flows, which a case has just opened, are not remembered but should be, or are but should not.
     ///
     /// # Errors
     /// The kernel refuses.
-    fn flush(&mut self, case: &Case, flows: u32) -> Result<u64>;
+    fn amiss(&self, case: &Case, flows: &[u32]) -> Result<u64>;
 }
