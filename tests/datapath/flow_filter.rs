@@ -80,10 +80,10 @@ impl Bed {
     /// Bits that are set in a half.
     fn bits(&self, half: Half) -> u32 {
         let words = self.array::<u64>(maps::FLOW_FILTER);
-        let words = (2..words.len())
-            .filter(|index| index % 2 == half.number())
-            .map(|index| words.get(&index, 0));
-        words.map(|word| word.unwrap().count_ones()).sum()
+        let indexes = self.head().words_of(half);
+        indexes
+            .map(|index| words.get(&index, 0).unwrap().count_ones())
+            .sum()
     }
 }
 
@@ -190,5 +190,42 @@ fn nobody_relies_on_it_after_a_takeover_or_while_flows_are_migrated() {
         bed.sweep();
         assert!(bed.head().in_use().is_some());
         assert_eq!(bed.send(OTHER, SYN).0, Action::DROP);
+    });
+}
+
+/// A half that was made while few flows were there still tells of all that came later, and the next one is larger.
+#[test]
+fn a_half_is_as_large_as_the_last_sweep_demands() {
+    needs_root!();
+    namespace().enter(|| {
+        let mut bed = Bed::new();
+        let size = |bed: &Bed| {
+            let head = bed.head();
+            head.bits(head.in_use().unwrap())
+        };
+        bed.sweep();
+        assert_eq!(size(&bed), bed.head().room(), "nothing is known yet");
+        bed.sweep();
+        assert_eq!(size(&bed), FlowFilter::MIN_BITS);
+        bed.connect(CLIENT);
+        assert_eq!(Half::BOTH.map(|half| bed.bits(half)), [2, 2]);
+        assert_eq!(bed.send(OTHER, SYN).0, Action::DROP);
+        bed.sweep();
+        assert_eq!(bed.send(OTHER, SYN).0, Action::DROP);
+        // Far more of others' than fit well.
+        let (key, flow) = bed.flows(maps::FLOWS4).iter().next().unwrap().unwrap();
+        let mut flows = bed.flows(maps::FLOWS4);
+        let others = (0..5_000_u32).map(|number| FlowKey4 {
+            source: lb_common::abi::Ip4(number.to_be()),
+            ..key
+        });
+        others.for_each(|key| flows.insert(key, flow, 0).unwrap());
+        bed.sweep();
+        assert_eq!(size(&bed), FlowFilter::MIN_BITS, "by what was known before");
+        assert_eq!(bed.send(OTHER, SYN).0, Action::DROP);
+        bed.sweep();
+        assert_eq!(size(&bed), FlowFilter::MIN_BITS + 1);
+        assert_eq!(bed.send(OTHER, SYN).0, Action::DROP);
+        assert_eq!(bed.send(CLIENT, ACK).0, Action::REDIRECT);
     });
 }

@@ -8,6 +8,8 @@
 use bytemuck::{Pod, Zeroable};
 
 /// The head: how large each half is, which one is in use, and how often userspace has begun to make one anew.
+///
+/// A half need not be as large as there is room for: where few flows are established, a small one stays in a CPU's caches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct FlowFilter(pub u64);
@@ -28,23 +30,13 @@ impl Half {
     }
 }
 
-/// The place of a flow in each half.
+/// The place of a flow in a half.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowBit {
-    /// Number of the word in its half.
-    pub word: u32,
+    /// The index of the word in the map.
+    pub index: u32,
     /// The bit, as a mask.
     pub mask: u64,
-}
-
-impl FlowBit {
-    /// The index of the word in the map.
-    #[inline(always)]
-    pub const fn index(self, half: Half) -> u32 {
-        FlowFilter::HEADS
-            .wrapping_add(self.word << 1)
-            .wrapping_add(half.0)
-    }
 }
 
 impl FlowFilter {
@@ -53,12 +45,16 @@ impl FlowFilter {
     /// Words before the halves.
     const HEADS: u32 = 2;
     /// The least and the largest size of a half, in bits as powers of two.
-    const MIN_BITS: u32 = 16;
+    pub const MIN_BITS: u32 = 16;
     const MAX_BITS: u32 = 32;
     /// Bits of a half for each flow that a table holds: with both families' tables full of flows of two entries each, a fifth
     /// of the keys that are not there are looked for.
     const BITS_PER_FLOW: u64 = 16;
     const SIZE_SHIFT: u32 = 56;
+    /// By how many powers of two each half is smaller than there is room for.
+    const SMALLER_SHIFT: u32 = 46;
+    const SMALLER_WIDTH: u32 = 5;
+    const SMALLER_MASK: u64 = (1 << Self::SMALLER_WIDTH) - 1;
     const ROUND_SHIFT: u32 = 2;
     const HALF_MASK: u64 = 3;
 
@@ -90,10 +86,35 @@ impl FlowFilter {
         Some(Self::new(bits))
     }
 
-    /// The size of each half in bits, as a power of two; 0: there is none yet.
+    /// The bits that each half has room for, as a power of two; 0: there is none yet.
     #[inline(always)]
-    pub const fn bits(self) -> u32 {
+    pub const fn room(self) -> u32 {
         (self.0 >> Self::SIZE_SHIFT) as u32
+    }
+
+    #[inline(always)]
+    const fn shift(half: Half) -> u32 {
+        Self::SMALLER_SHIFT + half.0 * Self::SMALLER_WIDTH
+    }
+
+    /// The size of a half in bits, as a power of two.
+    #[inline(always)]
+    pub const fn bits(self, half: Half) -> u32 {
+        let smaller = (self.0 >> Self::shift(half)) & Self::SMALLER_MASK;
+        self.room().wrapping_sub(smaller as u32)
+    }
+
+    /// The same filter with a half of `2^bits` bits: at most those that there is room for, and not many fewer than a word's.
+    #[must_use]
+    pub const fn sized(self, half: Half, bits: u32) -> Self {
+        let smaller = self.room().saturating_sub(bits) as u64;
+        let smaller = if smaller > Self::SMALLER_MASK {
+            Self::SMALLER_MASK
+        } else {
+            smaller
+        };
+        let shift = Self::shift(half);
+        Self(self.0 & !(Self::SMALLER_MASK << shift) | smaller << shift)
     }
 
     /// The half that knows all established flows; `None`: any may be.
@@ -116,14 +137,20 @@ impl FlowFilter {
         }
     }
 
-    /// The place of a hash. There must be halves.
+    /// The place of a hash in a half, which must be there.
     #[inline(always)]
-    pub const fn place(self, hash: u32) -> FlowBit {
-        let bit = hash.wrapping_shr(Self::MAX_BITS.wrapping_sub(self.bits()));
+    pub const fn place(self, half: Half, hash: u32) -> FlowBit {
+        let bit = hash.wrapping_shr(Self::MAX_BITS.wrapping_sub(self.bits(half)));
         FlowBit {
-            word: bit >> 6,
+            index: Self::HEADS.wrapping_add((bit >> 6) << 1).wrapping_add(half.0),
             mask: 1 << (bit & 63),
         }
+    }
+
+    /// Indexes of a half's words in the map.
+    pub fn words_of(self, half: Half) -> impl Iterator<Item = u32> {
+        let words = 1_u32 << self.bits(half).saturating_sub(6);
+        (0..words).map(move |word| Self::HEADS + 2 * word + half.0)
     }
 
     /// The head with which userspace begins to make the spare half anew: another one that has begun before finds that its
@@ -131,8 +158,8 @@ impl FlowFilter {
     #[must_use]
     pub const fn begun(self) -> Self {
         let round = (self.0 >> Self::ROUND_SHIFT).wrapping_add(1) << Self::ROUND_SHIFT;
-        let below_size = (1 << Self::SIZE_SHIFT) - 1;
-        Self(self.0 & !below_size | round & below_size | self.0 & Self::HALF_MASK)
+        let below_sizes = (1 << Self::SMALLER_SHIFT) - 1;
+        Self(self.0 & !below_sizes | round & below_sizes | self.0 & Self::HALF_MASK)
     }
 
     /// The same, with another half in use, or none.
@@ -156,16 +183,39 @@ mod tests {
             let entries = FlowFilter::entries(flows);
             let filter = FlowFilter::fitting(entries).unwrap();
             assert_eq!(
-                (entries, filter.bits()),
+                (entries, filter.room()),
                 (FlowFilter::words(bits), bits),
                 "{flows}"
             );
-            let last = filter.place(u32::MAX).index(Half::SECOND);
-            assert_eq!((last, filter.place(u32::MAX).mask), (entries - 1, 1 << 63));
-            assert_eq!(filter.place(0).index(Half::FIRST), 2);
+            let FlowBit { index, mask } = filter.place(Half::SECOND, u32::MAX);
+            assert_eq!((index, mask), (entries - 1, 1 << 63));
+            assert_eq!(filter.place(Half::FIRST, 0).index, 2);
+            assert_eq!(filter.words_of(Half::SECOND).last(), Some(entries - 1));
         }
         assert_eq!(FlowFilter::fitting(2), None);
-        assert_eq!(FlowFilter::default().bits(), 0);
+        assert_eq!(FlowFilter::default().room(), 0);
+    }
+
+    #[test]
+    fn halves_have_sizes_of_their_own() {
+        let whole = FlowFilter::new(24);
+        let filter = whole.sized(Half::SECOND, 16).begun().using(Some(Half::SECOND));
+        assert_eq!(
+            Half::BOTH.map(|half| (filter.bits(half), filter.words_of(half).count())),
+            [(24, 1 << 18), (16, 1 << 10)]
+        );
+        // The last word is inside, and every hash has its place there.
+        for hash in [0, 1, 0x1234_5678, u32::MAX] {
+            let FlowBit { index, mask } = filter.place(Half::SECOND, hash);
+            assert!(filter.words_of(Half::SECOND).any(|word| word == index));
+            assert_eq!(mask, 1 << (hash >> 16 & 63));
+        }
+        assert_eq!(filter.room(), 24);
+        assert_eq!(filter.sized(Half::SECOND, 99).bits(Half::SECOND), 24);
+        assert_eq!(filter.sized(Half::FIRST, 20).bits(Half::SECOND), 16);
+        assert_eq!(FlowFilter::new(32).sized(Half::FIRST, 0).bits(Half::FIRST), 1);
+        // A head of a time when both were as large as possible means just that.
+        assert_eq!(FlowFilter(24 << 56 | 12345 << 2 | 1).bits(Half::FIRST), 24);
     }
 
     #[test]
@@ -178,10 +228,10 @@ mod tests {
             head = head.begun();
             assert!(seen.insert(head.0) && head.spare() == spare);
             head = head.using(Some(spare));
-            assert_eq!((head.in_use(), head.bits()), (Some(spare), 23));
+            assert_eq!((head.in_use(), head.room()), (Some(spare), 23));
             assert_ne!(head.spare(), spare);
         }
-        assert_eq!(FlowFilter(u64::MAX).begun().bits(), 255, "rounds begin anew");
+        assert_eq!(FlowFilter(u64::MAX).begun().room(), 255, "rounds begin anew");
         assert_eq!(head.using(None).in_use(), None);
     }
 }

@@ -22,9 +22,9 @@ pub(super) fn is_absent<F: Family, T: Tables>(tables: &T, secret: HashKey, key: 
     let Some(half) = head.in_use() else {
         return false;
     };
-    let bit = head.place(F::key_hash(secret, key));
+    let bit = head.place(half, F::key_hash(secret, key));
     tables
-        .flow_filter(bit.index(half))
+        .flow_filter(bit.index)
         .is_some_and(|word| word & bit.mask == 0)
 }
 
@@ -35,15 +35,15 @@ pub(super) fn announce<F: Family, T: Tables>(tables: &T, key: &F::Key) {
     let Some(settings) = tables.settings() else {
         return;
     };
-    if head.bits() == 0 {
+    if head.room() == 0 {
         return;
     }
-    let bit = head.place(F::key_hash(settings.hash_key, key));
+    let hash = F::key_hash(settings.hash_key, key);
     for half in Half::BOTH {
-        let index = bit.index(half);
+        let bit = head.place(half, hash);
         let unset = |word| word & bit.mask == 0;
-        if tables.flow_filter(index).is_some_and(unset) {
-            tables.set_flow_filter(index, bit.mask);
+        if tables.flow_filter(bit.index).is_some_and(unset) {
+            tables.set_flow_filter(bit.index, bit.mask);
         }
     }
 }

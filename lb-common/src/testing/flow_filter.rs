@@ -6,13 +6,13 @@ use crate::hash;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-/// Size of each half in bits, as a power of two: so few that keys which are not there have their bits set now and then.
-const BITS: u32 = 10;
+/// Sizes of a half in bits, as powers of two, in turns: so few that keys which are not there have their bits set now and then.
+const BITS: [u32; 3] = [10, 7, 9];
 
 impl MemoryTables {
     /// The words with which nodes begin that know no flows, and rely on that.
     pub(super) fn filter_in_use() -> RefCell<BTreeMap<u32, u64>> {
-        let head = FlowFilter::new(BITS).using(Some(Half::FIRST));
+        let head = FlowFilter::new(BITS[0]).using(Some(Half::FIRST));
         RefCell::new([(FlowFilter::HEAD, head.0)].into())
     }
 
@@ -27,19 +27,17 @@ impl MemoryTables {
         let mut words = self.flow_filter.borrow_mut();
         let spare = head.spare().number();
         words.retain(|&index, _| index < 2 || index % 2 != spare);
-        words.insert(FlowFilter::HEAD, head.begun().0);
+        let begun = head.begun();
+        let bits = BITS[(begun.0 >> 2) as usize % BITS.len()];
+        words.insert(FlowFilter::HEAD, begun.sized(head.spare(), bits).0);
     }
 
     /// Ends it: all established flows are announced to that half, and it is in use from now on.
     pub fn end_filter(&self) {
         let head = self.head();
         for hash in self.established_hashes(self.settings.hash_key) {
-            let bit = head.place(hash);
-            *self
-                .flow_filter
-                .borrow_mut()
-                .entry(bit.index(head.spare()))
-                .or_default() |= bit.mask;
+            let bit = head.place(head.spare(), hash);
+            *self.flow_filter.borrow_mut().entry(bit.index).or_default() |= bit.mask;
         }
         let head = head.using(Some(head.spare()));
         self.flow_filter.borrow_mut().insert(FlowFilter::HEAD, head.0);
@@ -60,8 +58,8 @@ impl MemoryTables {
         let Some(half) = head.in_use() else { return 0 };
         let words = self.flow_filter.borrow();
         let hidden = |hash: &u32| {
-            let bit = head.place(*hash);
-            words.get(&bit.index(half)).copied().unwrap_or_default() & bit.mask == 0
+            let bit = head.place(half, *hash);
+            words.get(&bit.index).copied().unwrap_or_default() & bit.mask == 0
         };
         self.established_hashes(secret)
             .iter()
@@ -72,12 +70,13 @@ impl MemoryTables {
     /// What must hold when an entry of an established flow is added.
     pub(super) fn announced(&self, hash: u32) {
         let head = self.head();
-        if head.bits() == 0 {
+        if head.room() == 0 {
             return;
         }
-        let (bit, words) = (head.place(hash), self.flow_filter.borrow());
+        let words = self.flow_filter.borrow();
         for half in Half::BOTH {
-            let word = words.get(&bit.index(half)).copied().unwrap_or_default();
+            let bit = head.place(half, hash);
+            let word = words.get(&bit.index).copied().unwrap_or_default();
             assert!(
                 word & bit.mask != 0,
                 "an entry that was not announced to the {half:?} half"

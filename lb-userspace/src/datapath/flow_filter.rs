@@ -3,7 +3,7 @@
 //!
 //! A packet that finds its bit set does not set it again. So, in this order:
 //!
-//! 1. The half is emptied, when no packet reads it any more.
+//! 1. The half is emptied, when no packet reads it any more; it becomes as large as what the last sweep found demands.
 //! 2. Every packet of that time is done ([`sys::wait_for_packets`]): what it has added is in the flow tables by now.
 //! 3. All entries of established flows are announced; packets that add others announce them themselves.
 //! 4. The half is in use from now on, unless a table could not be read, or somebody else has begun to do the same.
@@ -13,9 +13,13 @@ use super::sys;
 use super::words::Words;
 use anyhow::{Context, Result};
 use aya::maps::{Array, Map, MapData};
-use lb_common::abi::{FlowFilter, Half, HashKey, Settings, SettingsFlags, maps};
+use lb_common::abi::{FlowFilter, HashKey, Settings, SettingsFlags, maps};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+/// Bits of a half for each entry that the last sweep found, at least: should there be four times as many until the next one, at
+/// most a quarter of those that are not there are looked for in vain.
+const BITS_PER_ENTRY: u64 = 16;
 
 /// Far longer than a packet that has read which half is in use takes to read that.
 const LONG_ENOUGH: Duration = Duration::from_millis(500);
@@ -26,6 +30,8 @@ pub struct Keeper {
     settings: Array<MapData, Settings>,
     /// The head that this process has left last, and when.
     left: Option<(FlowFilter, Instant)>,
+    /// Entries that the last sweep of this process announced.
+    entries: Option<u64>,
 }
 
 /// A half that is being made.
@@ -33,6 +39,7 @@ pub struct Draft<'a> {
     keeper: &'a mut Keeper,
     head: FlowFilter,
     secret: HashKey,
+    entries: u64,
 }
 
 impl Keeper {
@@ -49,6 +56,7 @@ impl Keeper {
             words,
             settings: take(maps::SETTINGS)?.try_into()?,
             left: None,
+            entries: None,
         })
     }
 
@@ -71,12 +79,15 @@ impl Keeper {
         let entries = u32::try_from(self.words.all().len())?;
         let empty = FlowFilter::fitting(entries).context("the filter of established flows has no halves")?;
         // A map that is new says nothing yet.
-        let begun = if head.bits() == empty.bits() { head } else { empty }.begun();
+        let begun = if head.room() == empty.room() { head } else { empty }.begun();
+        let spare = begun.spare();
+        let begun = begun.sized(spare, self.size(begun.room()));
         if !self.replace(head, begun) {
             return Ok(None);
         }
-        let first = begun.place(0).index(begun.spare()) as usize;
-        for word in self.words.all().iter().skip(first).step_by(Half::BOTH.len()) {
+        for index in begun.words_of(spare) {
+            let word = self.words.all().get(index as usize);
+            let word = word.context("the filter of established flows has words beyond its end")?;
             // Those that hold nothing stay in the caches of others.
             if word.load(Ordering::Relaxed) != 0 {
                 word.store(0, Ordering::SeqCst);
@@ -86,7 +97,17 @@ impl Keeper {
             keeper: self,
             head: begun,
             secret: settings.hash_key,
+            entries: 0,
         }))
+    }
+
+    /// How large a half is to be, in bits as a power of two, where there is room for `room`.
+    fn size(&self, room: u32) -> u32 {
+        let Some(entries) = self.entries else {
+            return room;
+        };
+        let wanted = entries.saturating_mul(BITS_PER_ENTRY).max(1).ilog2() + 1;
+        wanted.max(FlowFilter::MIN_BITS).min(room)
     }
 
     /// Lets nobody rely on the filter until the next sweep.
@@ -123,10 +144,10 @@ impl Keeper {
 
 impl Draft<'_> {
     /// Announces the entry of an established flow.
-    pub fn announce(&self, key: &impl Client) {
-        let bit = self.head.place(key.key_hash(self.secret));
-        let index = bit.index(self.head.spare()) as usize;
-        if let Some(word) = self.keeper.words.all().get(index)
+    pub fn announce(&mut self, key: &impl Client) {
+        self.entries += 1;
+        let bit = self.head.place(self.head.spare(), key.key_hash(self.secret));
+        if let Some(word) = self.keeper.words.all().get(bit.index as usize)
             && word.load(Ordering::Relaxed) & bit.mask == 0
         {
             word.fetch_or(bit.mask, Ordering::SeqCst);
@@ -136,6 +157,7 @@ impl Draft<'_> {
     /// Puts the half to use: every entry of an established flow was announced.
     pub fn put_to_use(self) {
         let new = self.head.using(Some(self.head.spare()));
+        self.keeper.entries = Some(self.entries);
         if self.keeper.replace(self.head, new) {
             self.keeper.left = Some((new, Instant::now()));
         }

@@ -196,7 +196,7 @@ impl<K: aya::Pod + Client, V: aya::Pod + Entry<Key = K>> Table<K, V> {
             if core.side == FlowSide::CLIENT {
                 finds.look.note(core.application, key);
             }
-            if established && let Some(draft) = &finds.draft {
+            if established && let Some(draft) = &mut finds.draft {
                 draft.announce(key);
             }
             if established && core.side == FlowSide::CLIENT {
