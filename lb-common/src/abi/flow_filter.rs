@@ -47,9 +47,9 @@ impl FlowFilter {
     /// The least and the largest size of a half, in bits as powers of two.
     pub const MIN_BITS: u32 = 16;
     const MAX_BITS: u32 = 32;
-    /// Bits of a half for each flow that a table holds: with both families' tables full of flows of two entries each, a fifth
+    /// Bits of a half for each flow that a table holds: with both families' tables full of flows of two entries each, a sixteenth
     /// of the keys that are not there are looked for.
-    const BITS_PER_FLOW: u64 = 16;
+    const BITS_PER_FLOW: u64 = 64;
     const SIZE_SHIFT: u32 = 56;
     /// By how many powers of two each half is smaller than there is room for.
     const SMALLER_SHIFT: u32 = 46;
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn sizes_follow_from_the_number_of_flows() {
-        for (flows, bits) in [(1, 16), (4096, 16), (4097, 17), (1 << 20, 24), (u32::MAX, 31)] {
+        for (flows, bits) in [(1, 16), (1024, 16), (1025, 17), (1 << 20, 26), (u32::MAX, 31)] {
             let entries = FlowFilter::entries(flows);
             let filter = FlowFilter::fitting(entries).unwrap();
             assert_eq!(

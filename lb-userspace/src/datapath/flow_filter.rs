@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bits of a half for each entry that the last sweep found, at least: should there be four times as many until the next one, at
-/// most a quarter of those that are not there are looked for in vain.
-const BITS_PER_ENTRY: u64 = 16;
+/// most an eighth of those that are not there are looked for in vain.
+const BITS_PER_ENTRY: u64 = 32;
 
 /// Far longer than a packet that has read which half is in use takes to read that.
 const LONG_ENOUGH: Duration = Duration::from_millis(500);
