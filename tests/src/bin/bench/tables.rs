@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Source addresses of each family.
-const SNAT_ADDRESSES: u32 = 64;
+const SNAT_ADDRESSES: u32 = 256;
 /// Source ports for new flows; those of known ones lie below.
 const SNAT_PORTS: PortRange = PortRange {
     first: 20_000,
