@@ -22,7 +22,7 @@ const BUDGETS: [(&str, usize, usize); 16] = [
     ("lb_traced", 6_650, 100),
     ("lb_admit", 3_250, 67),
     ("lb_select", 950, 40),
-    ("lb_connect", 4_250, 114),
+    ("lb_connect", 4_900, 125),
     ("lb_retire", 4_050, 126),
     ("lb_young", 3_000, 83),
     ("lb_send", 2_200, 37),

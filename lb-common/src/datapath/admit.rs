@@ -20,7 +20,8 @@ use super::tables::Tables;
 use super::verdict::{DropReason, Pass, Reply};
 use super::{Stage, Step, drop, pass};
 use crate::abi::{
-    Application, ApplicationFlags, ApplicationKey, Country, Ip, Rate, RouteKey, SettingsFlags, SourceKey,
+    Application, ApplicationFlags, ApplicationKey, Country, Ip, Rate, RouteKey, Settings, SettingsFlags,
+    SourceKey,
 };
 use crate::packet::Packet;
 
@@ -74,8 +75,11 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
         return drop(reason);
     }
     if scratch.errand == Errand::Screen {
-        scratch.errand = Errand::Follow;
-        return Step::Go(Stage::Young);
+        if !at_once(settings, &scratch.opening.application) {
+            scratch.errand = Errand::Follow;
+            return Step::Go(Stage::Young);
+        }
+        scratch.errand = Errand::Open;
     }
     let opening = &scratch.opening;
     let application = &opening.application;
@@ -114,6 +118,17 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
         select::recall(tables, scratch);
     }
     Step::Go(Stage::Select)
+}
+
+/// Whether a SYN for an application may try to open a flow before it is known whether there is one. It must not be charged or
+/// bind its client for the attempt, nor find a flow whose end has to be told.
+#[inline(always)]
+pub(super) fn at_once(settings: &Settings, application: &Application) -> bool {
+    (application.rate == Rate::NONE)
+        & (application.source_rate == Rate::NONE)
+        & (application.affinity_ttl == 0)
+        & !application.flags.has(ApplicationFlags::DIRECT)
+        & !settings.flags.has(SettingsFlags::MIGRATING)
 }
 
 /// Replaces the application's pools by those of the client's country, where it has some of its own.

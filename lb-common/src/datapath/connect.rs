@@ -1,4 +1,7 @@
 //! New flows: finding a source port, and remembering both directions.
+//!
+//! Most first ports are free. So the first one is taken when no established flow has it, and whether another flow does is found out
+//! by adding the entry: a lookup less. If so the stage starts anew, and looks.
 
 use super::bucket::{self, Claim};
 use super::checksum;
@@ -6,11 +9,11 @@ use super::family::{Family, Tuple, V4, V6};
 use super::flow;
 use super::flow_filter;
 use super::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use super::scratch::{Draft, Errand, Holder, Note, Scratch};
+use super::scratch::{Draft, Errand, Holder, Note, Scratch, WrapKind};
 use super::select::Role;
 use super::span;
 use super::tables::{InsertError, Memory, Tables};
-use super::track::{self, Age};
+use super::track::{self, Age, TcpFlags};
 use super::verdict::DropReason;
 use super::{Stage, Step, drop};
 use crate::abi::{FlowCore, FlowSide, Forwarding, Origin, Port, Settings, SettingsFlags, TcpState};
@@ -89,18 +92,38 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage
             destination_port: port,
             protocol: draft.subject.arriving.protocol,
         };
-        if origin.forwarding == Forwarding::NAT {
-            if !find_port::<F, T>(tables, settings, scratch)? {
-                return Ok(Stage::Connect);
-            }
+        let nat = origin.forwarding == Forwarding::NAT;
+        let found = if scratch.attempts == 0 {
+            first_port::<F, T>(tables, settings, scratch, nat)?
+        } else if nat {
+            find_port::<F, T>(tables, settings, scratch)?
         } else {
             keep_port::<F, T>(tables, settings, F::draft(scratch), core.seen)?;
+            true
+        };
+        if found {
+            remember::<F, T>(tables, settings, scratch, core)?
+        } else {
+            Stage::Connect
         }
-        remember::<F, T>(tables, F::draft(scratch), core)?
     };
+    if scratch.errand == Errand::Open && (stage == Stage::Connect || stage == Stage::Young) {
+        // It may well be this SYN's flow that is in the way.
+        scratch.errand = Errand::Follow;
+        return Ok(Stage::Young);
+    }
     // Segments of a flow without an entry pass here each time.
     if stage == Stage::Send && (entry || scratch.search.opens != 0) {
         tables.count_flow(core.application, core.origin);
+    }
+    let draft = F::draft(scratch);
+    if stage == Stage::Send
+        && draft.subject.segment.flags.has(TcpFlags::SYN)
+        && !origin.forwarding.is_direct()
+    {
+        // Where the next stage would send it.
+        scratch.wrap.kind = WrapKind::Fit;
+        return Ok(Stage::Wrap);
     }
     Ok(stage)
 }
@@ -179,6 +202,42 @@ fn ended<F: Family, T: Tables>(
     }
 }
 
+/// The `nth` source port that a new flow may get.
+#[inline(always)]
+fn port(settings: &Settings, hash: u64, nth: u32) -> Port {
+    let range = settings.snat_ports;
+    let offset = hash::scale(hash::probe(hash, nth), u32::from(range.count));
+    Port::new(range.first.wrapping_add(offset as u16))
+}
+
+/// Takes the first source port, or the client's own, unless an established flow may have it: then false, and one that is free is to
+/// be looked for.
+#[inline(always)]
+fn first_port<F: Family, T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    scratch: &mut Scratch,
+    nat: bool,
+) -> Result<bool, DropReason> {
+    if nat && settings.snat_ports.count == 0 {
+        return Err(DropReason::PortsExhausted);
+    }
+    scratch.attempts = 1;
+    let hash = scratch.hashes.flow;
+    let draft = F::draft(scratch);
+    if nat {
+        draft.leaving.source_port = port(settings, hash, 0);
+    }
+    draft.origin_key = F::key(&draft.leaving.reversed());
+    draft.holder = Holder::Unsought;
+    // Those who come from there to the other memory would be in the way of the entry, and are not to be overwritten.
+    Ok(flow_filter::is_absent::<F, T>(
+        tables,
+        settings.hash_key,
+        &draft.origin_key,
+    ))
+}
+
 /// Finds a source port whose answers belong to no other flow; false when it should be tried once more.
 #[inline(always)]
 fn find_port<F: Family, T: Tables>(
@@ -186,28 +245,26 @@ fn find_port<F: Family, T: Tables>(
     settings: &Settings,
     scratch: &mut Scratch,
 ) -> Result<bool, DropReason> {
-    let range = settings.snat_ports;
-    if range.count == 0 || scratch.attempts >= MAX_PORTS {
+    if settings.snat_ports.count == 0 || scratch.attempts > MAX_PORTS {
         return Err(DropReason::PortsExhausted);
     }
     let hash = scratch.hashes.flow;
     let now = scratch.opening.now;
-    let first = scratch.attempts;
+    let first = scratch.attempts.wrapping_sub(1);
     let draft = F::draft(scratch);
     let mut attempt = 0;
     while attempt < PORTS_AT_ONCE {
         let nth = first.wrapping_add(attempt);
         attempt += 1;
-        let offset = hash::scale(hash::probe(hash, nth), u32::from(range.count));
-        draft.leaving.source_port = Port::new(range.first.wrapping_add(offset as u16));
+        draft.leaving.source_port = port(settings, hash, nth);
         look_up::<F, T>(tables, settings, draft, now, nth >= LAST_PORTS);
         if draft.holder != Holder::Flow {
             clear::<F, T>(tables, draft);
-            scratch.attempts = nth.wrapping_add(1);
+            scratch.attempts = nth.wrapping_add(2);
             return Ok(true);
         }
     }
-    scratch.attempts = first.wrapping_add(PORTS_AT_ONCE);
+    scratch.attempts = first.wrapping_add(PORTS_AT_ONCE + 1);
     Ok(false)
 }
 
@@ -282,7 +339,7 @@ fn look_up<F: Family, T: Tables>(
 fn clear<F: Family, T: Tables>(tables: &T, draft: &Draft<F::Address, F::Key, F::Flow>) {
     let back = draft.leaving.reversed();
     match draft.holder {
-        Holder::Nobody | Holder::Flow => {}
+        Holder::Nobody | Holder::Flow | Holder::Unsought => {}
         Holder::OldEstablished => flow::forget::<F, T>(tables, Memory::Established, &back, &draft.origin),
         Holder::OldTentative => flow::forget::<F, T>(tables, Memory::Tentative, &back, &draft.origin),
     }
@@ -292,7 +349,8 @@ fn clear<F: Family, T: Tables>(tables: &T, draft: &Draft<F::Address, F::Key, F::
 #[inline(always)]
 fn remember<F: Family, T: Tables>(
     tables: &T,
-    draft: &mut Draft<F::Address, F::Key, F::Flow>,
+    settings: &Settings,
+    scratch: &mut Scratch,
     mut core: FlowCore,
 ) -> Result<Stage, DropReason> {
     let Draft {
@@ -302,8 +360,10 @@ fn remember<F: Family, T: Tables>(
         client,
         origin_key,
         origin,
+        holder,
         ..
-    } = draft;
+    } = F::draft(scratch);
+    let unsought = *holder == Holder::Unsought;
     let arriving = &subject.arriving;
     let before = F::sum(arriving.source) + F::sum(arriving.destination);
     let after = F::sum(leaving.source) + F::sum(leaving.destination);
@@ -320,9 +380,14 @@ fn remember<F: Family, T: Tables>(
     *origin = F::flow(flow::mirror(&core, &back), &back);
     match F::insert(tables, Memory::Tentative, origin_key, origin) {
         Ok(()) => {}
-        // Another CPU was faster: the next port.
+        // Somebody has the port, or another CPU was faster.
         Err(InsertError::Exists) => return Ok(Stage::Connect),
         Err(InsertError::Full) => return Err(DropReason::NotRemembered),
+    }
+    // Whoever had it may have gone to the established ones since then.
+    if unsought && !flow_filter::is_absent::<F, T>(tables, settings.hash_key, origin_key) {
+        F::remove(tables, Memory::Tentative, origin_key);
+        return Ok(Stage::Connect);
     }
     match F::insert(tables, Memory::Tentative, client_key, client) {
         Ok(()) => Ok(Stage::Send),

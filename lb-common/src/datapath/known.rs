@@ -1,6 +1,7 @@
 //! The first stage: packets of established flows, and those that are not ours.
 
 use super::access;
+use super::admit;
 use super::bucket;
 use super::encapsulate;
 use super::family::{Family, Tuple, V4, V6};
@@ -144,6 +145,7 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     }
     let arriving = network.tuple(ports);
     let segment = transport::read(packet, &network, ports);
+    let mut absent = false;
     if let Some(segment) = segment {
         let made = if network.protocol == Protocol::TCP && is_set(tables, Filter::Untracked, bit) {
             bucket::make::<F, T>(tables, context, &segment, &arriving)
@@ -151,7 +153,7 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
             None
         };
         let key = F::key(&arriving);
-        let absent = segment.flags.opens()
+        absent = segment.flags.opens()
             && made.is_none()
             && flow_filter::is_absent::<F, T>(tables, context.settings.hash_key, &key);
         if !absent
@@ -201,10 +203,18 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
         scratch.note.application = application.id;
     }
     remember::<F>(scratch, context, application, subject);
-    if segment.flags.opens() && application.is_some_and(|record| access::applies(context.settings, &record)) {
-        // Whoever is denied costs no search.
-        scratch.errand = Errand::Screen;
-        return Step::Go(Stage::Admit);
+    if segment.flags.opens()
+        && let Some(application) = application
+    {
+        if access::applies(context.settings, &application) {
+            // Whoever is denied costs no search.
+            scratch.errand = Errand::Screen;
+            return Step::Go(Stage::Admit);
+        }
+        if absent && admit::at_once(context.settings, &application) {
+            scratch.errand = Errand::Open;
+            return Step::Go(Stage::Admit);
+        }
     }
     Step::Go(Stage::Young)
 }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A SYN of an application with access lists goes to admit before young, and back when they let it in. One whose flow cannot be
-//! established, as a filter says, is not looked for there.
+//! established, as a filter says, is not looked for there; nor in young, where an attempt to open one costs its client nothing:
+//! when connect finds that there is a flow, it goes back.
 //!
 //! Each stage is a program of its own in the kernel, and they call each other by tail calls: the usual packet's program
 //! stays small, and each has a stack of its own. What one stage has to tell another stands in [`Scratch`].

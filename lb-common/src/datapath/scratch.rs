@@ -27,7 +27,7 @@ pub struct Scratch {
     pub avoid: OriginId,
     /// How often the client has repeated its SYN to origins that did not answer.
     pub retries: u32,
-    /// How many source ports have been tried for a new flow.
+    /// How many source ports have been tried for a new flow; the first counts twice when somebody has it, see [`super::connect`].
     pub attempts: u32,
     /// What [`super::retire`] or [`super::admit`] shall do.
     pub errand: Errand,
@@ -123,6 +123,8 @@ pub enum Holder {
     OldTentative,
     /// A flow that goes on.
     Flow,
+    /// Nobody has looked but among established flows, where it is nobody: the insertion will tell.
+    Unsought,
 }
 
 /// What is to be done to a flow that changes.
@@ -137,6 +139,9 @@ pub enum Errand {
     /// The packet is a SYN that nobody has looked for among flows yet: only whether the access lists let it in is to be found
     /// out.
     Screen,
+    /// The packet is a SYN that nobody has looked for among flows which are not established: that there is one is found out
+    /// when it is to be added.
+    Open,
     /// The packet is the SYN that asks a flow's origin whether the connection is over; see [`super::ask`].
     Ask,
 }

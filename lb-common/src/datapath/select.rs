@@ -11,7 +11,7 @@ use super::affinity;
 use super::bucket::{self, Owner};
 use super::family::Family;
 use super::parse::IPV6_LEN;
-use super::scratch::{Scratch, Search};
+use super::scratch::{Errand, Scratch, Search};
 use super::tables::Tables;
 use super::verdict::{DropReason, Reply};
 use super::{Stage, Step, drop};
@@ -162,6 +162,11 @@ pub(super) fn recall<T: Tables>(tables: &T, scratch: &mut Scratch) {
 /// What becomes of a packet that no origin can serve.
 #[inline(always)]
 fn refuse(scratch: &mut Scratch) -> Step {
+    if scratch.errand == Errand::Open {
+        // Not before it is certain that the SYN is not of a flow which has its origin.
+        scratch.errand = Errand::Follow;
+        return Step::Go(Stage::Young);
+    }
     // What passes by itself is no reason for a refusal, which would be final: a neighbour may answer and a flow may end
     // before the client tries again. So Linux does when a listener's queue is full (`tcp_abort_on_overflow`).
     if scratch.search.unresolved != 0 {

@@ -4,6 +4,7 @@
 
 mod access;
 mod affinity;
+mod attempts;
 mod buckets;
 mod caps;
 mod corpus;

@@ -12,7 +12,7 @@ const CLIENTS: [&str; 2] = ["198.51.100.7:40000", "[2001:db8:c::7]:40000"];
 const ONE_ARMED_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb2];
 
 /// The client and the address of an application, by family.
-fn ends(application: u32) -> [(&'static str, String); 2] {
+pub(super) fn ends(application: u32) -> [(&'static str, String); 2] {
     let address = |vip: &str| {
         let port = port_of(application);
         match vip.parse().unwrap() {

@@ -398,7 +398,7 @@ impl Maker {
     pub(super) fn without_a_stage(self) -> Case {
         let syn = self.tcp(80, SYN);
         Case {
-            circumstance: Circumstance::Without(Stage::Young),
+            circumstance: Circumstance::Without(Stage::Admit),
             ..self.packet(&syn)
         }
     }
