@@ -139,9 +139,11 @@ impl Arguments {
 
     /// Whether a case or path of that name is wanted.
     pub fn wants(&self, name: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| match only.strip_prefix('=') {
-            Some(whole) => name == whole,
-            None => name.contains(only),
-        })
+        self.only
+            .as_deref()
+            .is_none_or(|only| match only.strip_prefix('=') {
+                Some(whole) => name == whole,
+                None => name.contains(only),
+            })
     }
 }

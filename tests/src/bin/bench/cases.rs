@@ -30,6 +30,15 @@ pub enum Build {
     Present,
     /// That which it is compared with.
     Earlier,
+    /// The same, when it keeps an entry for every flow.
+    Tracking,
+}
+
+impl Build {
+    /// Whether flows of a protocol have entries; see [`Mode::tracks`].
+    pub fn tracks(self, mode: Mode, protocol: Protocol) -> bool {
+        self == Self::Tracking || mode.tracks(protocol)
+    }
 }
 
 /// Which program is measured.
@@ -314,11 +323,16 @@ impl Case {
         index
     }
 
+    /// Whether its flows have entries.
+    pub fn tracks(&self) -> bool {
+        self.build.tracks(self.mode, self.protocol)
+    }
+
     /// Of cases whose packets are of flows that are not known, and have clients of their own: how many flows.
     pub fn fresh_flows(&self) -> Option<u32> {
         match (self.program, self.traffic) {
             (Program::Floor(Floor::Insert), _) => Some(FLOOD),
-            (_, Traffic::New(_)) if self.mode.tracks(self.protocol) => Some(FLOOD),
+            (_, Traffic::New(_)) if self.tracks() => Some(FLOOD),
             (_, Traffic::New(_)) => Some(FORGOTTEN),
             _ => None,
         }
@@ -344,19 +358,22 @@ impl Case {
     pub fn priming(&self) -> u32 {
         match (self.program, self.traffic) {
             (Program::Floor(Floor::Insert), _) => {
-                let entries = flows::tentative(self.shape);
+                let entries = flows::tentative(self.build, self.shape);
                 entries + entries / 4
             }
             (Program::Floor(_), _) => 0,
             (_, Traffic::New(_)) if self.fresh_flows() == Some(FLOOD) => {
-                // Two entries each.
-                let entries = flows::tentative(self.shape);
-                entries / 2 + entries / 8
+                let entries = flows::tentative(self.build, self.shape);
+                // Two entries each, or one.
+                let flows = if self.mode.forwarding().is_direct() {
+                    entries
+                } else {
+                    entries / 2
+                };
+                flows + flows / 4
             }
             (_, Traffic::Refused(Door::Limited)) => 1,
-            _ if !self.mode.tracks(self.protocol) => {
-                self.fresh_flows().unwrap_or(self.shape.flows).next_power_of_two()
-            }
+            _ if !self.tracks() => self.fresh_flows().unwrap_or(self.shape.flows).next_power_of_two(),
             _ => 0,
         }
     }

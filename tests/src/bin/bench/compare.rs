@@ -59,14 +59,22 @@ pub fn compare(rows: &[Row]) -> Results {
         let net = of(&row.case);
         let to = |reference: &Case| Some(ratios(net?, of(reference)?));
         let floor = bars::floor(&row.case);
-        let build = Build::Earlier;
+        // At most one other is measured.
+        let other = nets.iter().find(|(case, _)| {
+            case.build != Build::Present
+                && *case
+                    == Case {
+                        build: case.build,
+                        ..row.case
+                    }
+        });
         Compared {
             case: row.case,
             bad: row.bad,
             nanoseconds: quartiles(&row.samples),
             net: net.map(quartiles),
             floor: floor.and_then(|floor| Some((floor.name(), to(&floor)?))),
-            earlier: to(&Case { build, ..row.case }),
+            earlier: other.and_then(|(case, _)| to(case)),
         }
     });
     let judged = rows.iter().flat_map(|row| bars(&row.case)).filter_map(|bar| {

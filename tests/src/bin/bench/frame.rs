@@ -1,7 +1,7 @@
 //! The packets of the benchmark and the flows they belong to.
 
 use crate::abi::{FRAME_LEN, Series, Varied, WORDS, ends, spread};
-use crate::cases::Case;
+use crate::cases::{Build, Case};
 use crate::layout::{Door, Shape};
 use crate::modes::Mode;
 use crate::network::{Headers4, Headers6};
@@ -292,7 +292,13 @@ pub const IFINDEX: u32 = 1;
 
 /// What is remembered of flow number `flow` of [`Traffic::In`] and [`Traffic::Out`]: the one place that says what state a
 /// mode's known flows have.
-pub fn entries<F: Numbered>(shape: Shape, mode: Mode, protocol: Protocol, flow: u32, now: u32) -> Entries<F> {
+pub fn entries<F: Numbered>(
+    (build, shape): (Build, Shape),
+    mode: Mode,
+    protocol: Protocol,
+    flow: u32,
+    now: u32,
+) -> Entries<F> {
     let side = |Address(first)| ends(first, FIRST_PORT.into(), PORT_BITS, flow);
     let application = spread(flow, shape.applications(mode));
     let vip = Address(shape.vip(mode).0 + application);
@@ -346,8 +352,8 @@ pub fn entries<F: Numbered>(shape: Shape, mode: Mode, protocol: Protocol, flow: 
     };
     let direct = mode.forwarding().is_direct();
     Entries {
-        client: mode
-            .tracks(protocol)
+        client: build
+            .tracks(mode, protocol)
             .then(|| (F::key(&arriving), F::flow(core, &leaving))),
         origin: (!direct).then(|| (F::key(&leaving.reversed()), F::flow(mirrored, &back))),
     }

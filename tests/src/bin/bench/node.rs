@@ -55,11 +55,11 @@ impl Node {
     }
 
     fn pinned(programs: &Path, object: &Object, build: Build, shape: Shape, pins: &Pins) -> Result<Self> {
-        let mut subject = Lb::new(object, shape, pins)?;
+        let mut subject = Lb::new(object, build, shape, pins)?;
         subject.leave_by(IFINDEX)?;
         // Floors are measured beside this tree's lb alone.
         let full = match (build, shape.width) {
-            (Build::Present, Width::Usual) => flows::tentative(shape),
+            (Build::Present, Width::Usual) => flows::tentative(build, shape),
             _ => 1,
         };
         Ok(Self {

@@ -76,7 +76,11 @@ struct Turn {
 }
 
 fn rounds(arguments: &Arguments, programs: &Path, cpus: &[usize]) -> Result<Vec<Row>> {
-    let wanted = wanted(arguments, cpus.len());
+    let other = arguments.against.as_deref().map(Object::read).transpose()?;
+    if let Some(words) = other.as_ref().and_then(Object::lacks) {
+        progress(&format!("{words}\n"));
+    }
+    let wanted = wanted(arguments, cpus.len(), other.as_ref().map(Object::build));
     let (rounds, packets) = (arguments.packet_rounds(), arguments.packets());
     let shapes = shapes(arguments, &wanted);
     progress(&format!(
@@ -84,7 +88,7 @@ fn rounds(arguments: &Arguments, programs: &Path, cpus: &[usize]) -> Result<Vec<
         wanted.len(),
         clock(estimate(&wanted, &shapes, rounds, packets))
     ));
-    let mut nodes = load(arguments, programs, &shapes)?;
+    let mut nodes = load(programs, other.as_ref(), &shapes)?;
     let mut turns: Vec<Turn> = wanted
         .into_iter()
         .map(|case| {
@@ -142,8 +146,8 @@ fn say(round: u32, rounds: u32, done: f64, took: Duration) {
     progress_often(&format!("packets: round {} of {rounds}{left}", round + 1));
 }
 
-/// The cases that are wanted, all floors, and with each case the same of the earlier object.
-fn wanted(arguments: &Arguments, cpus: usize) -> Vec<Case> {
+/// The cases that are wanted, all floors, and with each case the same of the other object.
+fn wanted(arguments: &Arguments, cpus: usize, other: Option<Build>) -> Vec<Case> {
     let cases = cases::all(&arguments.flows(), cpus);
     let mut wanted = Vec::new();
     for case in cases {
@@ -151,10 +155,8 @@ fn wanted(arguments: &Arguments, cpus: usize) -> Vec<Case> {
             wanted.push(case);
         } else if arguments.wants(&case.name()) {
             wanted.push(case);
-            if arguments.against.is_some() && case.cpus == 1 {
-                let build = Build::Earlier;
-                wanted.push(Case { build, ..case });
-            }
+            let other = other.filter(|_| case.cpus == 1);
+            wanted.extend(other.map(|build| Case { build, ..case }));
         }
     }
     wanted
@@ -185,12 +187,11 @@ fn shapes(arguments: &Arguments, cases: &[Case]) -> Vec<(Build, Shape)> {
 }
 
 /// Loads lb in all these shapes.
-fn load(arguments: &Arguments, programs: &Path, shapes: &[(Build, Shape)]) -> Result<Vec<Node>> {
-    let earlier = arguments.against.as_deref().map(Object::read).transpose()?;
+fn load(programs: &Path, other: Option<&Object>, shapes: &[(Build, Shape)]) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for &(build, shape) in shapes {
-        let object = match (build, &earlier) {
-            (Build::Earlier, Some(earlier)) => earlier,
+        let object = match (build, other) {
+            (Build::Earlier | Build::Tracking, Some(other)) => other,
             _ => &Object::Own,
         };
         ensure!(!is_interrupted(), "interrupted");
