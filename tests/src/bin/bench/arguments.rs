@@ -42,6 +42,9 @@ pub struct Arguments {
     /// Also measure an earlier object of lb, or that in a binary of lb, in the same rounds
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,
+    /// FILE of --against is another XDP program's object: ADAPTER (TOML) says how to fill and to call it
+    #[arg(long, value_name = "ADAPTER", requires = "against")]
+    pub adapter: Option<PathBuf>,
     /// Write this tree's object of lb to FILE, for `--against` later
     #[arg(long, value_name = "FILE")]
     pub export: Option<PathBuf>,

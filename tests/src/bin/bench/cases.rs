@@ -22,6 +22,10 @@ pub const DROP: u32 = 1;
 pub const PASS: u32 = 2;
 pub const TX: u32 = 3;
 pub const REDIRECT: u32 = 4;
+/// By their numbers (`enum xdp_action`, include/uapi/linux/bpf.h).
+pub const ACTIONS: [&str; 5] = ["ABORTED", "DROP", "PASS", "TX", "REDIRECT"];
+/// What a program may put before a frame, for the driver to take off again.
+pub const MOST_GROWTH: u32 = 128;
 
 /// Whose program it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +34,17 @@ pub enum Build {
     Present,
     /// That which it is compared with.
     Earlier,
+    /// The same, when it keeps an entry for every flow.
+    Tracking,
+    /// Another program's than lb's.
+    Foreign,
+}
+
+impl Build {
+    /// Whether flows of a protocol have entries; see [`Mode::tracks`].
+    pub fn tracks(self, mode: Mode, protocol: Protocol) -> bool {
+        self == Self::Tracking || mode.tracks(protocol)
+    }
 }
 
 /// Which program is measured.
@@ -75,10 +90,14 @@ pub struct Case {
     pub cpus: u32,
 }
 
-/// What a run should do, beside leaving the frames' TTL as its series says.
-pub struct Expected {
+/// What becomes of each packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Effect {
     pub action: u32,
-    pub counters: Counters,
+    /// Bytes that a frame grows by.
+    pub growth: u32,
+    /// Whether one is taken from the TTL.
+    pub counts_hop: bool,
 }
 
 const VERSIONS: [Version; 2] = [Version::V4, Version::V6];
@@ -99,6 +118,17 @@ pub fn all(flows: &[u32], cpus: usize) -> Vec<Case> {
         list.both_cpus();
     }
     list.cases
+}
+
+/// Names of the cases that another balancer can be measured with.
+pub fn foreign() -> Vec<String> {
+    let mut names = Vec::new();
+    for case in all(&[MANY], 1) {
+        if case.as_floor().is_none() {
+            names.push(case.name());
+        }
+    }
+    names
 }
 
 struct List<'a> {
@@ -314,11 +344,16 @@ impl Case {
         index
     }
 
+    /// Whether its flows have entries.
+    pub fn tracks(&self) -> bool {
+        self.build.tracks(self.mode, self.protocol)
+    }
+
     /// Of cases whose packets are of flows that are not known, and have clients of their own: how many flows.
     pub fn fresh_flows(&self) -> Option<u32> {
         match (self.program, self.traffic) {
             (Program::Floor(Floor::Insert), _) => Some(FLOOD),
-            (_, Traffic::New(_)) if self.mode.tracks(self.protocol) => Some(FLOOD),
+            (_, Traffic::New(_)) if self.tracks() => Some(FLOOD),
             (_, Traffic::New(_)) => Some(FORGOTTEN),
             _ => None,
         }
@@ -344,50 +379,55 @@ impl Case {
     pub fn priming(&self) -> u32 {
         match (self.program, self.traffic) {
             (Program::Floor(Floor::Insert), _) => {
-                let entries = flows::tentative(self.shape);
+                let entries = flows::tentative(self.build, self.shape);
                 entries + entries / 4
             }
             (Program::Floor(_), _) => 0,
             (_, Traffic::New(_)) if self.fresh_flows() == Some(FLOOD) => {
-                // Two entries each.
-                let entries = flows::tentative(self.shape);
-                entries / 2 + entries / 8
+                let entries = flows::tentative(self.build, self.shape);
+                // Two entries each, or one.
+                let flows = if self.mode.forwarding().is_direct() {
+                    entries
+                } else {
+                    entries / 2
+                };
+                flows + flows / 4
             }
             (_, Traffic::Refused(Door::Limited)) => 1,
-            _ if !self.mode.tracks(self.protocol) => {
-                self.fresh_flows().unwrap_or(self.shape.flows).next_power_of_two()
-            }
+            _ if !self.tracks() => self.fresh_flows().unwrap_or(self.shape.flows).next_power_of_two(),
             _ => 0,
         }
     }
 
-    /// Whether it takes one from the TTL.
-    pub fn counts_hop(&self) -> bool {
+    /// What lb, or a floor, does with each packet.
+    pub fn effect(&self) -> Effect {
         let forwarded = matches!(self.traffic, Traffic::In | Traffic::Out | Traffic::New(_));
-        forwarded && self.as_floor().is_none() && !self.mode.forwarding().is_direct()
-    }
-
-    /// Bytes that a frame grows by.
-    pub fn growth(&self) -> u32 {
-        match (self.program, self.version) {
-            (Program::Floor(Floor::RingTunnel), version) => Mode::Ipip(version).growth(),
-            (Program::Floor(_), _) => 0,
-            (Program::Lb | Program::Redirecting, _) => self.mode.growth(),
+        Effect {
+            action: match (self.program, self.traffic) {
+                (Program::Floor(Floor::Miss | Floor::Prefix), _) => PASS,
+                (Program::Floor(_), _) => TX,
+                (_, Traffic::NotOurs) => PASS,
+                (_, Traffic::Refused(_)) => DROP,
+                (Program::Redirecting, _) => REDIRECT,
+                (Program::Lb, _) => TX,
+            },
+            growth: match (self.program, self.version) {
+                (Program::Floor(Floor::RingTunnel), version) => Mode::Ipip(version).growth(),
+                (Program::Floor(_), _) => 0,
+                (Program::Lb | Program::Redirecting, _) => self.mode.growth(),
+            },
+            counts_hop: forwarded && self.as_floor().is_none() && !self.mode.forwarding().is_direct(),
         }
     }
 
-    /// What a run of that many packets must do.
-    pub fn expected(&self, packets: u64) -> Expected {
+    /// What lb, or a floor, must have counted after that many packets.
+    pub fn counted(&self, packets: u64) -> Counters {
         let mut counters = Counters::default();
         if let Some(floor) = self.as_floor() {
             if floor != Floor::Transmit {
                 counters.found = packets;
             }
-            let action = match floor {
-                Floor::Miss | Floor::Prefix => PASS,
-                Floor::Transmit | Floor::Lookup | Floor::Insert | Floor::Ring | Floor::RingTunnel => TX,
-            };
-            return Expected { action, counters };
+            return counters;
         }
         let bytes = packets * FRAME_LEN as u64;
         let inwards = Row {
@@ -398,10 +438,7 @@ impl Case {
         let (forwarded, door) = match self.traffic {
             Traffic::NotOurs => {
                 counters.verdicts.insert(Pass::NotOurs.name(), packets);
-                return Expected {
-                    action: PASS,
-                    counters,
-                };
+                return counters;
             }
             Traffic::Refused(door) => {
                 let reason = if door == Door::Limited {
@@ -410,10 +447,7 @@ impl Case {
                     DropReason::Denied
                 };
                 counters.verdicts.insert(reason.name(), packets);
-                return Expected {
-                    action: DROP,
-                    counters,
-                };
+                return counters;
             }
             Traffic::In => (inwards, Door::Open),
             Traffic::New(door) => {
@@ -431,12 +465,7 @@ impl Case {
         };
         counters.applications[Group::of(self.mode, door).0] = forwarded;
         counters.origins[self.mode.row(self.version)] = forwarded;
-        let action = if self.program == Program::Redirecting {
-            REDIRECT
-        } else {
-            TX
-        };
-        Expected { action, counters }
+        counters
     }
 }
 

@@ -28,8 +28,17 @@ pub struct Compared {
     pub net: Option<Quartiles>,
     /// Name of its floor, and the ratio of both net costs.
     pub floor: Option<(String, Quartiles)>,
-    /// The ratio of the net cost to that of the earlier object.
-    pub earlier: Option<Quartiles>,
+    /// Beside the program that lb is compared with.
+    pub other: Option<Other>,
+}
+
+/// The same case of the other program.
+pub struct Other {
+    pub build: Build,
+    pub bad: u64,
+    pub net: Quartiles,
+    /// The ratio of lb's net cost to its.
+    pub ratio: Quartiles,
 }
 
 /// A bar and what was measured.
@@ -59,14 +68,25 @@ pub fn compare(rows: &[Row]) -> Results {
         let net = of(&row.case);
         let to = |reference: &Case| Some(ratios(net?, of(reference)?));
         let floor = bars::floor(&row.case);
-        let build = Build::Earlier;
+        // At most one other is measured.
+        let other = rows.iter().find(|other| {
+            let build = other.case.build;
+            build != Build::Present && other.case == Case { build, ..row.case }
+        });
         Compared {
             case: row.case,
             bad: row.bad,
             nanoseconds: quartiles(&row.samples),
             net: net.map(quartiles),
             floor: floor.and_then(|floor| Some((floor.name(), to(&floor)?))),
-            earlier: to(&Case { build, ..row.case }),
+            other: other.and_then(|other| {
+                Some(Other {
+                    build: other.case.build,
+                    bad: other.bad,
+                    net: quartiles(of(&other.case)?),
+                    ratio: to(&other.case)?,
+                })
+            }),
         }
     });
     let judged = rows.iter().flat_map(|row| bars(&row.case)).filter_map(|bar| {
@@ -152,7 +172,7 @@ pub mod tests {
     }
 
     #[test]
-    fn an_earlier_object_is_a_ratio_not_a_row() {
+    fn another_object_is_a_ratio_not_a_row() {
         let mut rows = rows(&[("floor: transmit v4", &[40.0]), ("tcp v4 in", &[140.0])]);
         let build = Build::Earlier;
         rows.push(Row {
@@ -165,6 +185,7 @@ pub mod tests {
         });
         let results = compare(&rows);
         assert_eq!(results.rows.len(), 2);
-        assert_eq!(results.rows[1].earlier.map(|ratio| ratio.median), Some(0.5));
+        let other = results.rows[1].other.as_ref().expect("it was measured");
+        assert_eq!((other.net.median, other.ratio.median), (200.0, 0.5));
     }
 }

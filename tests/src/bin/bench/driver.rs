@@ -7,9 +7,10 @@ use crate::abi::{
 use crate::frame::{NODE_MAC, Numbered, ORIGIN, ORIGIN_MAC, SNAT, Version, ttl};
 use crate::layout::{Door, Shape};
 use crate::modes::Mode;
+use crate::subject::Subject;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, ProgramArray};
-use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
+use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use lb_common::abi::{Ip, Protocol, maps};
@@ -53,8 +54,11 @@ impl Driver {
     ///
     /// # Errors
     /// The kernel refuses something.
-    pub fn new(object: &Path, pins: &Pins, full: u32, subject: &ProgramFd) -> Result<Self> {
-        let bytes = std::fs::read(object).with_context(|| format!("read {}", object.display()))?;
+    pub fn new(object: &Path, pins: &Pins, full: u32, subject: &dyn Subject) -> Result<Self> {
+        let mut bytes = std::fs::read(object).with_context(|| format!("read {}", object.display()))?;
+        if !subject.takes_frags() {
+            without_frags(&mut bytes);
+        }
         let mut loader = EbpfLoader::new();
         for name in [maps::FLOWS4, maps::FLOWS6, maps::ACCESS] {
             loader.map_pin_path(name, pins.map(name));
@@ -66,7 +70,7 @@ impl Driver {
         let targets = ebpf.take_map(TARGETS).context("the map of targets")?;
         let mut targets = ProgramArray::try_from(targets)?;
         targets
-            .set(TARGET_SUBJECT, subject, 0)
+            .set(TARGET_SUBJECT, &subject.entry()?, 0)
             .context("it cannot be called: it was loaded in another way than the benchmark's programs")?;
         for (index, name) in FLOORS {
             let program = object::program(&mut ebpf, name)?;
@@ -212,6 +216,17 @@ impl Driver {
             sent.actions.push(part.action);
         }
         Ok(sent)
+    }
+}
+
+/// Makes programs of an object such as are loaded for frames in one buffer: the names of their sections say which they are.
+fn without_frags(object: &mut [u8]) {
+    const WITH: &[u8] = b"\0xdp.frags\0";
+    const WITHOUT: &[u8] = b"\0xdp\0";
+    let starts = 0..object.len().saturating_sub(WITH.len());
+    let found: Vec<usize> = starts.filter(|&at| object[at..].starts_with(WITH)).collect();
+    for at in found {
+        object[at..][..WITHOUT.len()].copy_from_slice(WITHOUT);
     }
 }
 

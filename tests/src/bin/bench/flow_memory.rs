@@ -3,6 +3,7 @@
 //! What a map is made with, its `memlock` in `/proc/self/fdinfo` says. A hash map without preallocation takes more with each
 //! entry, and `memlock` does not know what the allocator rounds that up to; so the kernel is asked how much it has allocated.
 
+use crate::cases::Build;
 use crate::control::{Figure, Samples};
 use crate::frame::{Numbered, Version, entries};
 use crate::layout::Shape;
@@ -51,7 +52,7 @@ where
     let shape = Shape::usual(FLOWS);
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     for flow in 0..FLOWS {
-        let both = entries::<F>(shape, Mode::Nat, Protocol::TCP, flow, 0);
+        let both = entries::<F>((Build::Present, shape), Mode::Nat, Protocol::TCP, flow, 0);
         for (key, value) in both.origin.into_iter().chain(both.client) {
             keys.push(key);
             values.push(value);

@@ -1,6 +1,6 @@
 //! lb's flow tables.
 
-use crate::cases::Case;
+use crate::cases::{Build, Case};
 use crate::frame::{Numbered, entries, opening};
 use crate::layout::Shape;
 use crate::modes::Mode;
@@ -20,10 +20,10 @@ const LEAST: u32 = 1 << 17;
 const CHUNK: usize = 1 << 15;
 
 /// Flows that lb must have room for, of each family.
-pub fn room(shape: Shape) -> u32 {
-    let known = Mode::ALL.iter().flat_map(|mode| {
+pub fn room(build: Build, shape: Shape) -> u32 {
+    let known = Mode::ALL.into_iter().flat_map(|mode| {
         PROTOCOLS.map(|protocol| {
-            let entries = match (mode.tracks(protocol), mode.forwarding().is_direct()) {
+            let entries = match (build.tracks(mode, protocol), mode.forwarding().is_direct()) {
                 (false, _) => 0,
                 (true, true) => 1,
                 (true, false) => 2,
@@ -37,10 +37,10 @@ pub fn room(shape: Shape) -> u32 {
 }
 
 /// Entries of each family's table of new flows: they are evicted when it is full.
-pub fn tentative(shape: Shape) -> u32 {
+pub fn tentative(build: Build, shape: Shape) -> u32 {
     let sizes = MapSizes {
         capacity: Capacity::default(),
-        max_flows: room(shape),
+        max_flows: room(build, shape),
     };
     sizes.entries(maps::TENTATIVE4).unwrap_or(LEAST)
 }
@@ -69,7 +69,12 @@ impl<K: Pod + bytemuck::Pod, V: Pod + bytemuck::Pod> Flows<K, V> {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn fill<F: Numbered<Key = K, Flow = V>>(&self, shape: Shape, mode: Mode, now: u32) -> Result<()> {
+    pub fn fill<F: Numbered<Key = K, Flow = V>>(
+        &self,
+        (build, shape): (Build, Shape),
+        mode: Mode,
+        now: u32,
+    ) -> Result<()> {
         const ORDER: u32 = 0x85eb_ca6b;
         let flows = PROTOCOLS.map(|protocol| mode.flows(protocol, shape.flows));
         let most = flows[0].max(flows[1]);
@@ -85,7 +90,7 @@ impl<K: Pod + bytemuck::Pod, V: Pod + bytemuck::Pod> Flows<K, V> {
                     if flow >= flows {
                         continue;
                     }
-                    let both = entries::<F>(shape, mode, protocol, flow, now);
+                    let both = entries::<F>((build, shape), mode, protocol, flow, now);
                     for (key, value) in both.origin.into_iter().chain(both.client) {
                         keys.push(key);
                         values.push(value);
@@ -104,7 +109,7 @@ impl<K: Pod + bytemuck::Pod, V: Pod + bytemuck::Pod> Flows<K, V> {
     /// The kernel refuses.
     pub fn amiss<F: Numbered<Key = K, Flow = V>>(&self, case: &Case, flows: &[u32]) -> Result<u64> {
         let direct = case.mode.forwarding().is_direct();
-        let tracked = case.mode.tracks(case.protocol);
+        let tracked = case.tracks();
         let mut amiss = 0;
         for &flow in flows {
             let Some(entry) = self.find(&F::key(&opening::<F>(case, flow)))? else {
@@ -147,9 +152,11 @@ mod tests {
 
     #[test]
     fn a_million_flows_of_each_kind_stay_bounded() {
-        // NAT's four entries of both protocols, and little more.
-        let room = room(Shape::usual(1_000_000));
-        assert!((2_000_000..3_500_000).contains(&room), "{room}");
-        assert_eq!(super::room(Shape::usual(1)), LEAST);
+        let million = |build| room(build, Shape::usual(1_000_000));
+        // NAT's four entries of both protocols, and little more; with those of two modes' TCP.
+        let (present, tracking) = (million(Build::Present), million(Build::Tracking));
+        assert!((2_000_000..3_500_000).contains(&present), "{present}");
+        assert!((present + 1_000_000..4_500_000).contains(&tracking), "{tracking}");
+        assert_eq!(room(Build::Present, Shape::usual(1)), LEAST);
     }
 }

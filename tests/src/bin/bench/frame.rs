@@ -1,7 +1,7 @@
 //! The packets of the benchmark and the flows they belong to.
 
 use crate::abi::{FRAME_LEN, Series, Varied, WORDS, ends, spread};
-use crate::cases::Case;
+use crate::cases::{Build, Case, Effect};
 use crate::layout::{Door, Shape};
 use crate::modes::Mode;
 use crate::network::{Headers4, Headers6};
@@ -132,25 +132,25 @@ impl Numbering {
 }
 
 /// The packets of a case that are sent from CPU number `number` of the case's: each has its own share of the flows.
-pub fn series(case: &Case, number: u32) -> Series {
+pub fn series(case: &Case, effect: Effect, number: u32) -> Series {
     let flags = match case.traffic {
         Traffic::New(_) | Traffic::Refused(_) => TcpFlags::SYN,
         Traffic::In | Traffic::Out | Traffic::NotOurs => TcpFlags::ACK,
     };
-    with_flags(case, number, flags)
+    with_flags(case, effect, number, flags)
 }
 
 /// The first packet of each of a case's flows, whoever sends them later; of those that are refused afterwards, the first packets
 /// of others, who are let in.
-pub fn openings(case: &Case) -> Series {
-    let mut series = with_flags(&Case { cpus: 1, ..*case }, 0, TcpFlags::SYN);
+pub fn openings(case: &Case, effect: Effect) -> Series {
+    let mut series = with_flags(&Case { cpus: 1, ..*case }, effect, 0, TcpFlags::SYN);
     if matches!(case.traffic, Traffic::Refused(_)) {
         series.first_address = NEW_CLIENTS.0;
     }
     series
 }
 
-fn with_flags(case: &Case, number: u32, flags: u8) -> Series {
+fn with_flags(case: &Case, effect: Effect, number: u32, flags: u8) -> Series {
     let Case {
         mode,
         version,
@@ -195,10 +195,10 @@ fn with_flags(case: &Case, number: u32, flags: u8) -> Series {
         first_address,
         first_port: first_port.into(),
         target: case.target(),
-        ttl_after: u32::from(TTL - u8::from(case.counts_hop())),
+        ttl_after: u32::from(TTL - u8::from(effect.counts_hop)),
         bad: 0,
         port_bits: numbering.port_bits,
-        growth: case.growth(),
+        growth: effect.growth,
         destinations,
     }
 }
@@ -292,7 +292,13 @@ pub const IFINDEX: u32 = 1;
 
 /// What is remembered of flow number `flow` of [`Traffic::In`] and [`Traffic::Out`]: the one place that says what state a
 /// mode's known flows have.
-pub fn entries<F: Numbered>(shape: Shape, mode: Mode, protocol: Protocol, flow: u32, now: u32) -> Entries<F> {
+pub fn entries<F: Numbered>(
+    (build, shape): (Build, Shape),
+    mode: Mode,
+    protocol: Protocol,
+    flow: u32,
+    now: u32,
+) -> Entries<F> {
     let side = |Address(first)| ends(first, FIRST_PORT.into(), PORT_BITS, flow);
     let application = spread(flow, shape.applications(mode));
     let vip = Address(shape.vip(mode).0 + application);
@@ -346,8 +352,8 @@ pub fn entries<F: Numbered>(shape: Shape, mode: Mode, protocol: Protocol, flow: 
     };
     let direct = mode.forwarding().is_direct();
     Entries {
-        client: mode
-            .tracks(protocol)
+        client: build
+            .tracks(mode, protocol)
             .then(|| (F::key(&arriving), F::flow(core, &leaving))),
         origin: (!direct).then(|| (F::key(&leaving.reversed()), F::flow(mirrored, &back))),
     }

@@ -1,7 +1,7 @@
 //! lb with a given number of flows in its tables.
 
 use crate::against::Object;
-use crate::cases::Case;
+use crate::cases::{Build, Case};
 use crate::counters::{Counters, Group, add};
 use crate::flows::{self, Flows};
 use crate::frame::Version;
@@ -27,6 +27,7 @@ const RECENT: u32 = 8;
 
 /// One lb.
 pub struct Lb {
+    build: Build,
     shape: Shape,
     writer: Writer,
     reader: Reader,
@@ -46,16 +47,17 @@ impl Lb {
     ///
     /// # Errors
     /// The kernel refuses something, or the object's maps are of another layout than this tree's.
-    pub fn new(object: &Object, shape: Shape, pins: &Pins) -> Result<Self> {
+    pub fn new(object: &Object, build: Build, shape: Shape, pins: &Pins) -> Result<Self> {
         let sizes = MapSizes {
             capacity: tables::capacity(shape),
-            max_flows: flows::room(shape),
+            max_flows: flows::room(build, shape),
         };
         let mut loaded = object.load(&sizes, pins)?;
         let clock = Clock::measure(&mut loaded.ebpf)?;
         let open =
             |name: &str| -> Result<Map> { Ok(Map::from_map_data(MapData::from_pin(pins.map(name))?)?) };
         let mut lb = Self {
+            build,
             shape,
             writer: Writer::new(open)?,
             reader: Reader::new(open)?,
@@ -72,8 +74,8 @@ impl Lb {
             .apply(&tables::configuration(shape, lb.clock.hz))
             .context("configure it")?;
         for mode in Mode::ALL {
-            lb.flows4.fill::<V4>(shape, mode, lb.clock.now())?;
-            lb.flows6.fill::<V6>(shape, mode, lb.clock.now())?;
+            lb.flows4.fill::<V4>((build, shape), mode, lb.clock.now())?;
+            lb.flows6.fill::<V6>((build, shape), mode, lb.clock.now())?;
         }
         lb.sweeper.sweep(&lb.clock).context("sweep the flow tables")?;
         Ok(lb)
@@ -133,6 +135,9 @@ impl Subject for Lb {
     }
 
     fn needless(&self) -> Result<u64> {
+        if self.build == Build::Tracking {
+            return Ok(0);
+        }
         let mut count = 0;
         for table in [&self.flows4, &self.tentative4] {
             count += table.needless(|key, flow| (key.protocol, flow.core.forwarding))?;

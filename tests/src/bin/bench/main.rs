@@ -4,6 +4,7 @@
 
 #[path = "../../../bpf/src/abi.rs"]
 mod abi;
+mod adapter;
 mod against;
 mod arguments;
 mod bars;
@@ -15,6 +16,7 @@ mod counters;
 mod driver;
 mod flow_memory;
 mod flows;
+mod foreign;
 mod forwarding;
 mod frame;
 mod layout;
@@ -29,6 +31,7 @@ mod packets;
 mod paths;
 mod plot;
 mod report;
+mod rival;
 mod startup;
 mod subject;
 mod table;

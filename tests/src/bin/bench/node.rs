@@ -1,20 +1,17 @@
 //! A program that is measured, and the programs that measure it.
 
 use crate::abi::{Series, flow};
-use crate::against::Object;
-use crate::cases::{Build, Case};
+use crate::cases::{ACTIONS, Build, Case};
 use crate::counters::Counters;
 use crate::driver::{Driver, Sent};
 use crate::flows;
-use crate::frame::{IFINDEX, openings};
+use crate::frame::{self, IFINDEX, openings};
 use crate::layout::{Shape, Width};
-use crate::lb::Lb;
+use crate::rival::Rival;
 use crate::subject::Subject;
 use anyhow::{Context, Result, ensure};
 use lb_userspace::datapath::pins::Pins;
 use std::path::Path;
-
-const ACTIONS: [&str; 5] = ["ABORTED", "DROP", "PASS", "TX", "REDIRECT"];
 
 /// So many new flows are looked for.
 const LAST: u32 = 256;
@@ -35,11 +32,11 @@ pub struct Run {
 }
 
 impl Node {
-    /// Loads an object of lb and the benchmark's programs, and fills the tables.
+    /// Loads an object and the benchmark's programs, and fills the tables.
     ///
     /// # Errors
     /// The kernel refuses something.
-    pub fn new(programs: &Path, object: &Object, build: Build, shape: Shape) -> Result<Self> {
+    pub fn new(programs: &Path, rival: &Rival, build: Build, shape: Shape) -> Result<Self> {
         // By pins the programs come to share maps; afterwards nobody needs them.
         let Shape { flows, width } = shape;
         let name = format!(
@@ -49,24 +46,24 @@ impl Node {
             build as u32
         );
         let pins = Pins::open(&name)?;
-        let node = Self::pinned(programs, object, build, shape, &pins);
+        let node = Self::pinned(programs, rival, build, shape, &pins);
         pins.remove().context("remove the benchmark's pins")?;
         node
     }
 
-    fn pinned(programs: &Path, object: &Object, build: Build, shape: Shape, pins: &Pins) -> Result<Self> {
-        let mut subject = Lb::new(object, shape, pins)?;
+    fn pinned(programs: &Path, rival: &Rival, build: Build, shape: Shape, pins: &Pins) -> Result<Self> {
+        let mut subject = rival.load(build, shape, pins)?;
         subject.leave_by(IFINDEX)?;
         // Floors are measured beside this tree's lb alone.
         let full = match (build, shape.width) {
-            (Build::Present, Width::Usual) => flows::tentative(shape),
+            (Build::Present, Width::Usual) => flows::tentative(build, shape),
             _ => 1,
         };
         Ok(Self {
             build,
             shape,
-            driver: Driver::new(programs, pins, full, &subject.entry()?)?,
-            subject: Box::new(subject),
+            driver: Driver::new(programs, pins, full, subject.as_ref())?,
+            subject,
         })
     }
 
@@ -74,6 +71,11 @@ impl Node {
     pub fn serves(&self, case: &Case) -> bool {
         let any = case.shape.flows == 0 && self.shape.width == Width::Usual;
         self.build == case.build && (any || self.shape == case.shape)
+    }
+
+    /// The packets of a case that are sent from CPU number `number` of the case's.
+    pub fn series(&self, case: &Case, number: u32) -> Series {
+        frame::series(case, self.subject.effect(case), number)
     }
 
     /// Does what a case needs before its first measurement; see [`Case::priming`].
@@ -84,7 +86,7 @@ impl Node {
         let packets = case.priming();
         if packets > 0 {
             self.subject.leave_by(case.exit())?;
-            let mut series = [openings(case)];
+            let mut series = [openings(case, self.subject.effect(case))];
             self.driver.send(case.version, &mut series, cpus, packets)?;
         }
         Ok(())
@@ -103,18 +105,18 @@ impl Node {
             mut bad,
             actions,
         } = self.driver.send(case.version, series, cpus, packets)?;
-        let expected = case.expected(packets);
+        let expected = self.subject.effect(case).action;
         for action in actions {
             ensure!(
-                action == expected.action,
+                action == expected,
                 "the program returned {} instead of {}",
                 ACTIONS.get(action as usize).unwrap_or(&"nonsense"),
-                ACTIONS[expected.action as usize]
+                ACTIONS[expected as usize]
             );
         }
         let after = self.counters()?;
         if let (Some(before), Some(after)) = (before, after) {
-            bad += after.since(&before).distance(&expected.counters);
+            bad += after.since(&before).distance(&case.counted(packets));
         }
         Ok(Run { nanoseconds, bad })
     }

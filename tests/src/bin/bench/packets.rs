@@ -1,17 +1,16 @@
 //! Nanoseconds per packet: all cases take turns, so that what the machine does meanwhile meets them alike.
 
 use crate::abi::Series;
-use crate::against::Object;
 use crate::arguments::Arguments;
 use crate::baseline::{self, Baseline, Moved};
 use crate::cases::{self, Build, Case};
 use crate::compare::{Results, Row};
 use crate::driver::pin;
-use crate::frame::series;
 use crate::layout::Shape;
 use crate::node::Node;
 use crate::plot;
 use crate::report::{clock, progress, progress_often};
+use crate::rival::Rival;
 use anyhow::{Context, Result, ensure};
 use lb_tests::check::is_interrupted;
 use std::path::Path;
@@ -76,7 +75,19 @@ struct Turn {
 }
 
 fn rounds(arguments: &Arguments, programs: &Path, cpus: &[usize]) -> Result<Vec<Row>> {
-    let wanted = wanted(arguments, cpus.len());
+    let against = arguments.against.as_deref();
+    let other = against.map(|object| Rival::read(object, arguments.adapter.as_deref()));
+    let other = other.transpose()?;
+    if let Some(words) = other.as_ref().and_then(Rival::words) {
+        progress(&format!("{words}\n"));
+    }
+    let wanted = wanted(arguments, cpus.len(), other.as_ref());
+    if let Some(Rival::Foreign(_)) = other {
+        ensure!(
+            wanted.iter().any(|case| case.build == Build::Foreign),
+            "the adapter serves none of the cases that are wanted: name others in its `cases`, or with --only"
+        );
+    }
     let (rounds, packets) = (arguments.packet_rounds(), arguments.packets());
     let shapes = shapes(arguments, &wanted);
     progress(&format!(
@@ -84,14 +95,16 @@ fn rounds(arguments: &Arguments, programs: &Path, cpus: &[usize]) -> Result<Vec<
         wanted.len(),
         clock(estimate(&wanted, &shapes, rounds, packets))
     ));
-    let mut nodes = load(arguments, programs, &shapes)?;
+    let mut nodes = load(programs, other.as_ref(), &shapes)?;
     let mut turns: Vec<Turn> = wanted
         .into_iter()
         .map(|case| {
             let node = nodes.iter().position(|node| node.serves(&case));
+            let node = node.context("every case has a node")?;
+            let series = (0..case.cpus).map(|number| nodes[node].series(&case, number));
             Ok(Turn {
-                node: node.context("every case has a node")?,
-                series: (0..case.cpus).map(|number| series(&case, number)).collect(),
+                node,
+                series: series.collect(),
                 row: Row {
                     case,
                     samples: Vec::new(),
@@ -142,8 +155,8 @@ fn say(round: u32, rounds: u32, done: f64, took: Duration) {
     progress_often(&format!("packets: round {} of {rounds}{left}", round + 1));
 }
 
-/// The cases that are wanted, all floors, and with each case the same of the earlier object.
-fn wanted(arguments: &Arguments, cpus: usize) -> Vec<Case> {
+/// The cases that are wanted, all floors, and with each case the same of the other object.
+fn wanted(arguments: &Arguments, cpus: usize, other: Option<&Rival>) -> Vec<Case> {
     let cases = cases::all(&arguments.flows(), cpus);
     let mut wanted = Vec::new();
     for case in cases {
@@ -151,10 +164,11 @@ fn wanted(arguments: &Arguments, cpus: usize) -> Vec<Case> {
             wanted.push(case);
         } else if arguments.wants(&case.name()) {
             wanted.push(case);
-            if arguments.against.is_some() && case.cpus == 1 {
-                let build = Build::Earlier;
-                wanted.push(Case { build, ..case });
-            }
+            let other = other.filter(|other| other.serves(&case));
+            wanted.extend(other.map(|other| Case {
+                build: other.build(),
+                ..case
+            }));
         }
     }
     wanted
@@ -185,18 +199,21 @@ fn shapes(arguments: &Arguments, cases: &[Case]) -> Vec<(Build, Shape)> {
 }
 
 /// Loads lb in all these shapes.
-fn load(arguments: &Arguments, programs: &Path, shapes: &[(Build, Shape)]) -> Result<Vec<Node>> {
-    let earlier = arguments.against.as_deref().map(Object::read).transpose()?;
+fn load(programs: &Path, other: Option<&Rival>, shapes: &[(Build, Shape)]) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for &(build, shape) in shapes {
-        let object = match (build, &earlier) {
-            (Build::Earlier, Some(earlier)) => earlier,
-            _ => &Object::Own,
+        let rival = match (build, other) {
+            (Build::Present, _) | (_, None) => &Rival::OWN,
+            (_, Some(other)) => other,
         };
         ensure!(!is_interrupted(), "interrupted");
-        progress(&format!("load lb with {} flows of each kind", shape.flows));
-        let node = Node::new(programs, object, build, shape);
-        nodes.push(node.with_context(|| format!("prepare {shape:?} of the {build:?} lb"))?);
+        progress(&format!(
+            "load {} with {} flows of each kind",
+            rival.name(),
+            shape.flows
+        ));
+        let node = Node::new(programs, rival, build, shape);
+        nodes.push(node.with_context(|| format!("prepare {shape:?} of {}", rival.name()))?);
     }
     Ok(nodes)
 }

@@ -1,5 +1,6 @@
 //! How long the real daemon takes to be in charge of what another one has left.
 
+use crate::cases::Build;
 use crate::control::{Figure, Samples};
 use crate::frame::entries;
 use crate::layout::Shape;
@@ -86,7 +87,13 @@ fn fill(daemon: &Daemon, flows: u32) -> Result<()> {
     for first in (0..flows).step_by(CHUNK as usize) {
         let (mut keys, mut values): (Vec<FlowKey4>, Vec<Flow4>) = (Vec::new(), Vec::new());
         for flow in first..flows.min(first + CHUNK) {
-            let both = entries::<V4>(shape, Mode::Nat, Protocol::TCP, flow, clock.now());
+            let both = entries::<V4>(
+                (Build::Present, shape),
+                Mode::Nat,
+                Protocol::TCP,
+                flow,
+                clock.now(),
+            );
             for (key, mut value) in both.origin.into_iter().chain(both.client) {
                 value.core.origin = origin;
                 value.core.application = application;

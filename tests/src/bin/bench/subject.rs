@@ -1,20 +1,28 @@
 //! What packets can be sent through.
 
-use crate::cases::Case;
+use crate::cases::{Case, Effect};
 use crate::counters::Counters;
 use anyhow::Result;
 use aya::programs::ProgramFd;
 
-/// An XDP program with filled tables. [`crate::lb::Lb`] is one, of this tree or of an earlier object. For a foreign balancer: load
-/// its object, fill its tables with what [`crate::layout`] and [`crate::frame::entries`] say of the cases that it can do, and
-/// say here what it is to be called by. It must have been loaded as programs that `drive` may call: with the same
-/// attach type, and for frames in several buffers.
+/// An XDP program with filled tables. [`crate::lb::Lb`] is one, of this tree or of an earlier object;
+/// [`crate::foreign::Loaded`] is any other.
 pub trait Subject {
     /// The program that is attached to interfaces.
     ///
     /// # Errors
     /// It is not loaded.
     fn entry(&self) -> Result<ProgramFd>;
+
+    /// Whether it was loaded for frames in several buffers. Only programs that were, or were not, call each other.
+    fn takes_frags(&self) -> bool {
+        true
+    }
+
+    /// What becomes of a case's packets.
+    fn effect(&self, case: &Case) -> Effect {
+        case.effect()
+    }
 
     /// Makes packets to origins leave by an interface.
     ///

@@ -1,5 +1,6 @@
 //! The table of nanoseconds per packet, the table of bars, and both as JSON.
 
+use crate::cases::Build;
 use crate::compare::{Compared, Judged, Results};
 use crate::report::Quartiles;
 use serde_json::{Value, json};
@@ -13,10 +14,15 @@ pub fn print(results: &Results, rounds: u32) {
         "same round; \"x floor\" is the median ratio of net costs, to the floor of the same family and number of flows."
     );
     println!("Flows: in the tables, of each protocol and family.\n");
-    let against = results.rows.iter().any(|row| row.earlier.is_some());
-    let earlier = if against { "  x earlier" } else { "" };
+    let other = results.rows.iter().find_map(|row| row.other.as_ref());
+    let against = other.is_some();
+    let heading = match other.map(|other| other.build) {
+        Some(Build::Foreign) => "    other    x other",
+        Some(_) => "  earlier  x earlier",
+        None => "",
+    };
     println!(
-        "{:<36} {:>9} {:>7} {:>7} {:>7}  {:>7}{earlier}  floor",
+        "{:<36} {:>9} {:>7} {:>7} {:>7}  {:>7}{heading}  floor",
         "case", "flows", "min", "median", "net", "x floor"
     );
     let mut last = String::new();
@@ -37,22 +43,23 @@ fn print_row(row: &Compared, name: &str, against: bool) {
     let net = row
         .net
         .map_or_else(String::new, |net| format!("{:.1}", net.median));
-    let earlier = if against {
-        format!("  {:>9}", ratio(row.earlier))
-    } else {
-        String::new()
+    let other = match &row.other {
+        Some(other) => format!("  {:>7.1}  {:>9.2}", other.net.median, other.ratio.median),
+        None if against => format!("  {:>7}  {:>9}", "", ""),
+        None => String::new(),
     };
     let (floor, to_floor) = match &row.floor {
         Some((name, ratio)) => (name.trim_start_matches("floor: "), Some(*ratio)),
         None => ("", None),
     };
-    let bad = if row.bad > 0 {
-        format!("  WRONG: {} packets", row.bad)
-    } else {
-        String::new()
+    let wrong = |whose: &str, bad: u64| match bad {
+        0 => String::new(),
+        bad => format!("  WRONG{whose}: {bad} packets"),
     };
+    let others = row.other.as_ref().map_or(0, |other| other.bad);
+    let bad = wrong("", row.bad) + &wrong(" in what it is compared with", others);
     println!(
-        "{name:<36} {flows:>9} {:>7.1} {:>7.1} {net:>7}  {:>7}{earlier}  {floor}{bad}",
+        "{name:<36} {flows:>9} {:>7.1} {:>7.1} {net:>7}  {:>7}{other}  {floor}{bad}",
         row.nanoseconds.least,
         row.nanoseconds.median,
         ratio(to_floor),
@@ -92,6 +99,10 @@ fn quartiles(of: &Quartiles) -> Value {
 /// The rows, for programs.
 pub fn json(results: &Results) -> Value {
     let rows = results.rows.iter().map(|row| {
+        let (foreign, earlier) = match &row.other {
+            Some(other) if other.build == Build::Foreign => (Some(other), None),
+            other => (None, other.as_ref()),
+        };
         json!({
             "case": row.case.name(),
             "flows": row.case.shape.flows,
@@ -99,7 +110,10 @@ pub fn json(results: &Results) -> Value {
             "net_ns": row.net.as_ref().map(quartiles),
             "floor": row.floor.as_ref().map(|(name, _)| name),
             "x_floor": row.floor.as_ref().map(|(_, ratio)| quartiles(ratio)),
-            "x_earlier": row.earlier.as_ref().map(quartiles),
+            "x_earlier": earlier.map(|other| quartiles(&other.ratio)),
+            "x_foreign": foreign.map(|other| quartiles(&other.ratio)),
+            "other_net_ns": row.other.as_ref().map(|other| quartiles(&other.net)),
+            "other_wrong_packets": row.other.as_ref().map(|other| other.bad),
             "wrong_packets": row.bad,
         })
     });
