@@ -11,18 +11,87 @@ use bytemuck::{Pod, Zeroable};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Bucket {
-    /// The origin that the generation gives new flows, and that generation: nobody need ask the pools again.
-    pub current: OriginId,
-    pub generation: u32,
+    /// The origin that a generation gives new flows, and that generation: [`Bucket::choose`]. One word, so that no packet of
+    /// another generation writes half of it.
+    pub choice: u64,
     /// The origin of flows without an entry; [`OriginId::NONE`]: there are none.
     pub owner: OriginId,
     /// When a packet last went to the owner, in jiffies (low 32 bits), to the second.
     pub seen: u32,
-    /// When an entry was last made for a flow of the bucket, in jiffies (low 32 bits). Entries may exist unless a later sweep
-    /// found none.
+    /// When an entry was last made for a flow of the bucket, in jiffies (low 32 bits); 0: never.
     pub tracked: u32,
     /// 1: the owner was given by the fallback pool, whose health is ignored.
     pub last_resort: u32,
+}
+
+/// Jiffies that a CPU's or userspace's clock may be ahead of another's: so much is taken for no time at all, because what is
+/// kept of a bucket may be as old as jiffies can tell.
+const AHEAD: u32 = 1 << 16;
+
+/// Jiffies from `then` to `now`.
+#[inline(always)]
+const fn elapsed(now: u32, then: u32) -> u32 {
+    let elapsed = now.wrapping_sub(then);
+    if elapsed > u32::MAX - AHEAD { 0 } else { elapsed }
+}
+
+#[inline(always)]
+const fn choice(generation: u32, id: OriginId) -> u64 {
+    (generation as u64) << 32 | id.0 as u64
+}
+
+impl Bucket {
+    /// Remembers whom the pools of a generation give new flows: nobody need ask them again.
+    #[inline(always)]
+    pub const fn choose(&mut self, generation: u32, id: OriginId) {
+        self.choice = choice(generation, id);
+    }
+
+    /// Whether the pools of a generation give new flows to the owner, as far as is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_steady(&self, generation: u32) -> bool {
+        self.choice == choice(generation, self.owner)
+    }
+
+    /// Notes that a flow of the bucket gets an entry at jiffy `now`. It comes before that is made, so that whoever finds the
+    /// bucket without any has not missed one.
+    #[inline(always)]
+    pub const fn note(&mut self, now: u32) {
+        self.tracked = if now == 0 { 1 } else { now };
+    }
+
+    /// Whether a flow of the bucket may have an entry. `settled`: what [`Bucket::tracked`] was when a sweep last found none; a
+    /// bucket that nobody has owned yet has none by either's 0, and is not relied on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_be_tracked(&self, settled: u32) -> bool {
+        self.tracked != settled
+    }
+
+    /// What the next packets are told for `settled`, when a sweep has found no entry that began at jiffy `began` and knows
+    /// of all entries that were made before.
+    #[must_use]
+    pub const fn settle(&self, settled: u32, began: u32) -> u32 {
+        if elapsed(began, self.tracked) > 0 {
+            self.tracked
+        } else {
+            settled
+        }
+    }
+
+    /// Something that [`Bucket::may_be_tracked`] cannot take for the bucket's.
+    #[must_use]
+    pub const fn unsettled(&self) -> u32 {
+        self.tracked.wrapping_sub(1)
+    }
+
+    /// Jiffies since a packet last went to the owner.
+    #[inline(always)]
+    #[must_use]
+    pub const fn idle(&self, now: u32) -> u32 {
+        elapsed(now, self.seen)
+    }
 }
 
 /// The buckets of an application: those of IPv4 flows, and as many of IPv6.
@@ -81,6 +150,51 @@ const _: () = assert!(size_of::<Bucket>() == 24);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Also where jiffies begin anew, and when it was long ago.
+    #[test]
+    fn a_bucket_is_settled_by_a_sweep_that_began_later() {
+        for now in [0, 1, 5, 0xfffb_6c20, u32::MAX, 1 << 31, (1 << 31) - 1, 7 << 28] {
+            let mut bucket = Bucket::default();
+            bucket.note(now);
+            let now = now.max(1);
+            assert!(bucket.may_be_tracked(0), "{now}: of no sweep");
+            for early in [0, 1, 2, 100] {
+                let settled = bucket.settle(0, now.wrapping_sub(early));
+                assert!(bucket.may_be_tracked(settled), "{now}: a sweep {early} before");
+            }
+            for late in [1, 2, 100, 1 << 30, 1 << 31, 3 << 30] {
+                let settled = bucket.settle(0, now.wrapping_add(late));
+                assert!(!bucket.may_be_tracked(settled), "{now}: a sweep {late} later");
+                // For good, until there is another entry.
+                let again = bucket.settle(settled, now.wrapping_sub(1));
+                assert!(!bucket.may_be_tracked(again));
+                let mut next = bucket;
+                next.note(now.wrapping_add(late).wrapping_add(1));
+                assert!(next.may_be_tracked(settled), "{now}: an entry after {late}");
+            }
+            assert!(bucket.may_be_tracked(bucket.unsettled()));
+        }
+        assert!(Bucket::default().may_be_tracked(Bucket::default().unsettled()));
+    }
+
+    #[test]
+    fn idle_time_knows_clocks_that_are_ahead() {
+        let bucket = Bucket {
+            seen: 100,
+            ..Bucket::default()
+        };
+        for (now, idle) in [
+            (100, 0),
+            (99, 0),
+            (0, 0),
+            (101, 1),
+            (1 << 31, (1 << 31) - 100),
+            (3 << 30, (3 << 30) - 100),
+        ] {
+            assert_eq!(bucket.idle(now), idle, "{now}");
+        }
+    }
 
     #[test]
     fn a_run_holds_its_buckets() {

@@ -44,8 +44,8 @@ impl FlowFilter {
     pub const HEAD: u32 = 0;
     /// Words before the halves.
     const HEADS: u32 = 2;
-    /// The least and the largest size of a half, in bits as powers of two.
-    pub const MIN_BITS: u32 = 16;
+    /// The least and the largest room for a half, in bits as powers of two.
+    const MIN_BITS: u32 = 16;
     const MAX_BITS: u32 = 32;
     /// Bits of a half for each flow that a table holds: with both families' tables full of flows of two entries each, a sixteenth
     /// of the keys that are not there are looked for.

@@ -75,11 +75,8 @@ fn judge<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut 
         return drop(reason);
     }
     if scratch.errand == Errand::Screen {
-        if !at_once(settings, &scratch.opening.application) {
-            scratch.errand = Errand::Follow;
-            return Step::Go(Stage::Young);
-        }
-        scratch.errand = Errand::Open;
+        scratch.errand = Errand::Follow;
+        return Step::Go(Stage::Young);
     }
     let opening = &scratch.opening;
     let application = &opening.application;

@@ -8,6 +8,7 @@
 //! So a flow stays where it began, whatever the configuration becomes: with an entry by the entry, without one because the
 //! owner of its bucket does not change as long as its packets come.
 
+use super::access;
 use super::family::{Family, Tuple};
 use super::flow;
 use super::known::Context;
@@ -80,13 +81,6 @@ pub(super) fn hash<F: Family>(
     Some(crate::hash::enter(number::<F>(key, run, tuple)))
 }
 
-/// Whether a flow of the bucket may have an entry, when the last sweep that found none began at `settled`.
-#[inline(always)]
-fn may_be_tracked(bucket: &Bucket, settled: u32) -> bool {
-    // Not those of the jiffy in which it began.
-    bucket.tracked.wrapping_sub(settled) as i32 >= 0
-}
-
 #[inline(always)]
 fn role(bucket: &Bucket) -> Role {
     if bucket.last_resort == 0 {
@@ -105,6 +99,8 @@ pub(super) fn make<F: Family, T: Tables>(
     segment: &Segment,
     arriving: &Tuple<F::Address>,
 ) -> Option<HopId> {
+    // An IPv4 address in an IPv6 header would match the IPv4 application.
+    F::address(arriving.source.into()).and(F::address(arriving.destination.into()))?;
     let key = ApplicationKey {
         address: arriving.destination.into(),
         port: arriving.destination_port,
@@ -120,6 +116,10 @@ pub(super) fn make<F: Family, T: Tables>(
         Some(shortcut) => shortcut,
         None => Shortcut::of(key, &tables.application(&key)?)?,
     };
+    if !flags.has(ApplicationFlags::UNTRACKED) {
+        // Lists may have come, or another way to choose: what had no entry before is asked as all others are.
+        return None;
+    }
     let number = number::<F>(context.settings.hash_key, buckets, arriving);
     let row = buckets.row(number, is_v6::<F>());
     let settled = tables.settled(row)?;
@@ -127,11 +127,9 @@ pub(super) fn make<F: Family, T: Tables>(
     let (now, second) = (context.now, context.settings.second);
     let owner = tables.bucket(row, |bucket| {
         // As long as the configuration stays, new flows go where the first of them went.
-        let steady = bucket.generation == context.generation
-            && bucket.current == bucket.owner
-            && flags.has(ApplicationFlags::UNTRACKED);
+        let steady = bucket.is_steady(context.generation);
         // The pool of last resort and what follows from it are rare.
-        if may_be_tracked(bucket, settled) || (opens && !steady) || bucket.last_resort != 0 {
+        if bucket.may_be_tracked(settled) || (opens && !steady) || bucket.last_resort != 0 {
             return OriginId::NONE;
         }
         if now.wrapping_sub(bucket.seen) > second {
@@ -215,6 +213,10 @@ pub(super) fn peek<F: Family, T: Tables>(
     let (Some(settings), Some(application)) = (tables.settings(), tables.application(&key)) else {
         return false;
     };
+    // Who began before there was a list is asked like everybody.
+    if access::denial(tables, settings, &application, arriving.source.into()).is_err() {
+        return false;
+    }
     let Some(row) = row::<F>(settings.hash_key, &application, arriving) else {
         return false;
     };
@@ -243,8 +245,7 @@ pub(super) fn claim<T: Tables>(
     let untracked = opening.application.flags.has(ApplicationFlags::UNTRACKED);
     let found = tables.bucket(row, |bucket| {
         if opens && firsthand && untracked {
-            bucket.current = id;
-            bucket.generation = opening.generation;
+            bucket.choose(opening.generation, id);
         }
         *bucket
     });
@@ -252,18 +253,19 @@ pub(super) fn claim<T: Tables>(
         return Claim::Track;
     };
     let owner = bucket.owner;
-    let mut owned = owner == id;
-    // The application's flows have entries from now on, but for those that have none.
-    if (!opens || untracked) && !owned && (owner == OriginId::NONE || is_over(tables, opening, &bucket)) {
+    let last_resort = (given == Role::LastResort) as u32;
+    let mut owned = owner == id && (!opens || bucket.last_resort == last_resort);
+    // Flows of the last resort stay where they are when their origin is steered to again; those it was steered to may be reset
+    // where the last resort's are not. The application's flows may have entries from now on, but for those that have none.
+    let promoted = owner == id && given == Role::Steered;
+    if untracked && !owned && (promoted || owner == OriginId::NONE || is_over(tables, opening, &bucket)) {
         if owner == OriginId::NONE {
             // There may be entries of a time without buckets.
             note(tables, row, now);
         }
-        owned = tables.own_bucket(row, owner, id);
+        owned = owner == id || tables.own_bucket(row, owner, id);
         if owned {
-            tables.bucket(row, |bucket| {
-                bucket.last_resort = (given == Role::LastResort) as u32
-            });
+            tables.bucket(row, |bucket| bucket.last_resort = last_resort);
         }
     }
     if opens && !untracked {
@@ -277,11 +279,10 @@ pub(super) fn claim<T: Tables>(
     Claim::Track
 }
 
-/// Notes that a flow of the bucket gets an entry; to be called before that is made, so that whoever finds the bucket settled
-/// has not missed one.
+/// As [`Bucket::note`].
 #[inline(always)]
 pub(super) fn note<T: Tables>(tables: &T, row: u32, now: u32) {
-    tables.bucket(row, |bucket| bucket.tracked = now);
+    tables.bucket(row, |bucket| bucket.note(now));
 }
 
 /// Whether no flow goes on that the bucket's owner has without an entry.
@@ -293,11 +294,13 @@ fn is_over<T: Tables>(tables: &T, opening: &Opening, bucket: &Bucket) -> bool {
     let timeouts = tables.timeouts(opening.application.id).unwrap_or_default();
     // `seen` may be a second old.
     let second = tables.settings().map_or(0, |settings| settings.second);
-    let idle = opening.now.wrapping_sub(bucket.seen);
-    // Another CPU may be a jiffy ahead.
-    let idle = if idle > u32::MAX / 2 { 0 } else { idle };
-    origin.identity == 0
-        || !origin.forwarding.is_direct()
-        || (!role(bucket).accepts(origin.state) && flow::resets(&origin))
-        || idle.saturating_sub(second) > timeouts.tcp
+    let idle = bucket.idle(opening.now).saturating_sub(second);
+    // Whoever is to be reset is told so, and his origin, as long as the bucket is in its hands.
+    let resets = !role(bucket).accepts(origin.state) && flow::resets(&origin);
+    let after = if resets {
+        timeouts.tcp_closing
+    } else {
+        timeouts.tcp
+    };
+    origin.identity == 0 || !origin.forwarding.is_direct() || idle > after
 }

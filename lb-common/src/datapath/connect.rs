@@ -16,7 +16,7 @@ use super::tables::{InsertError, Memory, Tables};
 use super::track::{self, Age, TcpFlags};
 use super::verdict::DropReason;
 use super::{Stage, Step, drop};
-use crate::abi::{FlowCore, FlowSide, Forwarding, Origin, Port, Settings, SettingsFlags, TcpState};
+use crate::abi::{FlowCore, FlowSide, Forwarding, Origin, OriginId, Port, Settings, SettingsFlags, TcpState};
 use crate::hash;
 use crate::packet::Packet;
 
@@ -37,8 +37,17 @@ pub fn connect<P: Packet, T: Tables>(_packet: &mut P, tables: &T, scratch: &mut 
     };
     match opened {
         Ok(stage) => Step::Go(stage),
+        Err(_) if scratch.errand == Errand::Open => Step::Go(attempted(scratch)),
         Err(reason) => drop(reason),
     }
+}
+
+/// Ends the attempt to open a flow for a SYN that nobody has looked for: it may be of a flow that there is.
+#[inline(always)]
+pub(super) fn attempted(scratch: &mut Scratch) -> Stage {
+    scratch.errand = Errand::Follow;
+    scratch.note.origin = OriginId::NONE;
+    Stage::Young
 }
 
 /// Opens the flow, and says which stage goes on.
@@ -102,6 +111,10 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage
             true
         };
         if found {
+            // Where others of the application need no entry, this one is not to be taken for theirs.
+            if scratch.bucket != Scratch::NO_BUCKET {
+                bucket::note(tables, scratch.bucket, core.seen);
+            }
             remember::<F, T>(tables, settings, scratch, core)?
         } else {
             Stage::Connect
@@ -109,8 +122,7 @@ fn open<F: Family, T: Tables>(tables: &T, scratch: &mut Scratch) -> Result<Stage
     };
     if scratch.errand == Errand::Open && (stage == Stage::Connect || stage == Stage::Young) {
         // It may well be this SYN's flow that is in the way.
-        scratch.errand = Errand::Follow;
-        return Ok(Stage::Young);
+        return Ok(attempted(scratch));
     }
     // Segments of a flow without an entry pass here each time.
     if stage == Stage::Send && (entry || scratch.search.opens != 0) {

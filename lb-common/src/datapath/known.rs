@@ -206,13 +206,13 @@ fn handle<const TRACED: bool, F: Family, P: Packet, T: Tables>(
     if segment.flags.opens()
         && let Some(application) = application
     {
+        if absent && admit::at_once(context.settings, &application) {
+            scratch.errand = Errand::Open;
+            return Step::Go(Stage::Admit);
+        }
         if access::applies(context.settings, &application) {
             // Whoever is denied costs no search.
             scratch.errand = Errand::Screen;
-            return Step::Go(Stage::Admit);
-        }
-        if absent && admit::at_once(context.settings, &application) {
-            scratch.errand = Errand::Open;
             return Step::Go(Stage::Admit);
         }
     }

@@ -136,8 +136,7 @@ pub enum Errand {
     Follow,
     /// The flow is marked as reset by the node, and the packet shall tell its receiver.
     Reset,
-    /// The packet is a SYN that nobody has looked for among flows yet: only whether the access lists let it in is to be found
-    /// out.
+    /// The packet is a SYN that is not looked for among flows before the access lists let it in.
     Screen,
     /// The packet is a SYN that nobody has looked for among flows which are not established: that there is one is found out
     /// when it is to be added.

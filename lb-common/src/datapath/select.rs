@@ -9,6 +9,7 @@
 
 use super::affinity;
 use super::bucket::{self, Owner};
+use super::connect;
 use super::family::Family;
 use super::parse::IPV6_LEN;
 use super::scratch::{Errand, Scratch, Search};
@@ -164,8 +165,7 @@ pub(super) fn recall<T: Tables>(tables: &T, scratch: &mut Scratch) {
 fn refuse(scratch: &mut Scratch) -> Step {
     if scratch.errand == Errand::Open {
         // Not before it is certain that the SYN is not of a flow which has its origin.
-        scratch.errand = Errand::Follow;
-        return Step::Go(Stage::Young);
+        return Step::Go(connect::attempted(scratch));
     }
     // What passes by itself is no reason for a refusal, which would be final: a neighbour may answer and a flow may end
     // before the client tries again. So Linux does when a listener's queue is full (`tcp_abort_on_overflow`).

@@ -23,7 +23,7 @@ pub trait Tables {
     fn bucket<R>(&self, row: u32, visit: impl FnOnce(&mut Bucket) -> R) -> Option<R>;
     /// Makes `id` the owner of a bucket that `former` owns, on any CPU at once; false when another does by now.
     fn own_bucket(&self, row: u32, former: OriginId, id: OriginId) -> bool;
-    /// When a sweep began that found no entry of a bucket's flows, in jiffies.
+    /// What [`Bucket::tracked`] was when a sweep found no entry of the bucket's flows.
     fn settled(&self, row: u32) -> Option<u32>;
     /// The short way to an application, if it has one and is in nobody's row.
     fn shortcut(&self, key: &ApplicationKey) -> Option<Shortcut>;

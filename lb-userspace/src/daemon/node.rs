@@ -95,7 +95,7 @@ pub struct Node {
     pub(super) drains: Drains,
     pub(super) tracer: Tracer,
     /// Whether a step of the writer has failed since everything was written.
-    unwritten: bool,
+    unwritten: Option<Unwritten>,
     pub(super) journal: Journal,
     pub(super) notifier: Notifier,
     pub(super) traffic: Traffic,
@@ -207,6 +207,7 @@ impl Node {
                     let message = "the maps were made anew meanwhile: start again";
                     return Err(Failure::new(Exit::Conflict, message));
                 }
+                datapath.renew_writer()?;
                 objects.open(&config.node.state_dir);
                 (Server::succeed(&config.api, listeners)?, lock)
             }
@@ -272,7 +273,7 @@ impl Node {
             moves: Arc::default(),
             drains: Drains::default(),
             tracer,
-            unwritten: false,
+            unwritten: None,
             journal,
             notifier: Notifier::new(Arc::clone(&probes)),
             traffic: Traffic::default(),
@@ -472,7 +473,7 @@ impl Node {
             Command::Apply(steps) => {
                 if let Err(error) = self.datapath.writer.apply(&steps) {
                     error!(error = %format!("{error:#}"), "the maps could not be written: trying again");
-                    self.unwritten = true;
+                    self.unwritten.get_or_insert_default().note(&steps);
                 }
             }
             Command::Probe(request) => self.probe(request),
@@ -517,12 +518,12 @@ impl Node {
 
     /// Writes everything, after a step of the writer had failed: what the maps hold is not known any more.
     pub(super) fn write_again(&mut self) {
-        if !self.unwritten {
+        let Some(unwritten) = &self.unwritten else {
             return;
-        }
-        match self.datapath.writer.apply(&self.engine.image()) {
+        };
+        match self.datapath.writer.apply(&unwritten.again(self.engine.image())) {
             Ok(()) => {
-                self.unwritten = false;
+                self.unwritten = None;
                 info!("the maps are written");
             }
             Err(error) => error!(error = %format!("{error:#}"), "the maps still cannot be written"),
@@ -558,6 +559,23 @@ impl Node {
         if !drained.is_empty() {
             self.tell(Event::Drained(drained));
         }
+    }
+}
+
+/// Steps of a batch that failed, as far as no image of the tables has them.
+#[derive(Debug, Default)]
+struct Unwritten(Vec<TableOp>);
+
+impl Unwritten {
+    fn note(&mut self, steps: &[TableOp]) {
+        let emptied = steps.iter();
+        let emptied = emptied.filter(|step| matches!(step, TableOp::Buckets { .. }));
+        self.0.extend(emptied.cloned());
+    }
+
+    /// All that is to be written: whoever had a run of buckets before must not have the flows of its next application.
+    fn again(&self, image: Vec<TableOp>) -> Vec<TableOp> {
+        self.0.iter().cloned().chain(image).collect()
     }
 }
 

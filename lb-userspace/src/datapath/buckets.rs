@@ -5,8 +5,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, Map, MapData};
 use bytemuck::Pod;
 use lb_common::abi::{
-    Application, ApplicationKey, Bucket, BucketRun, FlowCore, FlowKey4, FlowKey6, HashKey, OriginId,
-    Protocol, Settings, Timeouts, maps,
+    Application, ApplicationKey, Bucket, BucketRun, FlowCore, FlowKey4, FlowKey6, HashKey, Ip, OriginId,
+    Port, Protocol, Settings, Timeouts, maps,
 };
 use lb_common::hash;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +29,8 @@ pub struct Buckets {
 /// What a sweep knows before it looks at flows.
 #[derive(Debug, Default)]
 pub struct Look {
-    /// By application.
-    runs: BTreeMap<u32, BucketRun>,
+    /// By where packets go, as these find them: an entry's application may have had another number.
+    runs: BTreeMap<(Ip, Port), Run>,
     key: HashKey,
     /// When it began, in jiffies.
     began: u32,
@@ -38,10 +38,17 @@ pub struct Look {
     tracked: BTreeSet<u32>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Run {
+    application: u32,
+    rows: BucketRun,
+}
+
 /// A key of a flow table, as far as buckets go.
 pub trait Client: Pod {
     const V6: bool;
     fn protocol(&self) -> Protocol;
+    fn destination(&self) -> (Ip, Port);
     /// As buckets are found by it.
     fn hash(&self, key: HashKey) -> u32;
     /// As the filter of established flows knows it.
@@ -53,6 +60,10 @@ impl Client for FlowKey4 {
 
     fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    fn destination(&self) -> (Ip, Port) {
+        (self.destination.into(), self.destination_port)
     }
 
     fn hash(&self, key: HashKey) -> u32 {
@@ -69,6 +80,10 @@ impl Client for FlowKey6 {
 
     fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    fn destination(&self) -> (Ip, Port) {
+        (self.destination.into(), self.destination_port)
     }
 
     fn hash(&self, key: HashKey) -> u32 {
@@ -91,15 +106,21 @@ pub struct Owners {
 }
 
 impl Look {
-    /// Notes the entry of a client's packets.
-    pub fn note<K: Client>(&mut self, application: u32, key: &K) {
+    /// Notes an entry.
+    pub fn note<K: Client>(&mut self, key: &K) {
         if key.protocol() != Protocol::TCP {
             return;
         }
-        if let Some(run) = self.runs.get(&application) {
+        if let Some(Run { rows, .. }) = self.runs.get(&key.destination()) {
             self.tracked
-                .insert(run.row(run.number(key.hash(self.key)), K::V6));
+                .insert(rows.row(rows.number(key.hash(self.key)), K::V6));
         }
+    }
+
+    /// Each run once, with its application: that may have several addresses.
+    fn distinct(&self) -> BTreeMap<u32, BucketRun> {
+        let runs = self.runs.values();
+        runs.map(|run| (run.application, run.rows)).collect()
     }
 
     /// Whether there is anything to look for.
@@ -143,8 +164,15 @@ impl Buckets {
         sys::for_each(
             self.applications.fd().as_fd(),
             |key: &ApplicationKey, record: &Application| {
-                if key.parity == settings.parity() && record.buckets != BucketRun::NONE {
-                    look.runs.insert(record.id, record.buckets);
+                if key.parity == settings.parity()
+                    && key.protocol == Protocol::TCP
+                    && record.buckets != BucketRun::NONE
+                {
+                    let run = Run {
+                        application: record.id,
+                        rows: record.buckets,
+                    };
+                    look.runs.insert((key.address, key.port), run);
                 }
             },
         )
@@ -159,7 +187,7 @@ impl Buckets {
     /// When a map cannot be read or written.
     pub fn forget(&self, now: u32, wanted: &mut impl FnMut(&FlowCore) -> bool) -> Result<u64> {
         let mut forgotten = 0;
-        for (application, run) in self.begin(now)?.runs {
+        for (application, run) in self.begin(now)?.distinct() {
             let buckets = self.read(run)?;
             for (row, bucket) in (run.base()..).zip(buckets) {
                 let core = FlowCore {
@@ -171,10 +199,8 @@ impl Buckets {
                     continue;
                 }
                 // Packets of this moment may make entries, and what they note of that is lost.
-                let empty = Bucket {
-                    tracked: now,
-                    ..Bucket::default()
-                };
+                let mut empty = Bucket::default();
+                empty.note(now);
                 sys::update_rows(self.rows.fd().as_fd(), row, &[empty]).context("empty a bucket")?;
                 forgotten += 1;
             }
@@ -187,9 +213,10 @@ impl Buckets {
     /// # Errors
     /// When a map cannot be read or written.
     pub fn unsettle(&self, now: u32) -> Result<()> {
-        for run in self.begin(now)?.runs.into_values() {
-            let tracked: Vec<u32> = (self.read(run)?.iter()).map(|bucket| bucket.tracked).collect();
-            sys::update_rows(self.settled.fd().as_fd(), run.base(), &tracked).context("unsettle buckets")?;
+        for run in self.begin(now)?.distinct().into_values() {
+            let unsettled: Vec<u32> = self.read(run)?.iter().map(Bucket::unsettled).collect();
+            sys::update_rows(self.settled.fd().as_fd(), run.base(), &unsettled)
+                .context("unsettle buckets")?;
         }
         Ok(())
     }
@@ -208,24 +235,21 @@ impl Buckets {
             return Ok(owners);
         }
         let second = self.settings.get(&0, 0).context("read the settings")?.second;
-        for (&application, run) in &look.runs {
+        for (application, run) in look.distinct() {
             let timeouts = self.timeouts.get(&application, 0).unwrap_or_default();
             let (base, count) = (run.base(), run.rows());
-            let buckets = self.read(*run)?;
+            let buckets = self.read(run)?;
             let settled: Vec<u32> =
                 sys::rows(self.settled.fd().as_fd(), base, count).context("read buckets")?;
             let mut changed = settled.clone();
             for (row, (bucket, settled)) in (base..).zip(buckets.iter().zip(&mut changed)) {
-                // As the packet path decides it.
-                let may_be = bucket.tracked.wrapping_sub(*settled) as i32 >= 0;
-                if may_be && !look.tracked.contains(&row) {
-                    *settled = look.began;
+                if bucket.may_be_tracked(*settled) && !look.tracked.contains(&row) {
+                    *settled = bucket.settle(*settled, look.began);
                 }
                 if bucket.owner == OriginId::NONE {
                     continue;
                 }
-                let idle = now.wrapping_sub(bucket.seen);
-                let idle = if idle > u32::MAX / 2 { 0 } else { idle };
+                let idle = bucket.idle(now);
                 if idle.saturating_sub(second) <= timeouts.tcp {
                     owners.named.insert(bucket.owner);
                 }

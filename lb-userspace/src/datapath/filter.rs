@@ -28,7 +28,10 @@ impl AddressFilter {
         let words = words
             .collect::<Result<Vec<u64>, _>>()
             .context("read the filter of addresses")?;
-        let mut filter = Self { map, words };
+        let mut filter = Self {
+            map,
+            words: words.clone(),
+        };
         let new = filter.words.iter().all(|&word| word == 0);
         let mut found = Vec::new();
         entries::<ApplicationKey, Application>(&take(maps::APPLICATIONS)?, |key, record| {
@@ -60,7 +63,10 @@ impl AddressFilter {
         found
             .into_iter()
             .for_each(|address| filter.note(Filter::Ours, address));
-        filter.write_all()?;
+        // A daemon whose place is not taken yet writes the same map.
+        if filter.words != words {
+            filter.write_all()?;
+        }
         Ok(filter)
     }
 

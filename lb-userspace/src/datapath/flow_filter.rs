@@ -3,7 +3,7 @@
 //!
 //! A packet that finds its bit set does not set it again. So, in this order:
 //!
-//! 1. The half is emptied, when no packet reads it any more; it becomes as large as what the last sweep found demands.
+//! 1. The half is emptied, when no packet reads it any more; it becomes as large as what the other one has been told demands.
 //! 2. Every packet of that time is done ([`sys::wait_for_packets`]): what it has added is in the flow tables by now.
 //! 3. All entries of established flows are announced; packets that add others announce them themselves.
 //! 4. The half is in use from now on, unless a table could not be read, or somebody else has begun to do the same.
@@ -15,23 +15,19 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, Map, MapData};
 use lb_common::abi::{FlowFilter, HashKey, Settings, SettingsFlags, maps};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-/// Bits of a half for each entry that the last sweep found, at least: should there be four times as many until the next one, at
-/// most an eighth of those that are not there are looked for in vain.
+/// Bits of a half for each entry that the other one knows, at least: should there be four times as many until the next sweep,
+/// at most an eighth of those that are not there are looked for in vain.
 const BITS_PER_ENTRY: u64 = 32;
 
-/// Far longer than a packet that has read which half is in use takes to read that.
-const LONG_ENOUGH: Duration = Duration::from_millis(500);
+/// The least size of a half in bits, as a power of two, where there is room for it: after a quiet time 180,000 flows may come
+/// until the next sweep before half of those that are not there are looked for in vain. It fits into a CPU's own caches.
+const LEAST_BITS: u32 = 18;
 
 /// The map, and what this process knows of it.
 pub struct Keeper {
     words: Words,
     settings: Array<MapData, Settings>,
-    /// The head that this process has left last, and when.
-    left: Option<(FlowFilter, Instant)>,
-    /// Entries that the last sweep of this process announced.
-    entries: Option<u64>,
 }
 
 /// A half that is being made.
@@ -39,7 +35,6 @@ pub struct Draft<'a> {
     keeper: &'a mut Keeper,
     head: FlowFilter,
     secret: HashKey,
-    entries: u64,
 }
 
 impl Keeper {
@@ -55,8 +50,6 @@ impl Keeper {
         Ok(Self {
             words,
             settings: take(maps::SETTINGS)?.try_into()?,
-            left: None,
-            entries: None,
         })
     }
 
@@ -71,17 +64,14 @@ impl Keeper {
             return Ok(None);
         }
         let head = self.head()?;
-        let ours = |(left, since): (FlowFilter, Instant)| left == head && since.elapsed() > LONG_ENOUGH;
-        if !self.left.is_some_and(ours) {
-            // The half may have been in use until a moment ago.
-            sys::wait_for_packets();
-        }
+        // The half may have been in use until a moment ago.
+        sys::wait_for_packets();
         let entries = u32::try_from(self.words.all().len())?;
         let empty = FlowFilter::fitting(entries).context("the filter of established flows has no halves")?;
         // A map that is new says nothing yet.
         let begun = if head.room() == empty.room() { head } else { empty }.begun();
         let spare = begun.spare();
-        let begun = begun.sized(spare, self.size(begun.room()));
+        let begun = begun.sized(spare, self.size(begun));
         if !self.replace(head, begun) {
             return Ok(None);
         }
@@ -97,17 +87,19 @@ impl Keeper {
             keeper: self,
             head: begun,
             secret: settings.hash_key,
-            entries: 0,
         }))
     }
 
-    /// How large a half is to be, in bits as a power of two, where there is room for `room`.
-    fn size(&self, room: u32) -> u32 {
-        let Some(entries) = self.entries else {
-            return room;
+    /// How large a half is to be, in bits as a power of two: as what the half in use has been told of demands, which is all flows of
+    /// the last sweep and those that have come since, be they gone again.
+    fn size(&self, head: FlowFilter) -> u32 {
+        let Some(half) = head.in_use() else {
+            return head.room();
         };
-        let wanted = entries.saturating_mul(BITS_PER_ENTRY).max(1).ilog2() + 1;
-        wanted.max(FlowFilter::MIN_BITS).min(room)
+        let words = head.words_of(half);
+        let words = words.filter_map(|index| self.words.all().get(index as usize));
+        let set = words.map(|word| u64::from(word.load(Ordering::Relaxed).count_ones()));
+        size_for(keys(1 << head.bits(half), set.sum())).min(head.room())
     }
 
     /// Lets nobody rely on the filter until the next sweep.
@@ -145,7 +137,6 @@ impl Keeper {
 impl Draft<'_> {
     /// Announces the entry of an established flow.
     pub fn announce(&mut self, key: &impl Client) {
-        self.entries += 1;
         let bit = self.head.place(self.head.spare(), key.key_hash(self.secret));
         if let Some(word) = self.keeper.words.all().get(bit.index as usize)
             && word.load(Ordering::Relaxed) & bit.mask == 0
@@ -157,9 +148,58 @@ impl Draft<'_> {
     /// Puts the half to use: every entry of an established flow was announced.
     pub fn put_to_use(self) {
         let new = self.head.using(Some(self.head.spare()));
-        self.keeper.entries = Some(self.entries);
-        if self.keeper.replace(self.head, new) {
-            self.keeper.left = Some((new, Instant::now()));
+        // Somebody else may have begun to do the same.
+        self.keeper.replace(self.head, new);
+    }
+}
+
+/// How many keys have been announced to a half of so many bits when so many are set, as chance has it (Swamidass and Baldi,
+/// "Mathematical correction for fingerprint similarity measures to improve chemical retrieval", 2007, for one hash).
+fn keys(bits: u64, set: u64) -> u64 {
+    let (bits, set) = (bits as f64, set as f64);
+    // All set: endlessly many.
+    (-bits * (1.0 - set / bits).ln()) as u64
+}
+
+/// The size of a half for so many keys, in bits as a power of two.
+fn size_for(keys: u64) -> u32 {
+    let wanted = keys.saturating_mul(BITS_PER_ENTRY).max(1).ilog2() + 1;
+    wanted.max(LEAST_BITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_counted_by_their_bits() {
+        assert_eq!(keys(1 << 18, 0), 0);
+        assert_eq!(keys(1 << 18, 1), 1);
+        for wanted in [1_000_u64, 100_000, 1_000_000] {
+            let mut words = vec![0_u64; 1 << 12];
+            let mut state = 1_u64;
+            for _ in 0..wanted {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let bit = state >> 46;
+                words[(bit >> 6) as usize] |= 1 << (bit & 63);
+            }
+            let set: u32 = words.iter().map(|word| word.count_ones()).sum();
+            let found = keys(1 << 18, set.into());
+            assert!(found.abs_diff(wanted) < wanted / 20, "{found} of {wanted}");
+        }
+        assert_eq!(keys(1 << 18, 1 << 18), u64::MAX);
+    }
+
+    #[test]
+    fn sizes_follow_from_keys() {
+        for (keys, bits) in [
+            (0, LEAST_BITS),
+            (8_191, LEAST_BITS),
+            (8_192, LEAST_BITS + 1),
+            (1 << 20, 26),
+            (u64::MAX, 64),
+        ] {
+            assert_eq!(size_for(keys), bits, "{keys}");
         }
     }
 }

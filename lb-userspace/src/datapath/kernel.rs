@@ -187,6 +187,15 @@ impl Datapath {
         Ok(identity(&self.pins)? == self.identity)
     }
 
+    /// Reads again what is kept of the maps' contents: another daemon has written them until now.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn renew_writer(&mut self) -> Result<()> {
+        self.writer = Writer::new(|name: &str| open_map(&self.pins, name))?;
+        Ok(())
+    }
+
     /// Attaches the program to the interfaces, given by name and index, in the place of a former one where there is one.
     ///
     /// # Errors

@@ -38,6 +38,18 @@ impl Buckets {
         }
     }
 
+    /// Lets an application have the run that another one had on the same address, so that its flows stay where they are. `wanted`
+    /// are all applications of the next generation: who stays keeps his run for himself, because new flows of two applications
+    /// may have different pools.
+    pub fn inherit(&mut self, application: u32, former: &Application, wanted: &BTreeSet<u32>) {
+        let run = former.buckets;
+        let mut others = self.runs.iter();
+        let taken = others.any(|(other, held)| *held == run && wanted.contains(other));
+        if run != BucketRun::NONE && !taken && !self.runs.contains_key(&application) {
+            self.runs.insert(application, run);
+        }
+    }
+
     /// The run of an application, and what its flags say: a run that it has already, of whatever size, because flows are in it.
     /// `bits`: of the run that it wants; `None`: its new flows need entries. Without room they do as well.
     pub fn place(
@@ -46,19 +58,20 @@ impl Buckets {
         bits: Option<u32>,
         ops: &mut Vec<TableOp>,
     ) -> (BucketRun, ApplicationFlags) {
-        let untracked = ApplicationFlags(match bits {
-            Some(_) => ApplicationFlags::UNTRACKED,
-            None => 0,
+        // As long as there are buckets, there may be flows of origins that answer directly, whatever the pools are now.
+        let flags = ApplicationFlags(match bits {
+            Some(_) => ApplicationFlags::DIRECT | ApplicationFlags::UNTRACKED,
+            None => ApplicationFlags::DIRECT,
         });
-        let tracked = ApplicationFlags(0);
+        let none = (BucketRun::NONE, ApplicationFlags(0));
         if let Some(run) = self.runs.get(&application) {
-            return (*run, untracked);
+            return (*run, flags);
         }
         let Some(bits) = bits else {
-            return (BucketRun::NONE, tracked);
+            return none;
         };
         let Some(base) = self.arena.allocate(2 << bits) else {
-            return (BucketRun::NONE, tracked);
+            return none;
         };
         let run = BucketRun::new(base, bits);
         self.runs.insert(application, run);
@@ -66,25 +79,85 @@ impl Buckets {
             base,
             count: run.rows(),
         });
-        (run, untracked)
+        (run, flags)
     }
 
-    /// Frees the runs of all applications but these.
-    pub fn retain(&mut self, used: &BTreeSet<u32>) {
-        let arena = &mut self.arena;
-        self.runs.retain(|application, run| {
-            let kept = used.contains(application);
-            if !kept {
-                arena.release(run.base(), run.rows());
+    /// Frees all runs but those of these applications' records: also one that was given to an application in vain, because a
+    /// later step failed, and has not been emptied.
+    pub fn retain<'a>(&mut self, records: impl Iterator<Item = &'a Application>) {
+        let used: BTreeSet<(u32, u32)> = records.map(|record| (record.id, record.buckets.0)).collect();
+        let former = core::mem::take(&mut self.runs);
+        let (kept, gone) =
+            (former.into_iter()).partition(|(application, run)| used.contains(&(*application, run.0)));
+        self.runs = kept;
+        let gone: BTreeMap<u32, BucketRun> = gone;
+        // One that was inherited has two applications for a while.
+        let freed: BTreeMap<u32, BucketRun> = gone.into_values().map(|run| (run.base(), run)).collect();
+        for run in freed.into_values() {
+            if !self.runs.values().any(|kept| *kept == run) {
+                self.arena.release(run.base(), run.rows());
             }
-            kept
-        });
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn record(id: u32, buckets: BucketRun) -> Application {
+        Application {
+            id,
+            buckets,
+            ..Application::default()
+        }
+    }
+
+    #[test]
+    fn who_listens_where_another_did_has_his_flows() {
+        let mut buckets = Buckets::new(4 << LEAST_BITS);
+        let mut ops = Vec::new();
+        let (run, _) = buckets.place(7, Some(LEAST_BITS), &mut ops);
+        let former = record(7, run);
+        let emptied = ops.len();
+        // Who stays keeps it.
+        buckets.inherit(8, &former, &BTreeSet::from([7, 8]));
+        let (other, _) = buckets.place(8, Some(LEAST_BITS), &mut ops);
+        assert_ne!(other, run);
+        buckets.retain([former].iter());
+        // Two that come have not the same.
+        let wanted = BTreeSet::from([9, 10]);
+        buckets.inherit(9, &former, &wanted);
+        buckets.inherit(10, &former, &wanted);
+        ops.truncate(emptied);
+        assert_eq!(buckets.place(9, Some(LEAST_BITS), &mut ops).0, run);
+        assert_eq!(ops.len(), emptied, "it is not emptied");
+        assert_ne!(buckets.place(10, Some(LEAST_BITS), &mut ops).0, run);
+        // That generation failed: the former one has it still.
+        buckets.retain([former].iter());
+        assert_eq!(buckets.place(7, Some(LEAST_BITS), &mut ops).0, run);
+        buckets.inherit(9, &former, &wanted);
+        buckets.retain([record(9, run)].iter());
+        assert_ne!(buckets.place(11, Some(LEAST_BITS), &mut ops).0, run);
+        assert_eq!(
+            buckets.place(12, Some(LEAST_BITS), &mut ops).0,
+            BucketRun::NONE,
+            "all rows are taken"
+        );
+    }
+
+    /// What was given when a generation failed has not been emptied.
+    #[test]
+    fn a_run_that_was_given_in_vain_is_given_and_emptied_again() {
+        let mut buckets = Buckets::new(4 << LEAST_BITS);
+        let live = record(7, BucketRun::NONE);
+        let mut lost = Vec::new();
+        let (run, _) = buckets.place(7, Some(LEAST_BITS), &mut lost);
+        buckets.retain([live].iter());
+        let mut ops = Vec::new();
+        assert_eq!(buckets.place(7, Some(LEAST_BITS), &mut ops).0, run);
+        assert_eq!(ops, lost);
+    }
 
     #[test]
     fn a_run_is_kept_as_long_as_its_application_is_there() {
@@ -100,7 +173,8 @@ mod tests {
             }]
         );
         // New flows need entries from now on; those there are stay where they are.
-        assert_eq!(buckets.place(7, None, &mut ops), (first, ApplicationFlags(0)));
+        let direct = ApplicationFlags(ApplicationFlags::DIRECT);
+        assert_eq!(buckets.place(7, None, &mut ops), (first, direct));
         let (second, _) = buckets.place(8, Some(LEAST_BITS), &mut ops);
         assert_ne!(second.base(), first.base());
         // No room is no error.
@@ -108,7 +182,7 @@ mod tests {
             buckets.place(9, Some(LEAST_BITS), &mut ops),
             (BucketRun::NONE, ApplicationFlags(0))
         );
-        buckets.retain(&BTreeSet::from([8]));
+        buckets.retain([record(8, second)].iter());
         assert_eq!(buckets.place(7, None, &mut ops).0, BucketRun::NONE);
         assert_eq!(buckets.place(8, Some(12), &mut ops).0, second);
         assert_eq!(ops.len(), 2);
@@ -121,11 +195,7 @@ mod tests {
     #[test]
     fn what_a_former_daemon_gave_is_not_given_again() {
         let mut buckets = Buckets::new(4 << LEAST_BITS);
-        let record = Application {
-            id: 3,
-            buckets: BucketRun::new(0, LEAST_BITS),
-            ..Application::default()
-        };
+        let record = record(3, BucketRun::new(0, LEAST_BITS));
         buckets.adopt([record, record].iter());
         let mut ops = Vec::new();
         assert_eq!(buckets.place(3, Some(LEAST_BITS), &mut ops).0, record.buckets);

@@ -7,7 +7,8 @@ use crate::model::Ports;
 use crate::steering::{Family, SheddingTable};
 use core::fmt;
 use lb_common::abi::{
-    AccessList, AddressRole, ApplicationFlags, Country, Ip, PoolFlags, PoolId, Port, PortSpan, Protocol, Rate,
+    AccessList, AddressRole, ApplicationFlags, ApplicationKey, Country, Ip, Parity, PoolFlags, PoolId, Port,
+    PortSpan, Protocol, Rate,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -78,6 +79,18 @@ pub struct ListenerDesign {
     pub echo: bool,
     /// New TCP flows need no entry: buckets that its tables ask for, as a power of two.
     pub untracked: Option<u32>,
+}
+
+impl ListenerDesign {
+    /// Where its record stands in a generation of a parity.
+    pub fn key(&self, parity: Parity) -> ApplicationKey {
+        ApplicationKey {
+            address: self.address,
+            port: Port::new(self.ports.first()),
+            protocol: self.protocol,
+            parity,
+        }
+    }
 }
 
 /// The pools of a country's clients, in a set of routes that applications share, as the next generation shall hold them.

@@ -214,9 +214,7 @@ impl Generations {
         let live = &self.held[usize::from(live.0 & 1)];
         self.slots.retain(&live.slots);
         self.spans.retain(&live.spans);
-        let applications = live.applications.values().flatten();
-        let applications = applications.map(|record| record.id).collect();
-        self.buckets.retain(&applications);
+        self.buckets.retain(live.applications.values().flatten());
         if self.adopted.is_some_and(|generation| generation != self.live) {
             self.adopted = None;
             self.slots.forget_reserved();
@@ -270,14 +268,10 @@ impl Generations {
             }
             next.pools.insert(pool.id, record);
         }
+        self.inherit_buckets(designs, parity);
         for listener in designs.listeners {
             let table = self.table(listener.pools.layout.as_ref(), &mut next, runs)?;
-            let key = ApplicationKey {
-                address: listener.address,
-                port: Port::new(listener.ports.first()),
-                protocol: listener.protocol,
-                parity,
-            };
+            let key = listener.key(parity);
             let (buckets, flag) = self.buckets.place(listener.application, listener.untracked, runs);
             let record = Application {
                 buckets,
@@ -316,6 +310,20 @@ impl Generations {
             next.vips.insert(key, Some(record));
         }
         Ok(next)
+    }
+
+    /// Lets applications that listen where the live generation has others keep the flows without entries.
+    fn inherit_buckets(&mut self, designs: &Designs<'_>, parity: Parity) {
+        let wanted: BTreeSet<u32> = (designs.listeners.iter())
+            .map(|listener| listener.application)
+            .collect();
+        let live = &self.held[usize::from(parity.other().0 & 1)];
+        for listener in designs.listeners {
+            let key = listener.key(parity.other());
+            if let Some(former) = live.applications.get(&key).copied().flatten() {
+                self.buckets.inherit(listener.application, &former, &wanted);
+            }
+        }
     }
 
     /// Where a layout stands; it is built and written if it stands nowhere yet.
