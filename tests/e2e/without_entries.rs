@@ -48,7 +48,12 @@ impl World {
 
     /// A pool of the origins with these weights; those without one are not in it.
     fn pool(&self, weights: [Option<f64>; 3]) -> Pool {
-        let origins = self.lab.origins.iter().zip(FORWARDINGS).zip(weights);
+        self.pool_by(FORWARDINGS, weights)
+    }
+
+    /// The same, with other ways to forward.
+    fn pool_by(&self, forwardings: [Forwarding; 3], weights: [Option<f64>; 3]) -> Pool {
+        let origins = self.lab.origins.iter().zip(forwardings).zip(weights);
         origins.fold(
             pool("eu").unmonitored(),
             |pool, ((host, forwarding), weight)| match weight {
@@ -72,7 +77,11 @@ impl World {
 }
 
 fn config(pool: &Pool) -> String {
-    let applications = ["echo4", "echo6"].into_iter().zip(vips());
+    named(["echo4", "echo6"], pool)
+}
+
+fn named(names: [&str; 2], pool: &Pool) -> String {
+    let applications = names.into_iter().zip(vips());
     let applications = applications.map(|(name, vip)| application(name, "tcp/7", vip, "echo"));
     format!(
         "{pool}{}{}",
@@ -150,6 +159,40 @@ fn connections_outlive_every_change_without_an_entry() {
     change(&lb, &world.pool([Some(0.2), Some(1.0), Some(1.0)]));
     flows.extend(world.open_many());
     ping_all(&mut flows, "when c has come back");
+}
+
+/// Where an origin that translates joins, some connections have entries and others of the same buckets none.
+#[test]
+fn connections_outlive_other_ways_to_forward_and_other_names() {
+    needs_root!();
+    let world = World::new();
+    let all = |weight| [Some(1.0), Some(1.0), weight];
+    let mut lb = Daemon::start(&world.lab, &config(&world.pool(all(None))));
+    lb.wait_healthy(&["eu"]);
+    let mut flows = world.open_many();
+    let translated = [Forwarding::DsrL2, Forwarding::DsrIpip, Forwarding::Nat];
+    for round in 0..3 {
+        change(&lb, &world.pool_by(translated, all(Some(1.0))));
+        ping_all(&mut flows, &format!("when c has joined for the {round}th time"));
+        let newer = world.open_many();
+        assert!(by_origin(&newer).contains_key("c"), "{:?}", by_origin(&newer));
+        flows.extend(newer);
+        ping_all(&mut flows, &format!("round {round}"));
+        change(&lb, &world.pool_by(translated, all(Some(0.0))));
+        flows.extend(world.open_many());
+        ping_all(&mut flows, &format!("when c gets no more in round {round}"));
+        change(&lb, &world.pool(all(None)));
+        flows.extend(world.open_many());
+        ping_all(&mut flows, &format!("when c has left in round {round}"));
+    }
+    lb.write_config(&named(
+        ["one", "other"],
+        &world.pool([Some(1.0), Some(0.0), None]),
+    ));
+    lb.lb_ok(&["reload"]);
+    ping_all(&mut flows, "under other names");
+    flows.extend(world.open_many());
+    ping_all(&mut flows, "with those that came under other names");
 }
 
 #[test]

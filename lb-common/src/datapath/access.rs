@@ -26,22 +26,7 @@ pub fn check<T: Tables>(
     if opening.let_in != 0 {
         return Ok(());
     }
-    denial(tables, settings, &opening.application, source)?;
-    opening.let_in = 1;
-    Ok(())
-}
-
-/// The same for a packet that no flow begins with.
-///
-/// # Errors
-/// Why `source` may not.
-#[inline(always)]
-pub fn denial<T: Tables>(
-    tables: &T,
-    settings: &Settings,
-    application: &Application,
-    source: Ip,
-) -> Result<(), DropReason> {
+    let application = &opening.application;
     let countries = settings.flags.has(SettingsFlags::COUNTRIES);
     ask(
         tables,
@@ -51,7 +36,9 @@ pub fn denial<T: Tables>(
         DropReason::DeniedGlobally,
     )?;
     let countries = application.flags.has(ApplicationFlags::COUNTRIES);
-    ask(tables, application.access, countries, source, DropReason::Denied)
+    ask(tables, application.access, countries, source, DropReason::Denied)?;
+    opening.let_in = 1;
+    Ok(())
 }
 
 /// What one list says; `denied` is its reason for a prefix.

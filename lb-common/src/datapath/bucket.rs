@@ -193,11 +193,13 @@ pub(super) fn owner<T: Tables>(tables: &T, row: u32) -> Option<Owner> {
     })
 }
 
-/// The entry of a flow that needs none, for whoever asks which origin a client's packet would go to: as [`flow::peek`].
+/// The entry of a flow that needs none, for whoever asks which origin a client's packet would go to: as [`flow::peek`]. `guarded`: not where
+/// access lists would have to be asked whether the client has such a flow.
 #[inline(always)]
 pub(super) fn peek<F: Family, T: Tables>(
     tables: &T,
     parity: Parity,
+    guarded: bool,
     arriving: &Tuple<F::Address>,
     into: &mut F::Flow,
 ) -> bool {
@@ -213,8 +215,7 @@ pub(super) fn peek<F: Family, T: Tables>(
     let (Some(settings), Some(application)) = (tables.settings(), tables.application(&key)) else {
         return false;
     };
-    // Who began before there was a list is asked like everybody.
-    if access::denial(tables, settings, &application, arriving.source.into()).is_err() {
+    if guarded && access::applies(settings, &application) {
         return false;
     }
     let Some(row) = row::<F>(settings.hash_key, &application, arriving) else {

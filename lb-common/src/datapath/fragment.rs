@@ -176,7 +176,7 @@ fn later<F: Family, P: Packet, T: Tables>(
     subject.arriving.protocol = first.protocol;
     // The first one has shown that the flow is alive.
     if flow::peek::<F, T>(tables, now, &subject.arriving, client)
-        || bucket::peek::<F, T>(tables, parity, &subject.arriving, client)
+        || bucket::peek::<F, T>(tables, parity, true, &subject.arriving, client)
     {
         return Step::Go(Stage::Send);
     }

@@ -291,7 +291,7 @@ fn about_flow<F: Messages, P: Packet, T: Tables>(
     let ports: Ports = packet.read(quote.transport)?;
     subject.arriving = quote.tuple(ports).reversed();
     if !flow::peek::<F, T>(tables, now, &subject.arriving, client)
-        && !bucket::peek::<F, T>(tables, parity, &subject.arriving, client)
+        && !bucket::peek::<F, T>(tables, parity, false, &subject.arriving, client)
     {
         return None;
     }
@@ -423,7 +423,7 @@ fn client_flow<F: Family, P: Packet, T: Tables>(
     let Opening { now, parity, .. } = scratch.opening;
     let entry = &mut F::draft(scratch).client;
     if !flow::peek::<F, T>(tables, now, &arriving, entry)
-        && !bucket::peek::<F, T>(tables, parity, &arriving, entry)
+        && !bucket::peek::<F, T>(tables, parity, false, &arriving, entry)
     {
         return None;
     }

@@ -407,6 +407,7 @@ fn flows_of_an_origin_that_has_ended_are_reset() {
     let which = world.origins.iter().position(|&id| id == ended).unwrap();
     world.handle(&Event::State(which, OriginState::ENDED));
     world.handle(&Event::Generation);
+    world.handle(&Event::Wait(200_000));
     let old = world.connections.clone();
     for _ in 0..64 {
         world.open();
@@ -522,6 +523,14 @@ fn mapped_addresses_are_nobodys() {
     // As where packets for any address are looked at.
     let words = world.host.scenario.tables.addresses.get_mut();
     words.extend((0..Filter::WORDS).map(|word| (word, u64::MAX)));
+    // And as where the application has an IPv6 address, too.
+    let buckets = world.host.scenario.tables.buckets.get_mut();
+    for number in 0..RUN.rows() / 2 {
+        let bucket = buckets[&RUN.row(number, false)];
+        buckets.insert(RUN.row(number, true), bucket);
+        let settled = &mut world.host.scenario.tables.settled;
+        settled.insert(RUN.row(number, true), bucket.tracked);
+    }
     let mapped = |address: SocketAddr| {
         let std::net::IpAddr::V4(v4) = address.ip() else {
             unreachable!()

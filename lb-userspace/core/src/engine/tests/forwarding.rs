@@ -2,6 +2,7 @@
 
 use super::world::*;
 use crate::engine::{Event, Kept, Path};
+use crate::image::TableOp;
 use crate::model::*;
 use core::net::IpAddr;
 use lb_common::abi::{
@@ -157,4 +158,34 @@ fn another_forwarding_is_another_origin_and_the_old_one_drains() {
     let mut next = world.restart(Kept::default());
     next.configure(both_families(&[(A, Forwarding::Nat)]));
     assert_eq!(next.origin(A).id, world.origin(A).id);
+}
+
+/// Whatever becomes of an application whose flows have no entries, they are still found.
+#[test]
+fn flows_without_entries_outlive_names_and_modes() {
+    let direct = [(A, Forwarding::DsrL2), (B, Forwarding::DsrL2)];
+    let mut world = World::settled(both_families(&direct));
+    let before = application(&world, VIP);
+    assert!(before.flags.has(ApplicationFlags::UNTRACKED));
+    let same_buckets = |world: &mut World, config: Config, untracked: bool| {
+        let applied = world.applied.len();
+        world.configure(config);
+        let mut ops = world.applied[applied..].iter().flatten();
+        assert!(!ops.any(|op| matches!(op, TableOp::Buckets { .. })));
+        for vip in [VIP, VIP6] {
+            let now = application(world, vip);
+            assert_eq!(now.buckets, before.buckets);
+            assert!(now.flags.has(ApplicationFlags::DIRECT));
+            assert_eq!(now.flags.has(ApplicationFlags::UNTRACKED), untracked);
+        }
+        application(world, VIP).id
+    };
+    let mut renamed = both_families(&direct);
+    renamed.applications[0].name = "other".into();
+    assert_ne!(same_buckets(&mut world, renamed, true), before.id);
+    assert_eq!(same_buckets(&mut world, both_families(&direct), true), before.id);
+    let one = both_families(&[(A, Forwarding::DsrL2), (B, Forwarding::Nat)]);
+    same_buckets(&mut world, one, false);
+    let none = both_families(&[(A, Forwarding::Nat), (B, Forwarding::Nat)]);
+    same_buckets(&mut world, none, false);
 }

@@ -1,0 +1,152 @@
+//! Buckets of flows without entries, as sweeps of the kernel's tables keep them.
+
+use aya::maps::{Array, HashMap, MapData};
+use lb_common::abi::{
+    Application, ApplicationKey, Bucket, Flow4, FlowCore, FlowKey4, FlowSide, Forwarding, OriginId, Port,
+    Protocol, TcpState, Timeouts, maps,
+};
+use lb_common::hash;
+use lb_common::testing::scenario::{TIMEOUTS, app};
+use lb_common::testing::{Scenario, modes};
+use lb_tests::needs_root;
+use lb_tests::prog::{Kernel, namespace, small};
+use lb_userspace::datapath::flows::FlowTables;
+
+struct Bed {
+    kernel: Kernel,
+    tables: FlowTables,
+    key: ApplicationKey,
+    application: Application,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let mut kernel = Kernel::new(&small()).unwrap();
+        let mut scenario = Scenario::plain();
+        modes::without_entries(&mut scenario);
+        let ours = |(key, record): &(&ApplicationKey, &Application)| {
+            record.id == app::DSR_L2 && key.protocol == Protocol::TCP && key.address.v4().is_some()
+        };
+        let applications = scenario.tables.applications.iter();
+        let (key, application) = applications.clone().find(ours).unwrap();
+        let (key, application) = (*key, *application);
+        kernel.write(&scenario.tables).unwrap();
+        Self {
+            tables: FlowTables::new(|name| kernel.map(name)).unwrap(),
+            kernel,
+            key,
+            application,
+        }
+    }
+
+    fn array<V: aya::Pod>(&self, name: &str) -> Array<MapData, V> {
+        self.kernel.map(name).unwrap().try_into().unwrap()
+    }
+
+    fn flow(&self) -> FlowKey4 {
+        FlowKey4 {
+            source: "198.51.100.7".parse::<std::net::Ipv4Addr>().unwrap().into(),
+            destination: self.key.address.v4().unwrap(),
+            source_port: Port::new(40_000),
+            destination_port: self.key.port,
+            protocol: Protocol::TCP,
+            reserved: [0; 3],
+        }
+    }
+
+    /// The row of the flow's bucket.
+    fn row(&self) -> u32 {
+        let secret = self.array::<lb_common::abi::Settings>(maps::SETTINGS);
+        let secret = secret.get(&0, 0).unwrap().hash_key;
+        let run = self.application.buckets;
+        let key = self.flow();
+        let number = run.number(hash::bucket4(secret, key.source, key.source_port));
+        run.row(number, false)
+    }
+
+    /// Adds an entry of an application with that number to a table.
+    fn remember(&self, table: &str, application: u32) {
+        self.array::<Timeouts>(maps::TIMEOUTS)
+            .set(application, TIMEOUTS, 0)
+            .unwrap();
+        let now = self.kernel.clock.now();
+        let core = FlowCore {
+            origin: OriginId(1),
+            application,
+            seen: now,
+            opened: now,
+            tcp: TcpState::NEW,
+            side: FlowSide::CLIENT,
+            forwarding: Forwarding::DSR_L2,
+            ..FlowCore::default()
+        };
+        let flow = Flow4 {
+            core,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        let mut flows: HashMap<MapData, FlowKey4, Flow4> =
+            self.kernel.map(table).unwrap().try_into().unwrap();
+        flows.insert(self.flow(), flow, 0).unwrap();
+    }
+
+    /// Whether the flow's bucket may have entries, as far as packets know.
+    fn may_be_tracked(&self) -> bool {
+        let row = self.row();
+        let bucket = self.array::<Bucket>(maps::BUCKETS).get(&row, 0).unwrap();
+        bucket.may_be_tracked(self.array::<u32>(maps::SETTLED).get(&row, 0).unwrap())
+    }
+
+    fn set(&self, bucket: Bucket, settled: u32) {
+        let row = self.row();
+        self.array(maps::BUCKETS).set(row, bucket, 0).unwrap();
+        self.array::<u32>(maps::SETTLED).set(row, settled, 0).unwrap();
+    }
+
+    fn sweep(&mut self) {
+        self.tables.sweep(&self.kernel.clock).unwrap();
+    }
+
+    /// A bucket whose last entry was made so many jiffies ago.
+    fn noted(&self, ago: u32) -> Bucket {
+        let mut bucket = Bucket::default();
+        bucket.note(self.kernel.clock.now().wrapping_sub(ago));
+        bucket
+    }
+}
+
+/// The application of an entry may have another number by now: its name has changed, or it was removed and added again.
+#[test]
+fn an_entry_is_found_by_where_its_packets_go() {
+    needs_root!();
+    namespace().enter(|| {
+        for table in [maps::FLOWS4, maps::TENTATIVE4] {
+            for application in [app::DSR_L2, app::WEB] {
+                let mut bed = Bed::new();
+                bed.set(bed.noted(100), 0);
+                bed.remember(table, application);
+                bed.sweep();
+                assert!(bed.may_be_tracked(), "{table} {application}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_bucket_without_entries_is_settled_however_long_ago_it_had_some() {
+    needs_root!();
+    namespace().enter(|| {
+        let mut bed = Bed::new();
+        for ago in [100, 1 << 30, 1 << 31, 3 << 30] {
+            bed.set(bed.noted(ago), 0);
+            assert!(bed.may_be_tracked());
+            bed.sweep();
+            assert!(!bed.may_be_tracked(), "{ago}");
+            bed.sweep();
+            assert!(!bed.may_be_tracked(), "{ago}: for good");
+        }
+        // It may have been noted after the sweep began.
+        bed.set(bed.noted(0), 0);
+        bed.sweep();
+        assert!(bed.may_be_tracked());
+    });
+}
