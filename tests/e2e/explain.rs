@@ -8,7 +8,7 @@ use lb_tests::gate::number;
 use lb_tests::lab::{Lab, VIP4};
 use lb_tests::{http, needs_root, servers};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
@@ -22,6 +22,13 @@ fn explain(lb: &Daemon, client: SocketAddr, server: SocketAddr) -> Value {
         .unwrap();
     assert_eq!(answer.status, 200, "{}", answer.body);
     serde_json::from_str(&answer.body).unwrap()
+}
+
+/// No step is told twice.
+pub fn assert_told_once(explained: &Value) {
+    let steps = explained["steps"].as_array().expect("steps");
+    let distinct: BTreeSet<String> = steps.iter().map(Value::to_string).collect();
+    assert_eq!(distinct.len(), steps.len(), "{explained}");
 }
 
 /// The origin's name without its pool's.
@@ -50,6 +57,7 @@ fn explain_names_the_origin_that_the_flow_then_reaches() {
         let client = SocketAddr::from((lab.client_address(VIP4.into()), port));
         let server = http_at(if number % 2 == 0 { VIP4 } else { OTHER_VIP });
         let explained = explain(&lb, client, server);
+        assert_told_once(&explained);
         let promised = origin(&explained)
             .unwrap_or_else(|| panic!("no origin in {explained}"))
             .to_owned();

@@ -1,6 +1,7 @@
 //! TCP connections to origins that answer clients directly need no entry in a flow table: they stay where they began all
 //! the same, whatever the configuration becomes.
 
+use crate::explain::assert_told_once;
 use crate::on_all;
 use lb_tests::agent::OriginAgent;
 use lb_tests::check::{SOON, wait_until};
@@ -213,7 +214,9 @@ fn what_the_operator_is_told_of_connections_without_entries_is_true() {
             &client.to_string(),
             &server.to_string(),
         ]);
-        serde_json::from_str(&text).expect("JSON")
+        let explained = serde_json::from_str(&text).expect("JSON");
+        assert_told_once(&explained);
+        explained
     };
     assert_eq!(explain(&lb)["origin"], "a");
     let stream = world.lab.client.enter(|| connect_from(client, server)).unwrap();

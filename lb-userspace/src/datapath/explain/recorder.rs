@@ -268,7 +268,7 @@ impl Tables for Recorder<'_> {
                 let name = self
                     .application_name(application.id)
                     .unwrap_or_else(|| format!("#{}", application.id));
-                self.note(
+                self.note_once(
                     "application",
                     format!(
                         "{name} listens on {place} (generation {})",
@@ -276,7 +276,7 @@ impl Tables for Recorder<'_> {
                     ),
                 );
             }
-            None => self.note("application", format!("none listens on {place}")),
+            None => self.note_once("application", format!("none listens on {place}")),
         }
         found
     }
@@ -434,7 +434,8 @@ impl Tables for Recorder<'_> {
 
     fn snat_address(&self, index: u32) -> Option<Ip> {
         let address = self.maps.snat_addresses.get(&index, 0).ok()?;
-        self.note("source", format!("translated to {}", IpAddr::from(address)));
+        // A port that may be taken is looked at twice.
+        self.note_once("source", format!("translated to {}", IpAddr::from(address)));
         Some(address)
     }
 
