@@ -22,6 +22,7 @@ mod setup;
 mod sweeps;
 mod takeover;
 mod tracer;
+mod unwritten;
 mod watch;
 mod ways;
 

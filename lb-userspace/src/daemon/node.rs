@@ -11,6 +11,7 @@ use super::setup::{self, Lock};
 use super::sweeps::Counting;
 use super::takeover::{self, Former};
 use super::tracer::Tracer;
+use super::unwritten::Unwritten;
 use super::watch::FileWatch;
 use super::ways::ProbeWays;
 use crate::api::{Handle, Listeners, Request, Server};
@@ -559,23 +560,6 @@ impl Node {
         if !drained.is_empty() {
             self.tell(Event::Drained(drained));
         }
-    }
-}
-
-/// Steps of a batch that failed, as far as no image of the tables has them.
-#[derive(Debug, Default)]
-struct Unwritten(Vec<TableOp>);
-
-impl Unwritten {
-    fn note(&mut self, steps: &[TableOp]) {
-        let emptied = steps.iter();
-        let emptied = emptied.filter(|step| matches!(step, TableOp::Buckets { .. }));
-        self.0.extend(emptied.cloned());
-    }
-
-    /// All that is to be written: whoever had a run of buckets before must not have the flows of its next application.
-    fn again(&self, image: Vec<TableOp>) -> Vec<TableOp> {
-        self.0.iter().cloned().chain(image).collect()
     }
 }
 
