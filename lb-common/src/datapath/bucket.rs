@@ -193,8 +193,8 @@ pub(super) fn owner<T: Tables>(tables: &T, row: u32) -> Option<Owner> {
     })
 }
 
-/// The entry of a flow that needs none, for whoever asks which origin a client's packet would go to: as [`flow::peek`]. `guarded`: not where
-/// access lists would have to be asked whether the client has such a flow.
+/// The entry of a flow that needs none, for whoever asks which origin a client's packet would go to: as [`flow::peek`].
+/// `guarded`: not where access lists would have to be asked whether the client has such a flow.
 #[inline(always)]
 pub(super) fn peek<F: Family, T: Tables>(
     tables: &T,

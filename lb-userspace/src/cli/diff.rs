@@ -14,8 +14,8 @@ use std::path::Path;
 /// the disk), `draft:NAME`, `revision:N`, `-` (stdin). A file with such a name is given as ./running.
 ///
 /// Compared is what the configurations mean, with the objects of the API and what was set by hand (at its time for a
-/// revision). The share of traffic that moves is that of new flows which would get another origin, with every enabled origin up; flows that are open
-/// stay where they are.
+/// revision). The share of traffic that moves is that of new flows which would get another origin, with every enabled origin
+/// up; flows that are open stay where they are.
 #[derive(Args, Debug)]
 #[command(name = "diff")]
 pub(super) struct DiffArgs {
