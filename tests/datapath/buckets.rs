@@ -65,7 +65,7 @@ impl Bed {
     }
 
     /// Adds an entry of an application with that number to a table.
-    fn remember(&self, table: &str, application: u32) {
+    fn remember(&self, table: &str, application: u32, key: FlowKey4) {
         self.array::<Timeouts>(maps::TIMEOUTS)
             .set(application, TIMEOUTS, 0)
             .unwrap();
@@ -86,7 +86,7 @@ impl Bed {
         };
         let mut flows: HashMap<MapData, FlowKey4, Flow4> =
             self.kernel.map(table).unwrap().try_into().unwrap();
-        flows.insert(self.flow(), flow, 0).unwrap();
+        flows.insert(key, flow, 0).unwrap();
     }
 
     /// Whether the flow's bucket may have entries, as far as packets know.
@@ -123,10 +123,31 @@ fn an_entry_is_found_by_where_its_packets_go() {
             for application in [app::DSR_L2, app::WEB] {
                 let mut bed = Bed::new();
                 bed.set(bed.noted(100), 0);
-                bed.remember(table, application);
+                let key = bed.flow();
+                bed.remember(table, application, key);
                 bed.sweep();
                 assert!(bed.may_be_tracked(), "{table} {application}");
             }
+        }
+    });
+}
+
+/// The application may have listened at another port when the entry was made, and may again.
+#[test]
+fn an_entry_is_found_by_whose_it_is() {
+    needs_root!();
+    namespace().enter(|| {
+        for (application, found) in [(app::DSR_L2, true), (app::WEB, false)] {
+            let mut bed = Bed::new();
+            bed.set(bed.noted(100), 0);
+            let destination_port = Port::new(1);
+            let elsewhere = FlowKey4 {
+                destination_port,
+                ..bed.flow()
+            };
+            bed.remember(maps::FLOWS4, application, elsewhere);
+            bed.sweep();
+            assert_eq!(bed.may_be_tracked(), found, "{application}");
         }
     });
 }

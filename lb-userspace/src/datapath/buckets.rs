@@ -30,18 +30,14 @@ pub struct Buckets {
 #[derive(Debug, Default)]
 pub struct Look {
     /// By where packets go, as these find them: an entry's application may have had another number.
-    runs: BTreeMap<(Ip, Port), Run>,
+    places: BTreeMap<(Ip, Port), BucketRun>,
+    /// By application: it may have listened elsewhere, and may again.
+    runs: BTreeMap<u32, BucketRun>,
     key: HashKey,
     /// When it began, in jiffies.
     began: u32,
     /// Rows whose flows have an entry.
     tracked: BTreeSet<u32>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Run {
-    application: u32,
-    rows: BucketRun,
 }
 
 /// A key of a flow table, as far as buckets go.
@@ -106,21 +102,16 @@ pub struct Owners {
 }
 
 impl Look {
-    /// Notes an entry.
-    pub fn note<K: Client>(&mut self, key: &K) {
+    /// Notes an entry of a client's packets, made for the application with that number.
+    pub fn note<K: Client>(&mut self, application: u32, key: &K) {
         if key.protocol() != Protocol::TCP {
             return;
         }
-        if let Some(Run { rows, .. }) = self.runs.get(&key.destination()) {
-            self.tracked
-                .insert(rows.row(rows.number(key.hash(self.key)), K::V6));
+        let place = self.places.get(&key.destination());
+        for run in place.into_iter().chain(self.runs.get(&application)) {
+            let number = run.number(key.hash(self.key));
+            self.tracked.insert(run.row(number, K::V6));
         }
-    }
-
-    /// Each run once, with its application: that may have several addresses.
-    fn distinct(&self) -> BTreeMap<u32, BucketRun> {
-        let runs = self.runs.values();
-        runs.map(|run| (run.application, run.rows)).collect()
     }
 
     /// Whether there is anything to look for.
@@ -168,11 +159,8 @@ impl Buckets {
                     && key.protocol == Protocol::TCP
                     && record.buckets != BucketRun::NONE
                 {
-                    let run = Run {
-                        application: record.id,
-                        rows: record.buckets,
-                    };
-                    look.runs.insert((key.address, key.port), run);
+                    look.places.insert((key.address, key.port), record.buckets);
+                    look.runs.insert(record.id, record.buckets);
                 }
             },
         )
@@ -187,7 +175,7 @@ impl Buckets {
     /// When a map cannot be read or written.
     pub fn forget(&self, now: u32, wanted: &mut impl FnMut(&FlowCore) -> bool) -> Result<u64> {
         let mut forgotten = 0;
-        for (application, run) in self.begin(now)?.distinct() {
+        for (application, run) in self.begin(now)?.runs {
             let buckets = self.read(run)?;
             for (row, bucket) in (run.base()..).zip(buckets) {
                 let core = FlowCore {
@@ -213,7 +201,7 @@ impl Buckets {
     /// # Errors
     /// When a map cannot be read or written.
     pub fn unsettle(&self, now: u32) -> Result<()> {
-        for run in self.begin(now)?.distinct().into_values() {
+        for run in self.begin(now)?.runs.into_values() {
             let unsettled: Vec<u32> = self.read(run)?.iter().map(Bucket::unsettled).collect();
             sys::update_rows(self.settled.fd().as_fd(), run.base(), &unsettled)
                 .context("unsettle buckets")?;
@@ -235,7 +223,7 @@ impl Buckets {
             return Ok(owners);
         }
         let second = self.settings.get(&0, 0).context("read the settings")?.second;
-        for (application, run) in look.distinct() {
+        for (&application, &run) in &look.runs {
             let timeouts = self.timeouts.get(&application, 0).unwrap_or_default();
             let (base, count) = (run.base(), run.rows());
             let buckets = self.read(run)?;

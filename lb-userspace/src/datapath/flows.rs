@@ -194,7 +194,7 @@ impl<K: aya::Pod + Client, V: aya::Pod + Entry<Key = K>> Table<K, V> {
         self.for_each(|key, flow| {
             let core = flow.core();
             if core.side == FlowSide::CLIENT {
-                finds.look.note(key);
+                finds.look.note(core.application, key);
             }
             if established && let Some(draft) = &mut finds.draft {
                 draft.announce(key);
@@ -400,10 +400,10 @@ impl FlowTables {
             // Entries go to the established ones and come back: they stand in both for a while, so whoever looks at these
             // before and after those misses none.
             for table in self.v4.iter().filter(|table| table.memory == Memory::Tentative) {
-                table.for_each(|key, _| look.note(key))?;
+                table.for_each(|key, flow| look.note(flow.core.application, key))?;
             }
             for table in self.v6.iter().filter(|table| table.memory == Memory::Tentative) {
-                table.for_each(|key, _| look.note(key))?;
+                table.for_each(|key, flow| look.note(flow.core.application, key))?;
             }
         }
         for table in &mut self.v4 {
