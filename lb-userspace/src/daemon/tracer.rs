@@ -43,6 +43,8 @@ pub(super) struct Tracer {
 struct Subscriber {
     wanted: Tracing,
     items: mpsc::Sender<TraceItem>,
+    /// When the program knew what it wants, by the clock of reports: less may be there of packets that came before.
+    since: u64,
     /// Packets that it has not been told of.
     lost: u64,
     /// The second that it was told of `count` packets in.
@@ -64,6 +66,9 @@ impl Tracer {
         let (items, receiver) = mpsc::channel(WAITING);
         lock(&self.subscribers).push(Subscriber::new(wanted, items));
         self.adapt()?;
+        if let Some(newest) = lock(&self.subscribers).last_mut() {
+            newest.since = since_boot().as_nanos() as u64;
+        }
         Ok(receiver)
     }
 
@@ -108,6 +113,12 @@ fn lock(subscribers: &Mutex<Vec<Subscriber>>) -> MutexGuard<'_, Vec<Subscriber>>
     subscribers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The clock of reports.
+fn since_boot() -> Duration {
+    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(monotonic.tv_sec as u64, monotonic.tv_nsec as u32)
+}
+
 /// What serves both.
 fn both(one: Tracing, other: Tracing) -> Tracing {
     fn same<T: PartialEq>(one: T, other: T, any: T) -> T {
@@ -150,6 +161,7 @@ impl Subscriber {
         Self {
             wanted,
             items,
+            since: u64::MAX,
             lost: 0,
             second: 0,
             count: 0,
@@ -158,7 +170,7 @@ impl Subscriber {
 
     /// Tells of a packet, if it is wanted.
     fn give(&mut self, traced: &Arc<Traced>, cpus: u64) {
-        if !trace::wants(&self.wanted, &traced.report) {
+        if traced.report.time < self.since || !trace::wants(&self.wanted, &traced.report) {
             return;
         }
         // Another one may have asked the program for more packets a second.
@@ -238,8 +250,6 @@ impl Node {
         let interfaces = interface::all().map_err(internal)?;
         let items = self.tracer.subscribe(wanted).map_err(internal)?;
         self.refresh_trace();
-        let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let passed = Duration::new(monotonic.tv_sec as u64, monotonic.tv_nsec as u32);
         Ok(Subscription {
             items,
             names: TraceNames {
@@ -248,7 +258,7 @@ impl Node {
                     .map(|interface| (interface.index, interface.name))
                     .collect(),
                 start: SystemTime::now()
-                    .checked_sub(passed)
+                    .checked_sub(since_boot())
                     .unwrap_or(SystemTime::UNIX_EPOCH),
             },
         })
@@ -371,7 +381,11 @@ mod tests {
             limit,
             ..ONE
         };
-        (Subscriber::new(wanted, items), receiver)
+        let subscriber = Subscriber {
+            since: 1,
+            ..Subscriber::new(wanted, items)
+        };
+        (subscriber, receiver)
     }
 
     /// What was received: times of packets, and after `-` how many are missing.
@@ -406,6 +420,17 @@ mod tests {
         slow.own_up();
         slow.own_up();
         assert_eq!(told(&mut receiver), "-2");
+    }
+
+    #[test]
+    fn what_was_reported_before_somebody_asked_is_not_told() {
+        let (mut late, mut receiver) = subscriber(3, u32::MAX);
+        late.since = 5;
+        for time in 3..=6 {
+            late.give(&traced(time, 7), 1);
+        }
+        late.own_up();
+        assert_eq!(told(&mut receiver), "5 6");
     }
 
     #[test]
