@@ -41,6 +41,8 @@ pub enum FilterError {
     NoComparison(String),
     UnknownDimension(String),
     NoValue(String),
+    /// A value that begins with a quotation mark and does not end with one.
+    Unclosed(String),
 }
 
 impl fmt::Display for FilterError {
@@ -56,33 +58,61 @@ impl fmt::Display for FilterError {
                 write!(f, "{name:?} is not one of {}", Dimension::names())
             }
             Self::NoValue(text) => write!(f, "{text:?} compares with nothing"),
+            Self::Unclosed(text) => write!(f, "{text:?} begins a quotation that does not end with it"),
         }
     }
 }
 
-/// Parts between `sign` or the word, which stands between white space.
+/// What stands around a value that has signs or white space of its own.
+const QUOTES: [char; 2] = ['"', '\''];
+
+/// Parts between `sign` or the word, which stands between white space or at the end; not within a quoted value.
 fn split<'t>(text: &'t str, sign: char, word: &str) -> Vec<&'t str> {
     let mut parts = Vec::new();
     let (mut start, mut at) = (0, 0);
+    let mut quote = None;
     while let Some(c) = text[at..].chars().next() {
         let rest = &text[at + c.len_utf8()..];
         let after = rest
             .strip_prefix(word)
-            .filter(|after| after.starts_with(char::is_whitespace));
+            .filter(|after| after.is_empty() || after.starts_with(char::is_whitespace));
         let skipped = match (c, after) {
+            (c, _) if quote.is_some() => {
+                quote = quote.filter(|open| *open != c);
+                0
+            }
+            (c, _) if QUOTES.contains(&c) && begins_a_value(&text[start..at]) => {
+                quote = Some(c);
+                0
+            }
             (c, _) if c == sign => c.len_utf8(),
             (c, Some(_)) if c.is_whitespace() => c.len_utf8() + word.len(),
-            _ => {
-                at += c.len_utf8();
-                continue;
-            }
+            _ => 0,
         };
+        if skipped == 0 {
+            at += c.len_utf8();
+            continue;
+        }
         parts.push(&text[start..at]);
         at += skipped;
         start = at;
     }
     parts.push(&text[start..]);
     parts
+}
+
+/// Whether what comes after `text` is the beginning of a value.
+fn begins_a_value(text: &str) -> bool {
+    text.trim_end().ends_with(['=', '<', '>'])
+}
+
+/// A value without the quotation marks around it.
+fn unquoted(value: &str) -> Option<&str> {
+    let Some(quote) = value.chars().next().filter(|first| QUOTES.contains(first)) else {
+        return Some(value);
+    };
+    let inner = &value[quote.len_utf8()..];
+    inner.strip_suffix(quote).filter(|inner| !inner.contains(quote))
 }
 
 impl Filter {
@@ -130,10 +160,11 @@ fn condition(text: &str) -> Result<Condition, FilterError> {
         return Err(FilterError::NoValue(text.to_owned()));
     }
     let dimension = Dimension::named(name);
+    let value = unquoted(value).ok_or_else(|| FilterError::Unclosed(value.to_owned()));
     Ok(Condition {
         dimension: dimension.ok_or_else(|| FilterError::UnknownDimension(name.to_owned()))?,
         comparison,
-        value: value.to_owned(),
+        value: value?.to_owned(),
     })
 }
 
@@ -162,6 +193,11 @@ mod tests {
             ("event==disconnect,event==connect;appID==a", [true, true, false]),
             ("coloName!=SFO AND appID<b", [true, true, false]),
             ("appID<=a,appID>b", [true, true, false]),
+            ("event=='connect' AND appID==\"b\"", [false, false, true]),
+            // Nobody has such a name, and it is one condition.
+            ("appID == \"a,event==disconnect OR x\"", [false, false, false]),
+            ("appID!='a;b', event==x", [true, true, true]),
+            ("appID==\"\"", [false, false, false]),
         ] {
             let found = [
                 passes(filter, "connect", "a", "4"),
@@ -181,6 +217,10 @@ mod tests {
             ("event==", FilterError::NoValue("event==".into())),
             ("event=connect", FilterError::NoComparison("event=connect".into())),
             ("event==a ORevent==b OR x", FilterError::NoComparison("x".into())),
+            ("event==connect OR", FilterError::NoComparison(String::new())),
+            ("event==connect AND", FilterError::NoComparison(String::new())),
+            ("event=='connect", FilterError::Unclosed("'connect".into())),
+            ("event=='a'b", FilterError::Unclosed("'a'b".into())),
         ] {
             assert_eq!(Filter::parse(filter), Err(expected), "{filter}");
         }
