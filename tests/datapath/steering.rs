@@ -106,7 +106,7 @@ impl Node {
                     let latency = self.latencies.get(&number).copied().unwrap_or(1);
                     let observation = match self.dead.contains(&number) {
                         true => Err(FailureReason::ConnectionFailed),
-                        false => Ok(Duration::from_millis(latency)),
+                        false => Ok(Duration::from_millis(latency).into()),
                     };
                     self.tell(Event::Observed {
                         target: request.target,

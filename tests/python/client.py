@@ -204,6 +204,13 @@ def pools(client, first, second):
         assert time.monotonic() < deadline, "the preview does not end"
         time.sleep(0.05)
     assert found[made.id].healthy and found[made.id].origins[0][first].healthy, found
+    # What was answered is told where something is answered.
+    assert found[made.id].origins[0][first].response_code == 0, found
+    preview = pools.health.create(pool_id=made.id, account_id=ACCOUNT, type="http", expected_codes="2xx", timeout=2)
+    while not (found := balancers.previews.get(preview_id=preview.preview_id, account_id=ACCOUNT)):
+        assert time.monotonic() < deadline, "the preview does not end"
+        time.sleep(0.05)
+    assert found[made.id].origins[0][first].response_code == 200, found
     health = pools.health.get(pool_id=known.id, account_id=ACCOUNT)
     assert health.pool_id == known.id, health
     referring = pools.references.get(pool_id=known.id, account_id=ACCOUNT)

@@ -2,8 +2,27 @@
 
 use core::time::Duration;
 
-/// Result of one attempt to probe an origin: the time it took, or why it failed.
-pub type Observation = Result<Duration, FailureReason>;
+/// Result of one attempt to probe an origin: what was answered, or why it failed.
+pub type Observation = Result<Success, FailureReason>;
+
+/// An attempt that an origin has passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Success {
+    /// Round-trip time: what of the attempt counts, says its kind of monitor.
+    pub rtt: Duration,
+    /// Status code of the deciding answer, of monitors that speak HTTP.
+    pub response_code: Option<u16>,
+}
+
+impl From<Duration> for Success {
+    /// Without a status code.
+    fn from(rtt: Duration) -> Self {
+        Self {
+            rtt,
+            response_code: None,
+        }
+    }
+}
 
 /// Why an attempt failed, in Cloudflare's words (`Display`, the API's `failure_reason`).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +71,15 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
+    /// The status code that was not one of those that are expected.
+    #[must_use]
+    pub fn response_code(&self) -> Option<u16> {
+        match self {
+            Self::ResponseCodeMismatch(code) => Some(*code),
+            _ => None,
+        }
+    }
+
     /// Whether the attempt ran into its timeout: only then the run goes on with the next attempt.
     #[must_use]
     pub fn is_timeout(&self) -> bool {

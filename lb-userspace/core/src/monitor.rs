@@ -4,7 +4,7 @@
 //! one before. Any other failure ends the run at once. Runs start every `interval` on a grid that does not drift; a
 //! run that is due while the one before is still going on is skipped.
 
-use crate::health::{FailureReason, Observation, OriginHealth};
+use crate::health::{FailureReason, Observation, OriginHealth, Success};
 use crate::maglev::mix;
 use crate::model::{Monitor, MonitorKind};
 use crate::time::Timestamp;
@@ -28,7 +28,7 @@ pub struct Target {
     /// Runs in a row that contradict the state.
     contradictions: u32,
     failure: Option<FailureReason>,
-    rtt: Option<Duration>,
+    success: Option<Success>,
     last_run: Option<LastRun>,
     /// Number of the newest attempt; the first is 1.
     attempt: u64,
@@ -146,7 +146,7 @@ impl Target {
             state,
             contradictions: 0,
             failure,
-            rtt: None,
+            success: None,
             last_run,
             attempt: 0,
             outstanding: None,
@@ -212,7 +212,16 @@ impl Target {
     /// Round-trip time of the last successful attempt.
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
-        self.rtt
+        self.success.map(|success| success.rtt)
+    }
+
+    /// Status code that the last run ended with: of one that failed for its code, that one; `None` if it ended without an answer.
+    #[must_use]
+    pub fn response_code(&self) -> Option<u16> {
+        match &self.failure {
+            Some(reason) => reason.response_code(),
+            None => self.success?.response_code,
+        }
     }
 
     /// When [`Self::advance`] has something to do.
@@ -272,8 +281,8 @@ impl Target {
     ) -> Progress {
         self.outstanding = None;
         match observation {
-            Ok(rtt) => {
-                self.rtt = Some(rtt);
+            Ok(success) => {
+                self.success = Some(success);
                 self.failure = None;
                 self.end_run(true, now)
             }

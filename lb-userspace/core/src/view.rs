@@ -162,6 +162,8 @@ pub struct OriginView {
     pub share: f64,
     /// Round-trip time of the last successful attempt.
     pub rtt: Option<Duration>,
+    /// Status code that the last run of its monitor ended with, if that speaks HTTP.
+    pub response_code: Option<u16>,
     pub draining: bool,
     /// When its flows are reset, or were: of an origin that drains.
     pub drain_deadline: Option<Timestamp>,

@@ -19,7 +19,7 @@ mod tests;
 mod token;
 mod version_request;
 
-pub(crate) use cloudflare::origin_health;
+pub(crate) use cloudflare::observed;
 pub use listen::{Listeners, Server};
 pub(crate) use objects::by_hand;
 pub use request::{

@@ -27,6 +27,7 @@ pub struct OriginHealth {
     /// Such as `12.1ms`.
     pub rtt: String,
     pub failure_reason: String,
+    /// Status code of the last answer; 0 if there was none.
     pub response_code: u16,
 }
 

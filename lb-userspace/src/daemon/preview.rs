@@ -2,7 +2,7 @@
 
 use super::node::Node;
 use super::setup;
-use crate::api::origin_health;
+use crate::api::observed;
 use crate::cloudflare::{Failure, Preview, PreviewStarted, PreviewedPool};
 use crate::config::Kind;
 use crate::objects::{Action, Change, Id, Moment, refusal};
@@ -178,9 +178,7 @@ async fn of_pool(
             .into_iter()
             .map(|(index, observation)| {
                 let address = pool.origins.get(index).map(|origin| origin.address.to_string());
-                let reason = observation.as_ref().err();
-                let rtt = observation.as_ref().ok().copied();
-                origin_health(address.unwrap_or_default(), observation.is_ok(), reason, rtt)
+                observed(address.unwrap_or_default(), &observation)
             })
             .collect(),
     }

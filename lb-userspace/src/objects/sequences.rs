@@ -209,7 +209,7 @@ impl World {
                 Command::Probe(request) => {
                     let observation = match self.dead.contains(&request.address) {
                         true => Err(FailureReason::ConnectionFailed),
-                        false => Ok(Duration::from_millis(1)),
+                        false => Ok(Duration::from_millis(1).into()),
                     };
                     self.tell(Event::Observed {
                         target: request.target,

@@ -9,7 +9,7 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use lb_core::engine::ProbeRequest;
-use lb_core::health::{FailureReason, Observation};
+use lb_core::health::{FailureReason, Observation, Success};
 use lb_core::model::Probe;
 use std::error::Error as _;
 use std::io;
@@ -167,11 +167,9 @@ async fn converse(
             judged: judge_code(code, probe, took),
         });
     }
-    if let Err(reason) = judge_code(code, probe, took) {
-        return Ok(Exchange::Judged(Err(reason)));
-    }
-    if probe.expected_body.is_empty() {
-        return Ok(Exchange::Judged(Ok(took)));
+    let judged = judge_code(code, probe, took);
+    if judged.is_err() || probe.expected_body.is_empty() {
+        return Ok(Exchange::Judged(judged));
     }
     let mut body = response.into_body();
     let search = async { drive!(search(&mut body, &probe.expected_body)) };
@@ -185,7 +183,7 @@ async fn converse(
         LIMIT >> 10
     ));
     Ok(Exchange::Judged(if found {
-        Ok(took)
+        judged
     } else {
         Err(FailureReason::ResponseBodyMismatch)
     }))
@@ -193,7 +191,10 @@ async fn converse(
 
 fn judge_code(code: StatusCode, probe: &Probe, took: Duration) -> Observation {
     match probe.expected_codes.contains(code.as_u16()) {
-        true => Ok(took),
+        true => Ok(Success {
+            rtt: took,
+            response_code: Some(code.as_u16()),
+        }),
         false => Err(FailureReason::ResponseCodeMismatch(code.as_u16())),
     }
 }
@@ -285,6 +286,16 @@ mod tests {
         .await;
         let old: &[_] = &[(NOW, &b"HTTP/1.0 200 OK\r\n\r\nhello"[..])];
         check(old, wants("hello"), Ok(())).await;
+        for (monitor, code) in [(wants("hello"), 200), (codes("2xx"), 200)] {
+            let (address, _heads) = server(
+                old.iter()
+                    .map(|(delay, chunk)| (*delay, chunk.to_vec()))
+                    .collect(),
+            )
+            .await;
+            let success = probe(MonitorKind::Http(monitor), address).await.unwrap();
+            assert_eq!(success.response_code, Some(code));
+        }
     }
 
     #[tokio::test]

@@ -97,7 +97,7 @@ async fn ping(origin: IpAddr, way: Option<&Way>, source: &ProbeSource, nonce: [u
             .await;
         let length = received.map_err(failure)?;
         if is_reply(&buffer[..length], &echo, raw, &request) {
-            return Ok(started.elapsed());
+            return Ok(started.elapsed().into());
         }
     }
 }
@@ -169,7 +169,7 @@ mod tests {
             assert!(
                 observation
                     .as_ref()
-                    .is_ok_and(|&took| took < Duration::from_millis(400)),
+                    .is_ok_and(|success| success.rtt < Duration::from_millis(400)),
                 "{observation:?}"
             );
         }

@@ -32,7 +32,7 @@ pub(super) async fn attempt(request: &ProbeRequest, attempt: &mut Attempt<'_>) -
     let took = attempt.elapsed();
     // The server has said goodbye; how it takes ours changes nothing.
     let _ = stream.get_mut().shutdown().await;
-    Ok(took)
+    Ok(took.into())
 }
 
 async fn say(stream: &mut BufReader<TcpStream>, line: &str, expected: u16) -> Result<(), FailureReason> {
@@ -125,7 +125,7 @@ mod tests {
     #[tokio::test]
     async fn a_mail_server_is_greeted_and_left_in_order() {
         let (address, heard) = server(&["220 mail\r\n", "250-mail\r\n250 hello\r\n", "221 bye\r\n"]).await;
-        assert!(probe(MonitorKind::Smtp, address).await.unwrap() < TIMEOUT);
+        assert!(probe(MonitorKind::Smtp, address).await.unwrap().rtt < TIMEOUT);
         let heard = heard.await.unwrap();
         assert!(
             heard[0].starts_with("HELO ") && heard[0].ends_with("\r\n"),

@@ -12,7 +12,7 @@ pub(super) async fn attempt(request: &ProbeRequest, attempt: &mut Attempt<'_>) -
     let stream = connect(SocketAddr::new(request.address, request.port), attempt).await?;
     let established = attempt.elapsed();
     close(stream).await;
-    Ok(established)
+    Ok(established.into())
 }
 
 /// Connects within the time of the attempt.
@@ -58,7 +58,7 @@ mod tests {
                     let (mut stream, _) = listener.accept().await.unwrap();
                     stream.read(&mut [0; 8]).await
                 });
-            assert!(observation.unwrap() < Duration::from_secs(1));
+            assert!(observation.unwrap().rtt < Duration::from_secs(1));
             assert_eq!(seen.unwrap(), 0, "end of stream, not a reset");
         }
     }

@@ -263,7 +263,7 @@ async fn observe(
         },
         healthy: observation.is_ok(),
         failure_reason: observation.as_ref().err().map(failure_reason),
-        rtt_ms: observation.ok().map(milliseconds),
+        rtt_ms: observation.ok().map(|success| milliseconds(success.rtt)),
         attempts,
     }
 }

@@ -529,6 +529,7 @@ mod tests {
                     weight: Weight::ONE,
                     share: 1.0,
                     rtt: Some(Duration::from_micros(1234)),
+                    response_code: None,
                     draining: true,
                     drain_deadline: Some(Timestamp(Duration::from_millis(2500))),
                 }],

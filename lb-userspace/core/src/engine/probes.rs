@@ -221,7 +221,7 @@ impl Probes {
         observation: Observation,
         now: Timestamp,
     ) -> Progress {
-        let rtt = observation.as_ref().ok().copied();
+        let rtt = observation.as_ref().ok().map(|success| success.rtt);
         let progress = self.step(id, |target| target.observe(attempt, observation, now));
         if let (Progress::Confirmed | Progress::Changed { .. }, Some(rtt)) = (progress, rtt)
             && let Some(probed) = self.targets.get_mut(&id)

@@ -144,6 +144,7 @@ impl State {
             weight: origin.weight,
             share,
             rtt: self.rtt(pool, origin),
+            response_code: self.response_code(pool, origin),
             draining: !(pool.enabled && origin.enabled),
             drain_deadline: self.drains.deadline_of(origin.id),
         }
@@ -175,6 +176,7 @@ impl State {
             weight: origin.weight,
             share: 0.0,
             rtt: None,
+            response_code: None,
             draining: !enabled,
             drain_deadline: None,
         }

@@ -55,6 +55,12 @@ impl State {
         times.iter().sum::<Duration>().checked_div(count)
     }
 
+    /// Status code of the first monitor whose results count that got one.
+    pub(super) fn response_code(&self, pool: &PlannedPool, origin: &PlannedOrigin) -> Option<u16> {
+        let mut counted = self.results(pool, origin).filter(|(role, _)| role.counts());
+        counted.find_map(|(_, probed)| probed?.target.response_code())
+    }
+
     /// Why some monitor's probes do not go the way that they should.
     pub(super) fn astray(&self, pool: &PlannedPool, origin: &PlannedOrigin) -> Option<String> {
         self.results(pool, origin)

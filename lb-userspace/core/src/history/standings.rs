@@ -331,6 +331,7 @@ mod tests {
             weight: Weight::ONE,
             share: 1.0,
             rtt: None,
+            response_code: None,
             draining: false,
             drain_deadline: None,
         }

@@ -3,7 +3,10 @@
 use super::*;
 use proptest::prelude::*;
 
-const OK: Observation = Ok(Duration::from_millis(3));
+const OK: Observation = Ok(Success {
+    rtt: Duration::from_millis(3),
+    response_code: Some(204),
+});
 const REFUSED: Observation = Err(FailureReason::ConnectionFailed);
 const TIMEOUT: Observation = Err(FailureReason::TcpTimeout);
 
@@ -121,6 +124,22 @@ fn only_timeouts_are_retried() {
         run(&mut fresh(), &[Err(FailureReason::ResponseCodeMismatch(500))]),
         DOWN
     );
+}
+
+#[test]
+fn the_response_code_is_that_of_the_last_run() {
+    let mut target = Target::new(monitor(0, 0, 0), Start::Unknown, spread(1), Timestamp::default());
+    assert_eq!(target.response_code(), None);
+    for (observation, code) in [
+        (OK, Some(204)),
+        (Err(FailureReason::ResponseCodeMismatch(500)), Some(500)),
+        (OK, Some(204)),
+        (REFUSED, None),
+        (Ok(Duration::ZERO.into()), None),
+    ] {
+        run(&mut target, &[observation]);
+        assert_eq!(target.response_code(), code);
+    }
 }
 
 #[test]

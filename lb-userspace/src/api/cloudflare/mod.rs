@@ -10,7 +10,7 @@ mod overview;
 mod preview;
 
 pub(super) use objects::{blank, shown};
-pub(crate) use overview::origin as origin_health;
+pub(crate) use overview::observed;
 
 pub(super) use openapi::document as openapi;
 

@@ -12,38 +12,42 @@ use crate::objects::{Body, Entry};
 use crate::wire::failure_reason;
 use axum::Json;
 use axum::extract::State;
-use lb_core::health::{FailureReason, OriginHealth};
+use lb_core::health::{FailureReason, Observation, OriginHealth};
 use lb_core::view::OriginView;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How one origin is told: under its address.
-pub(crate) fn origin(
-    address: String,
-    healthy: bool,
-    reason: Option<&FailureReason>,
-    rtt: Option<std::time::Duration>,
-) -> BTreeMap<String, Origin> {
-    let health = Origin {
-        healthy,
-        rtt: Origin::duration(rtt),
-        failure_reason: reason.map_or_else(|| "No failures".to_owned(), failure_reason),
-        response_code: match reason {
-            Some(FailureReason::ResponseCodeMismatch(code)) => *code,
-            Some(_) | None => 0,
+/// How one origin is told: under its address, here of an attempt.
+pub(crate) fn observed(address: String, observation: &Observation) -> BTreeMap<String, Origin> {
+    let health = match observation {
+        Ok(success) => Origin {
+            healthy: true,
+            rtt: Origin::duration(Some(success.rtt)),
+            failure_reason: failure(None),
+            response_code: success.response_code.unwrap_or(0),
+        },
+        Err(reason) => Origin {
+            healthy: false,
+            rtt: Origin::duration(None),
+            failure_reason: failure(Some(reason)),
+            response_code: reason.response_code().unwrap_or(0),
         },
     };
     BTreeMap::from([(address, health)])
 }
 
+fn failure(reason: Option<&FailureReason>) -> String {
+    reason.map_or_else(|| "No failures".to_owned(), failure_reason)
+}
+
 fn of_view(view: &OriginView) -> BTreeMap<String, Origin> {
-    let healthy = view.health == OriginHealth::Healthy;
-    origin(
-        configured_address(view),
-        healthy,
-        view.failure_reason.as_ref(),
-        view.rtt,
-    )
+    let health = Origin {
+        healthy: view.health == OriginHealth::Healthy,
+        rtt: Origin::duration(view.rtt),
+        failure_reason: failure(view.failure_reason.as_ref()),
+        response_code: view.response_code.unwrap_or(0),
+    };
+    BTreeMap::from([(configured_address(view), health)])
 }
 
 /// `GET pools/{id}/health`.

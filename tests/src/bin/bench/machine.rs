@@ -122,7 +122,7 @@ impl Machine {
     fn observe(&mut self, request: &ProbeRequest, up: bool) -> Result<Effects> {
         self.asked.remove(&request.target);
         let observation = if up {
-            Ok(ANSWERED_AFTER)
+            Ok(ANSWERED_AFTER.into())
         } else {
             Err(FailureReason::ConnectionFailed)
         };

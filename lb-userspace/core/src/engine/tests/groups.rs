@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::engine::Report;
-use crate::health::{FailureReason, Observation, OriginHealth};
+use crate::health::{FailureReason, Observation, OriginHealth, Success};
 use crate::model::*;
 use crate::vote::Role;
 use core::time::Duration;
@@ -175,13 +175,32 @@ fn a_result_holds_until_the_members_next_run() {
 }
 
 #[test]
+fn the_response_code_is_that_of_those_that_count() {
+    let mut world = World::new(environment());
+    world.silent = true;
+    world.configure(grouped(&[member("a"), member("b"), observer("c")]));
+    world.run(1);
+    assert_eq!(world.origin(A).response_code, None, "nobody has answered yet");
+    for request in core::mem::take(&mut world.probes) {
+        // The first speaks no HTTP, and the last does not count.
+        let success = Success {
+            rtt: Duration::from_millis(1),
+            response_code: [None, Some(204), Some(503)][usize::from(request.port) - 1],
+        };
+        world.observe(request.target, request.attempt, Ok(success));
+    }
+    world.run(2);
+    assert_eq!(world.origin(A).response_code, Some(204));
+}
+
+#[test]
 fn the_round_trip_time_is_the_mean_of_those_that_count() {
     let mut world = World::new(environment());
     world.silent = true;
     world.configure(grouped(&[member("a"), member("b"), observer("c")]));
     world.run(1);
     for request in core::mem::take(&mut world.probes) {
-        let observation: Observation = Ok(Duration::from_millis(u64::from(request.port).pow(2) * 10));
+        let observation: Observation = Ok(Duration::from_millis(u64::from(request.port).pow(2) * 10).into());
         world.observe(request.target, request.attempt, observation);
     }
     world.run(2);

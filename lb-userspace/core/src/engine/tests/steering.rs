@@ -320,7 +320,7 @@ fn measure(world: &mut World, latencies: &[(&str, u64)], runs: usize) {
                 .iter()
                 .find(|(address, _)| ip(address) == request.address);
             let rtt = Duration::from_millis(known.map_or(50, |(_, rtt)| *rtt));
-            world.observe(request.target, request.attempt, Ok(rtt));
+            world.observe(request.target, request.attempt, Ok(rtt.into()));
         }
         world.run(0);
     }

@@ -381,7 +381,7 @@ impl World {
             let observation = if refused || self.dead.contains(&request.address) {
                 Err(FailureReason::ConnectionFailed)
             } else {
-                Ok(Duration::from_micros(200 + self.now.0.as_millis() as u64 % 7))
+                Ok(Duration::from_micros(200 + self.now.0.as_millis() as u64 % 7).into())
             };
             self.observe(request.target, request.attempt, observation);
         }
