@@ -55,7 +55,7 @@ pub fn read<T: Object>(mut body: Map<String, Value>) -> Result<T, Failure> {
     T::tidy(&mut body);
     let mut unknown = Vec::new();
     let read: Result<T, _> = {
-        let mut ignore = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+        let mut ignore = |path: serde_ignored::Path<'_>| unknown.push(segments(&path));
         let deserializer = serde_ignored::Deserializer::new(&body, &mut ignore);
         serde_path_to_error::deserialize(deserializer)
     };
@@ -78,13 +78,17 @@ pub fn read<T: Object>(mut body: Map<String, Value>) -> Result<T, Failure> {
     Ok(object)
 }
 
-fn unknown_field<T: Object>(field: &str) -> Reason {
+fn unknown_field<T: Object>(segments: &[String]) -> Reason {
     let known = serde_json::to_value(T::default()).unwrap_or_default();
     let known = known.as_object().into_iter().flat_map(Map::keys);
-    let name = field.rsplit('.').next().unwrap_or(field);
+    let name = segments.last().map_or("", String::as_str);
     let help =
         suggestion(name, known.map(String::as_str)).map_or_else(String::new, |help| format!(" ({help})"));
-    let pointer: String = field.split('.').map(|segment| format!("/{segment}")).collect();
+    let field = segments.join(".");
+    let pointer: String = segments
+        .iter()
+        .map(|segment| format!("/{}", escaped(segment)))
+        .collect();
     Reason {
         code: match T::KIND {
             Kind::Application => 10012,
@@ -106,12 +110,34 @@ fn without_nulls(value: &mut Value) {
     }
 }
 
+/// Where a field stands that nobody reads.
+fn segments(path: &serde_ignored::Path<'_>) -> Vec<String> {
+    use serde_ignored::Path;
+    let (parent, segment) = match path {
+        Path::Root => return Vec::new(),
+        Path::Seq { parent, index } => (parent, Some(index.to_string())),
+        Path::Map { parent, key } => (parent, Some(key.clone())),
+        // Types of ours, of which JSON shows nothing.
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            (parent, None)
+        }
+    };
+    let mut found = segments(parent);
+    found.extend(segment);
+    found
+}
+
+/// A part of a pointer, RFC 6901 section 3.
+fn escaped(segment: &str) -> String {
+    segment.replace('~', "~0").replace('/', "~1")
+}
+
 /// RFC 6901.
 fn pointer(path: &Path) -> String {
     path.iter()
         .map(|segment| match segment {
             Segment::Seq { index } => format!("/{index}"),
-            Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+            Segment::Map { key } => format!("/{}", escaped(key)),
             Segment::Enum { variant } => format!("/{variant}"),
             Segment::Unknown => String::new(),
         })
@@ -245,6 +271,23 @@ mod tests {
                 "intreval: unknown field (did you mean `interval`?)",
                 "/intreval"
             )]
+        );
+        assert_eq!(
+            refused::<Pool>(
+                json!({"name": "p", "origins": [], "notification_filter": {"pool": {"healty": true, "a/b": 1}}})
+            ),
+            [
+                field(
+                    1002,
+                    "notification_filter.pool.a/b: unknown field",
+                    "/notification_filter/pool/a~1b"
+                ),
+                field(
+                    1002,
+                    "notification_filter.pool.healty: unknown field",
+                    "/notification_filter/pool/healty"
+                ),
+            ]
         );
         assert_eq!(
             refused::<Application>(json!({"protocol": "tcp/1", "dns": {"name": "a"}, "colour": 1})),

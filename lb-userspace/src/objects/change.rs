@@ -482,8 +482,8 @@ fn reason(catalog: &Catalog, rendered: &Rendered, changed: &Entry, error: &Diagn
     // A name is the key of a table there, and a field here.
     let pointer = match (error.message.starts_with("the name "), kind, pointer.is_empty()) {
         (true, Kind::Application, true) => "/dns/name".to_owned(),
-        (true, _, _) => format!("{pointer}/name"),
-        (false, _, _) => pointer,
+        (true, _, _) if !pointer.ends_with("/name") => format!("{pointer}/name"),
+        (_, _, _) => pointer,
     };
     let field = field(&pointer);
     let message = match (field.as_str(), pointer.as_str()) {

@@ -81,6 +81,8 @@ pub(super) fn router() -> Router<Handle> {
             &format!("{spectrum}/analytics/events/bytime"),
             get(analytics::by_time),
         )
+        .route(PREFIX, axum::routing::any(no_route))
+        .route(&format!("{PREFIX}/"), axum::routing::any(no_route))
         .route(&format!("{PREFIX}/{{*path}}"), axum::routing::any(no_route))
         .method_not_allowed_fallback(no_method)
         .layer(axum::middleware::from_fn(answer::in_time))

@@ -45,6 +45,8 @@ async fn clients_of_cloudflares_api_get_its_envelope_whatever_happens() {
         (&pools, "X-Auth-Key: secret\r\n", 401, 10000),
         ("/client/v4/accounts/x/load_balancers/pools", own, 404, 7003),
         ("/client/v4/nothing", own, 404, 7003),
+        ("/client/v4/", own, 404, 7003),
+        ("/client/v4", own, 404, 7003),
         (&format!("{pools}/{account}"), own, 404, 1001),
         (&format!("{pools}/x"), own, 404, 1001),
         (&format!("{pools}?page=0"), own, 400, 1002),
