@@ -6,6 +6,12 @@ use super::{enabled, pool, pool_set};
 use lb_core::model::{GeoPools, LoadBalancer, PoolWeights, SteeringPolicy, Weight};
 use std::collections::BTreeMap;
 
+/// Seconds that a DNS record may be kept, at most (RFC 2181 section 8).
+const MOST_TTL: f64 = 2_147_483_647.0;
+/// `location_strategy`, which decides what answers of DNS go by.
+const MODES: [(&str, ()); 2] = [("pop", ()), ("resolver_ip", ())];
+const PREFERENCES: [(&str, ()); 4] = [("always", ()), ("never", ()), ("proximity", ()), ("geo", ())];
+
 /// A load balancer with the places that later checks point at.
 pub(super) struct ReadLoadBalancer {
     pub load_balancer: LoadBalancer,
@@ -254,7 +260,19 @@ fn refuse_the_rest(table: &Table<'_>) {
         );
     }
     table.inert("proxied", "applications are always forwarded through lb");
+    if let Some(ttl) = table.get("ttl") {
+        ttl.number_in(0.0..=MOST_TTL, " seconds");
+    }
     table.inert("ttl", "lb answers no DNS queries");
+    if let Some(strategy) = table.table("location_strategy") {
+        let words = [("mode", &MODES[..]), ("prefer_ecs", &PREFERENCES)];
+        for (key, words) in words {
+            if let Some(value) = strategy.get(key) {
+                value.word(words);
+            }
+        }
+        strategy.report_unknown();
+    }
     table.inert("location_strategy", "lb answers no DNS queries");
     table.inert("networks", "it belongs to Cloudflare's network");
 }

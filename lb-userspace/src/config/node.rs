@@ -2,16 +2,12 @@
 
 use super::access::Lists;
 use super::reader::{Located, Table, Value};
+use super::steering::REGIONS;
 use super::{DEFAULT_SOCKET, HostDefaults, address, check_name, seconds};
 use lb_core::model::{Api, AttachMode, Datapath, FlowTimeouts, Node, OnExit, SomeTimeouts, TunnelSource};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// Cloudflare's region codes: what `region_pools` of load balancers can name.
-const REGIONS: [&str; 13] = [
-    "WNAM", "ENAM", "WEU", "EEU", "NSAM", "SSAM", "OC", "ME", "NAF", "SAF", "SAS", "SEAS", "NEAS",
-];
 
 /// The longest path that fits into a socket address.
 const MAX_SOCKET_PATH: usize = 107;

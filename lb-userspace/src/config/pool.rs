@@ -2,6 +2,7 @@
 
 use super::diagnostic::Document;
 use super::reader::{Located, Place, Sink, Table, Value};
+use super::steering::REGIONS;
 use super::{address, check_name, enabled, node, seconds, webhook};
 use lb_core::model::{
     Coordinates, Forwarding, Host, LoadShedding, OnUnhealthy, Origin, OriginSteering, Pool, SheddingPolicy,
@@ -102,6 +103,7 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
     }
     table.unsupported("health_sources", "each node probes for itself");
     table.unsupported("notification_email", "have a webhook told: [webhooks.NAME]");
+    check_regions(&table);
     table.inert("check_regions", "each node probes for itself");
     table.inert("networks", "it belongs to Cloudflare's network");
     table.note("description");
@@ -111,6 +113,21 @@ pub(super) fn pool(name: &Located<String>, table: Table<'_>) -> ReadPool {
         monitor,
         monitor_group,
         origins: places,
+    }
+}
+
+/// Has no effect, but what Cloudflare would refuse is a mistake here, too.
+fn check_regions(table: &Table<'_>) {
+    let Some(value) = table.get("check_regions") else {
+        return;
+    };
+    let words: Vec<_> = REGIONS
+        .into_iter()
+        .chain(["ALL_REGIONS"])
+        .map(|word| (word, ()))
+        .collect();
+    for region in value.list("check_regions = [\"WEU\"]") {
+        region.word(&words);
     }
 }
 

@@ -7,8 +7,8 @@ use super::reader::{Located, Sink, suggestion};
 use lb_core::model::{Node, Pool, SteeringPolicy};
 use std::collections::HashMap;
 
-/// Cloudflare's regions.
-const REGIONS: [&str; 13] = [
+/// Cloudflare's region codes: what `region_pools` of load balancers can name.
+pub(super) const REGIONS: [&str; 13] = [
     "WNAM", "ENAM", "WEU", "EEU", "NSAM", "SSAM", "OC", "ME", "NAF", "SAF", "SAS", "SEAS", "NEAS",
 ];
 

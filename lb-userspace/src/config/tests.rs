@@ -47,7 +47,7 @@ macro_rules! broken_files {
 #[test]
 fn every_mistake_of_a_broken_file_is_reported_at_its_place() {
     let files = broken_files!(
-        "access" "api" "applications" "columns" "datapath" "direct" "forwarding" "geoip" "history" "http" "limits" "load_balancers" "monitors"
+        "access" "api" "applications" "columns" "datapath" "direct" "forwarding" "geoip" "history" "http" "inert" "limits" "load_balancers" "monitors"
         "monitor_groups" "names" "node"
         "one_line" "origins" "pool_sets" "pools" "ranges" "refused" "steering" "syntax" "types" "unknown" "warnings" "webhooks"
     );

@@ -400,6 +400,28 @@ fn mistakes_are_told_at_their_place_in_the_body() {
             "/session_affinity",
         ),
         (
+            Kind::LoadBalancer,
+            json!({"name": "x", "default_pools": [eu], "fallback_pool": eu, "pool_sets": [{"name": "n".repeat(201), "overrides": {"pools": [eu]}}]}),
+            1002,
+            "pool_sets[0].name: the name has 201 characters; 200 are allowed",
+            "/pool_sets/0/name",
+        ),
+        (
+            Kind::LoadBalancer,
+            json!({"name": "x", "default_pools": [eu], "fallback_pool": eu, "ttl": -1}),
+            1002,
+            "ttl: -1 is outside 0 to 2147483647 seconds",
+            "/ttl",
+        ),
+        (
+            Kind::Pool,
+            json!({"name": "x", "origins": [{"name": "a", "address": "10.0.0.1"}], "check_regions": ["WEU", "EU"]}),
+            1002,
+            "check_regions[1]: \"EU\" is not one of WNAM, ENAM, WEU, EEU, NSAM, SSAM, OC, ME, NAF, SAF, SAS, SEAS, NEAS, \
+             ALL_REGIONS (did you mean `WEU`?)",
+            "/check_regions/1",
+        ),
+        (
             Kind::Application,
             json!({"protocol": "tcp/80", "dns": {"name": "a"}, "origin_dns": {"name": "nowhere.example.com"}}),
             11001,
