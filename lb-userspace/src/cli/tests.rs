@@ -71,6 +71,26 @@ fn the_url_is_taken_unless_a_socket_is_named() {
 }
 
 #[test]
+fn a_weight_that_is_none_is_a_mistake_of_the_command_line() {
+    for weight in ["0", "0.25", "1"] {
+        parse(&format!("lb origins weight eu/a {weight}")).unwrap();
+        parse(&format!(
+            "lb origins create eu/a --address 10.0.0.1 --weight {weight}"
+        ))
+        .unwrap();
+    }
+    for weight in ["-0.1", "1.01", "half", "nan", "inf"] {
+        for line in [
+            "lb origins weight eu/a",
+            "lb origins create eu/a --address 10.0.0.1 --weight",
+        ] {
+            let error = parse(&format!("{line} {weight}")).unwrap_err().to_string();
+            assert!(error.contains("not a number from 0 to 1"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn completions_and_manual_pages_are_made() {
     let directory = tempfile::tempdir().unwrap();
     let Command::Man(verb) = parse(&format!("lb man {}", directory.path().display()))

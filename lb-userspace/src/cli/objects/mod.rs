@@ -13,7 +13,7 @@ mod tests;
 
 pub(super) use origins::Origins;
 
-use super::{Failure, Global, output};
+use super::{Exit, Failure, Global, output};
 use crate::config::Kind;
 use crate::wire::{Object, Operand};
 use clap::{Args, Subcommand};
@@ -153,13 +153,37 @@ fn switchable<C: Args + Fields>(verb: Option<Switchable<C>>, global: &Global) ->
         Some(Switchable::Reset(names)) => ("reset", names),
     };
     let remote = Remote::new(C::KIND, global)?;
-    for name in names {
-        let object = remote.operate(&[&name, verb], &Operand::default())?;
+    each(&names, |name| {
+        let object = remote.operate(&[name, verb], &Operand::default())?;
         done(global, &object, || {
             format!("{}: {}", title(C::KIND, &object), state(&object, ""))
-        })?;
+        })
+    })
+}
+
+/// Does the same to each of `items`, also to those after one that it cannot be done to.
+///
+/// # Errors
+/// All of those failures together, with the exit code of the first; or the first failure that is not about its item alone.
+fn each<T>(items: &[T], mut act: impl FnMut(&T) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut failures: Vec<Failure> = Vec::new();
+    for item in items {
+        match act(item) {
+            Ok(()) => {}
+            Err(failure) => match failure.exit {
+                Exit::NotFound | Exit::Conflict | Exit::Configuration => failures.push(failure),
+                _ => {
+                    failures.push(failure);
+                    break;
+                }
+            },
+        }
     }
-    Ok(())
+    let Some(first) = failures.first() else {
+        return Ok(());
+    };
+    let messages: Vec<&str> = failures.iter().map(|failure| failure.message.as_str()).collect();
+    Err(Failure::new(first.exit, messages.join("\n")))
 }
 
 impl<C: Args + Fields> Verb<C> {
@@ -176,13 +200,10 @@ impl<C: Args + Fields> Verb<C> {
             }
             Self::Create(create) => create.run(&remote, global),
             Self::Edit(edit) => edit.run(&remote, global),
-            Self::Delete(Names { names }) => {
-                for name in names {
-                    let object = remote.delete(&name)?;
-                    done(global, &object, || format!("{} deleted", title(C::KIND, &object)))?;
-                }
-                Ok(())
-            }
+            Self::Delete(Names { names }) => each(&names, |name| {
+                let object = remote.delete(name)?;
+                done(global, &object, || format!("{} deleted", title(C::KIND, &object)))
+            }),
         }
     }
 }

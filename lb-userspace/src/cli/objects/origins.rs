@@ -1,7 +1,7 @@
 //! `lb origins`: the members of pools.
 
 use super::remote::{Remote, origin, origins};
-use super::{done, edit, list, state};
+use super::{done, each, edit, list, state};
 use crate::cli::table::{Align, Table};
 use crate::cli::{Exit, Failure, Global, output};
 use crate::config::Kind;
@@ -45,7 +45,7 @@ enum Verb {
         #[arg(long)]
         port: Option<u16>,
         /// Its share, 0 to 1 [default: 1]
-        #[arg(long)]
+        #[arg(long, value_parser = weight, allow_negative_numbers = true)]
         weight: Option<f64>,
         /// Add it without traffic
         #[arg(long)]
@@ -84,7 +84,7 @@ enum Verb {
     Weight {
         #[command(flatten)]
         place: Place,
-        #[arg(allow_negative_numbers = true)]
+        #[arg(value_parser = weight, allow_negative_numbers = true)]
         weight: f64,
     },
     /// Forget what was set by hand: the configuration file holds again
@@ -142,11 +142,19 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "not a time such as 30s, 5m or 2h".to_owned())
 }
 
+/// The share of an origin.
+fn weight(text: &str) -> Result<f64, String> {
+    let weight: Option<f64> = text.parse().ok();
+    weight
+        .filter(|weight| (0.0..=1.0).contains(weight))
+        .ok_or_else(|| "not a number from 0 to 1".to_owned())
+}
+
 impl Origins {
     pub fn run(self, global: &Global) -> Result<(), Failure> {
         let remote = Remote::new(Kind::Pool, global)?;
         let plain = Operand::default();
-        let each = |Places { origins }: Places, verb| switch(&remote, global, &origins, verb, &plain);
+        let all_of = |Places { origins }: Places, verb| switch(&remote, global, &origins, verb, &plain);
         match self.verb.unwrap_or(Verb::List { pool: None }) {
             Verb::List { pool } => all(&remote, global, pool.as_deref()),
             Verb::Show(Place { origin }) => show(&remote, global, &origin),
@@ -179,18 +187,15 @@ impl Origins {
                 let pool = edit::set(&remote, &path.pool, &of_origin(&path, &set))?;
                 told(global, &pool, &path, || format!("origin `{path}` changed"))
             }
-            Verb::Delete(Places { origins }) => {
-                for path in origins {
-                    existing(&remote, &path)?;
-                    let field = format!("{}=", key(&path));
-                    let pool = edit::set(&remote, &path.pool, &[field])?;
-                    done(global, &pool, || format!("origin `{path}` deleted"))?;
-                }
-                Ok(())
-            }
-            Verb::Enable(places) => each(places, "enable"),
-            Verb::Disable(places) => each(places, "disable"),
-            Verb::Reset(places) => each(places, "reset"),
+            Verb::Delete(Places { origins }) => each(&origins, |path| {
+                existing(&remote, path)?;
+                let field = format!("{}=", key(path));
+                let pool = edit::set(&remote, &path.pool, &[field])?;
+                done(global, &pool, || format!("origin `{path}` deleted"))
+            }),
+            Verb::Enable(places) => all_of(places, "enable"),
+            Verb::Disable(places) => all_of(places, "disable"),
+            Verb::Reset(places) => all_of(places, "reset"),
             Verb::Weight {
                 place: Place { origin },
                 weight,
@@ -249,14 +254,13 @@ fn switch(
     verb: &str,
     operand: &Operand,
 ) -> Result<(), Failure> {
-    for path in origins {
+    each(origins, |path| {
         let pool = remote.operate(&[&path.pool, "origins", &path.name, verb], operand)?;
         told(global, &pool, path, || {
             let weight = origin(&pool, &path.name).map_or(Value::Null, |origin| origin["weight"].clone());
             format!("origin `{path}` (weight {weight}): {}", state(&pool, &path.name))
-        })?;
-    }
-    Ok(())
+        })
+    })
 }
 
 /// Says what was done to an origin, or prints it.

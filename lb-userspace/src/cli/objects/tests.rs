@@ -228,3 +228,28 @@ fn objects_are_shown_with_who_declares_them_and_what_was_set_by_hand() {
         "APPLICATION  STATE    PROTOCOL  ADDRESSES   LEADS TO  SOURCE\nweb          enabled  tcp/80    the node's  lb        api\n"
     );
 }
+
+#[test]
+fn several_names_are_all_tried_unless_the_daemon_is_the_problem() {
+    let run = |names: &[&'static str]| {
+        let mut tried = Vec::new();
+        let outcome = each(names, |name| {
+            tried.push(*name);
+            match *name {
+                "missing" => Err(Failure::new(Exit::NotFound, "there is no `missing`")),
+                "used" => Err(Failure::new(Exit::Conflict, "`used` is needed")),
+                "down" => Err(Failure::new(Exit::Unreachable, "nobody answers")),
+                _ => Ok(()),
+            }
+        });
+        (tried, outcome)
+    };
+    assert_eq!(run(&["a", "b"]), (vec!["a", "b"], Ok(())));
+    let both = Failure::new(Exit::NotFound, "there is no `missing`\n`used` is needed");
+    assert_eq!(
+        run(&["a", "missing", "used", "b"]),
+        (vec!["a", "missing", "used", "b"], Err(both))
+    );
+    let down = Failure::new(Exit::Unreachable, "nobody answers");
+    assert_eq!(run(&["a", "down", "b"]), (vec!["a", "down"], Err(down)));
+}
