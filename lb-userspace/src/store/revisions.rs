@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 /// So many revisions are kept, the one that is in force included.
 const KEPT: usize = 50;
-/// So many changes are one revision at most: with a slow disk and busy clients a way back would undo minutes otherwise.
+/// So many changes are one revision at most: with a slow disk and busy clients a way back would undo minutes otherwise. Older
+/// ones are joined, too, before anything is given up.
 const MOST_JOINED: u64 = 100;
 
 /// What has brought a revision into force.
@@ -67,6 +68,29 @@ impl Revision {
     #[must_use]
     pub fn objects_changed(&self) -> usize {
         self.undo.len()
+    }
+
+    /// Whether it and the next one may be told as one: changes of objects with the same file.
+    fn joins(&self, next: &Self) -> bool {
+        self.cause == Cause::Api
+            && next.cause == Cause::Api
+            && self.text == next.text
+            && next.number - self.first < MOST_JOINED
+    }
+
+    /// As it is stored: texts and numbers can always be written.
+    fn row(&self) -> RowChange {
+        let value = serde_json::to_vec(self).unwrap_or_default();
+        put(Table::Revisions, &key(self.number), value)
+    }
+}
+
+/// What undoes two changes, of which `undo` undoes the first: what was there before both.
+fn undo_both(undo: &mut Vec<Undo>, second: Vec<Undo>) {
+    for step in second {
+        if !undo.iter().any(|known| known.key == step.key) {
+            undo.push(step);
+        }
     }
 }
 
@@ -188,12 +212,7 @@ impl RevisionLog {
             }
             None => (number, Vec::new(), None),
         };
-        // What was there before both is what undoes both.
-        for step in new.undo {
-            if !undo.iter().any(|known| known.key == step.key) {
-                undo.push(step);
-            }
-        }
+        undo_both(&mut undo, new.undo);
         let last = former.as_ref().or(self.revisions.back());
         let shared = last.filter(|last| self.text(last).is_some_and(|text| **text == *new.text));
         let text = match shared {
@@ -214,19 +233,30 @@ impl RevisionLog {
             text,
             undo,
         };
-        // Texts and numbers can always be written.
-        let value = serde_json::to_vec(&revision).unwrap_or_default();
-        changes.push(put(Table::Revisions, &key(number), value));
+        changes.push(revision.row());
         self.revisions.push_back(Arc::new(revision));
         self.prune(&mut changes);
         changes
     }
 
-    /// Lets the oldest go, and files that nobody has.
+    /// Makes room, and lets files go that nobody has.
     fn prune(&mut self, changes: &mut Vec<RowChange>) {
         while self.revisions.len() > KEPT {
-            if let Some(oldest) = self.revisions.pop_front() {
-                changes.push(gone(Table::Revisions, key(oldest.number)));
+            // Many small changes of objects are not to cost what the file was.
+            let joinable = self.joinable();
+            let Some(former) = self.revisions.remove(joinable.unwrap_or(0)) else {
+                return;
+            };
+            changes.push(gone(Table::Revisions, key(former.number)));
+            if let Some(next) = joinable.and_then(|at| self.revisions.get_mut(at)) {
+                let mut joined = Revision {
+                    first: former.first,
+                    undo: former.undo.clone(),
+                    ..Revision::clone(next)
+                };
+                undo_both(&mut joined.undo, next.undo.clone());
+                changes.push(joined.row());
+                *next = Arc::new(joined);
             }
         }
         let revisions = &self.revisions;
@@ -237,6 +267,15 @@ impl RevisionLog {
             }
             used
         });
+    }
+
+    /// The oldest revision that can be one with the next, of those before the one in force.
+    fn joinable(&self) -> Option<usize> {
+        let next = self.revisions.iter().skip(1);
+        let mut pairs = self.revisions.iter().zip(next);
+        pairs
+            .position(|(revision, next)| revision.joins(next))
+            .filter(|at| at + 2 < self.revisions.len())
     }
 
     /// The rows of the objects that were in force with a revision; `now`: those that are.
@@ -433,6 +472,62 @@ mod tests {
             });
         }
         assert_eq!(numbers(&history), [100, 200, 250]);
+    }
+
+    #[test]
+    fn many_changes_of_objects_cost_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut opened = store::open(folder.path());
+        let mut history = RevisionLog::default();
+        let mut commit = |changes: Vec<RowChange>| {
+            let database = opened.database.as_mut().unwrap();
+            database.commit([changes.as_slice()]).unwrap();
+        };
+        commit(history.push(revision("f", Cause::Start, &[])));
+        // The object counts the changes; revision 101 is one of the file.
+        for n in 1..=200 {
+            if n == 100 {
+                commit(history.push(revision("g", Cause::File, &[])));
+            }
+            let former = n.to_string();
+            let text = if n < 100 { "f" } else { "g" };
+            commit(history.push(revision(text, Cause::Api, &[("a", Some(&former))])));
+        }
+        drop(opened);
+        let (read, flaws) = read(&store::open(folder.path()));
+        assert!(flaws.is_empty() && read.iter().eq(history.iter()));
+        let kept: Vec<(u64, u64)> = read
+            .iter()
+            .map(|revision| (revision.first, revision.number))
+            .collect();
+        assert_eq!(kept.len(), KEPT);
+        assert_eq!(kept[..4], [(1, 1), (2, 100), (101, 101), (102, 156)]);
+        assert_eq!(kept[4..], (157..=202).map(|n| (n, n)).collect::<Vec<_>>());
+        let now = rows(&[("a", "201")]);
+        for (number, object) in [
+            (1, "1"),
+            (50, "100"),
+            (100, "100"),
+            (101, "100"),
+            (120, "155"),
+            (157, "156"),
+        ] {
+            assert_eq!(
+                history.objects_at(number, &now).unwrap(),
+                rows(&[("a", object)]),
+                "{number}"
+            );
+        }
+        // Nor does any number of them grow without end.
+        for _ in 0..50 * MOST_JOINED {
+            history.push(revision("g", Cause::Api, &[("a", None)]));
+        }
+        assert_eq!(history.iter().count(), KEPT);
+        assert!(
+            history
+                .iter()
+                .all(|revision| revision.number - revision.first < MOST_JOINED)
+        );
     }
 
     #[test]
