@@ -194,6 +194,12 @@ fn connections_outlive_other_ways_to_forward_and_other_names() {
     ping_all(&mut flows, "under other names");
     flows.extend(world.open_many());
     ping_all(&mut flows, "with those that came under other names");
+    lb.write_config(&named(
+        ["other", "one"],
+        &world.pool([Some(1.0), Some(0.0), None]),
+    ));
+    lb.lb_ok(&["reload"]);
+    ping_all(&mut flows, "when the two have changed their names");
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl Bucket {
 }
 
 /// The buckets of an application: those of IPv4 flows, and as many of IPv6.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct BucketRun(pub u32);
 

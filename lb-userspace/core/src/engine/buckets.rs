@@ -18,7 +18,23 @@ pub fn bits(slots: u32) -> u32 {
 #[derive(Clone, Debug)]
 pub struct Buckets {
     arena: Arena,
+    /// Of the generation that is being made, or else of the live one.
     runs: BTreeMap<u32, BucketRun>,
+    /// All that are allocated: those of the live generation, too.
+    given: BTreeSet<BucketRun>,
+}
+
+/// Who listens on an address in the generation that is being made, and who does in the live one.
+#[derive(Clone, Copy, Debug)]
+pub struct Succession<'a> {
+    pub application: u32,
+    pub former: Option<&'a Application>,
+}
+
+impl Succession<'_> {
+    fn is_same(&self) -> bool {
+        self.former.is_some_and(|former| former.id == self.application)
+    }
 }
 
 impl Buckets {
@@ -26,28 +42,45 @@ impl Buckets {
         Self {
             arena: Arena::new(capacity.min(BucketRun::MAX_ROWS)),
             runs: BTreeMap::new(),
+            given: BTreeSet::new(),
         }
     }
 
     /// Takes over the runs that a former daemon gave: whoever owns their buckets keeps his flows.
     pub fn adopt<'a>(&mut self, records: impl Iterator<Item = &'a Application>) {
         for record in records.filter(|record| record.buckets != BucketRun::NONE) {
-            if self.runs.insert(record.id, record.buckets).is_none() {
+            self.runs.insert(record.id, record.buckets);
+            if self.given.insert(record.buckets) {
                 self.arena.reserve(record.buckets.base(), record.buckets.rows());
             }
         }
     }
 
-    /// Lets an application have the run that another one had on the same address, so that its flows stay where they are. `wanted`
-    /// are all applications of the next generation: who stays keeps his run for himself, because new flows of two applications
-    /// may have different pools.
-    pub fn inherit(&mut self, application: u32, former: &Application, wanted: &BTreeSet<u32>) {
-        let run = former.buckets;
-        let mut others = self.runs.iter();
-        let taken = others.any(|(other, held)| *held == run && wanted.contains(other));
-        if run != BucketRun::NONE && !taken && !self.runs.contains_key(&application) {
-            self.runs.insert(application, run);
+    /// Has flows stay where they are when an address gets another application: that one gets the run of the one before. Who
+    /// listens on one of his addresses still keeps his run, because new flows of two applications may have different pools.
+    pub fn hand_on(&mut self, addresses: &[Succession<'_>]) {
+        let stay: BTreeSet<u32> = (addresses.iter())
+            .filter(|address| address.is_same())
+            .map(|address| address.application)
+            .collect();
+        let mut handed: BTreeMap<u32, BucketRun> = BTreeMap::new();
+        for address in addresses {
+            let heir = address.application;
+            let former = address.former.filter(|former| !stay.contains(&former.id));
+            let Some(run) = former
+                .map(|former| former.buckets)
+                .filter(|run| *run != BucketRun::NONE)
+            else {
+                continue;
+            };
+            let has_one = handed.contains_key(&heir) || stay.contains(&heir) && self.runs.contains_key(&heir);
+            if !has_one && !handed.values().any(|other| *other == run) {
+                handed.insert(heir, run);
+            }
         }
+        let taken: BTreeSet<BucketRun> = handed.values().copied().collect();
+        self.runs.retain(|_, run| !taken.contains(run));
+        self.runs.extend(handed);
     }
 
     /// The run of an application, and what its flags say: a run that it has already, of whatever size, because flows are in it.
@@ -75,6 +108,7 @@ impl Buckets {
         };
         let run = BucketRun::new(base, bits);
         self.runs.insert(application, run);
+        self.given.insert(run);
         ops.push(TableOp::Buckets {
             base,
             count: run.rows(),
@@ -82,22 +116,18 @@ impl Buckets {
         (run, flags)
     }
 
-    /// Frees all runs but those of these applications' records: also one that was given to an application in vain, because a
-    /// later step failed, and has not been emptied.
+    /// Goes back to what these applications have, which are those of the live generation, and frees all other runs: also one that
+    /// was given to an application in vain, because a later step failed, and has not been emptied.
     pub fn retain<'a>(&mut self, records: impl Iterator<Item = &'a Application>) {
-        let used: BTreeSet<(u32, u32)> = records.map(|record| (record.id, record.buckets.0)).collect();
-        let former = core::mem::take(&mut self.runs);
-        let (kept, gone) =
-            (former.into_iter()).partition(|(application, run)| used.contains(&(*application, run.0)));
-        self.runs = kept;
-        let gone: BTreeMap<u32, BucketRun> = gone;
-        // One that was inherited has two applications for a while.
-        let freed: BTreeMap<u32, BucketRun> = gone.into_values().map(|run| (run.base(), run)).collect();
-        for run in freed.into_values() {
-            if !self.runs.values().any(|kept| *kept == run) {
-                self.arena.release(run.base(), run.rows());
-            }
+        self.runs = records
+            .filter(|record| record.buckets != BucketRun::NONE)
+            .map(|record| (record.id, record.buckets))
+            .collect();
+        let used: BTreeSet<BucketRun> = self.runs.values().copied().collect();
+        for run in self.given.difference(&used) {
+            self.arena.release(run.base(), run.rows());
         }
+        self.given = used;
     }
 }
 
@@ -113,37 +143,119 @@ mod tests {
         }
     }
 
+    /// The runs of applications that listen where others did, or nobody; `None`: one that was empty.
+    fn handed_on(
+        buckets: &mut Buckets,
+        addresses: &[(u32, Option<Application>)],
+    ) -> Vec<(u32, Option<BucketRun>)> {
+        let successions: Vec<_> = addresses
+            .iter()
+            .map(|(application, former)| Succession {
+                application: *application,
+                former: former.as_ref(),
+            })
+            .collect();
+        buckets.hand_on(&successions);
+        let mut found = BTreeMap::new();
+        for &(application, _) in addresses {
+            let mut ops = Vec::new();
+            let (run, _) = buckets.place(application, Some(LEAST_BITS), &mut ops);
+            found.entry(application).or_insert(ops.is_empty().then_some(run));
+        }
+        found.into_iter().collect()
+    }
+
     #[test]
     fn who_listens_where_another_did_has_his_flows() {
-        let mut buckets = Buckets::new(4 << LEAST_BITS);
-        let mut ops = Vec::new();
-        let (run, _) = buckets.place(7, Some(LEAST_BITS), &mut ops);
-        let former = record(7, run);
-        let emptied = ops.len();
-        // Who stays keeps it.
-        buckets.inherit(8, &former, &BTreeSet::from([7, 8]));
-        let (other, _) = buckets.place(8, Some(LEAST_BITS), &mut ops);
-        assert_ne!(other, run);
-        buckets.retain([former].iter());
-        // Two that come have not the same.
-        let wanted = BTreeSet::from([9, 10]);
-        buckets.inherit(9, &former, &wanted);
-        buckets.inherit(10, &former, &wanted);
-        ops.truncate(emptied);
-        assert_eq!(buckets.place(9, Some(LEAST_BITS), &mut ops).0, run);
-        assert_eq!(ops.len(), emptied, "it is not emptied");
-        assert_ne!(buckets.place(10, Some(LEAST_BITS), &mut ops).0, run);
-        // That generation failed: the former one has it still.
-        buckets.retain([former].iter());
-        assert_eq!(buckets.place(7, Some(LEAST_BITS), &mut ops).0, run);
-        buckets.inherit(9, &former, &wanted);
-        buckets.retain([record(9, run)].iter());
-        assert_ne!(buckets.place(11, Some(LEAST_BITS), &mut ops).0, run);
-        assert_eq!(
-            buckets.place(12, Some(LEAST_BITS), &mut ops).0,
-            BucketRun::NONE,
-            "all rows are taken"
-        );
+        let run = |number: u32| BucketRun::new(number * (2 << LEAST_BITS), LEAST_BITS);
+        let [a, b, c] = [(1, run(0)), (2, run(1)), (3, BucketRun::NONE)].map(|(id, run)| record(id, run));
+        let with = |live: &[Application]| {
+            let mut buckets = Buckets::new(8 << LEAST_BITS);
+            buckets.adopt(live.iter());
+            buckets
+        };
+        for (name, addresses, expected) in [
+            (
+                "nothing changes",
+                vec![(1, Some(a)), (2, Some(b))],
+                vec![(1, Some(run(0))), (2, Some(run(1)))],
+            ),
+            (
+                "another name",
+                vec![(7, Some(a)), (2, Some(b))],
+                vec![(2, Some(run(1))), (7, Some(run(0)))],
+            ),
+            (
+                "two instead of one",
+                vec![(7, Some(a)), (8, Some(a))],
+                vec![(7, Some(run(0))), (8, None)],
+            ),
+            (
+                "one instead of two",
+                vec![(7, Some(a)), (7, Some(b))],
+                vec![(7, Some(run(0)))],
+            ),
+            (
+                "a further address",
+                vec![(1, Some(a)), (1, None), (2, Some(b))],
+                vec![(1, Some(run(0))), (2, Some(run(1)))],
+            ),
+            (
+                "an address of one that stays",
+                vec![(1, Some(a)), (1, Some(b)), (2, Some(b))],
+                vec![(1, Some(run(0))), (2, Some(run(1)))],
+            ),
+            (
+                "a newcomer on an address of one that stays",
+                vec![(1, Some(a)), (7, Some(a))],
+                vec![(1, Some(run(0))), (7, None)],
+            ),
+            (
+                "two change places",
+                vec![(1, Some(b)), (2, Some(a))],
+                vec![(1, Some(run(1))), (2, Some(run(0)))],
+            ),
+            (
+                "one pushes another away",
+                vec![(1, Some(b)), (2, None)],
+                vec![(1, Some(run(1))), (2, None)],
+            ),
+            (
+                "one goes elsewhere, and nobody comes",
+                vec![(1, None), (2, Some(b))],
+                vec![(1, Some(run(0))), (2, Some(run(1)))],
+            ),
+            (
+                "one goes elsewhere, and another comes",
+                vec![(1, None), (7, Some(a))],
+                vec![(1, None), (7, Some(run(0)))],
+            ),
+            (
+                "one without gets one",
+                vec![(3, Some(c)), (3, Some(a))],
+                vec![(3, Some(run(0)))],
+            ),
+            (
+                "what has none hands nothing on",
+                vec![(1, Some(c)), (3, None)],
+                vec![(1, Some(run(0))), (3, None)],
+            ),
+        ] {
+            let mut buckets = with(&[a, b, c]);
+            assert_eq!(handed_on(&mut buckets, &addresses), expected, "{name}");
+            // That generation failed: the live one has what it had.
+            buckets.retain([a, b, c].iter());
+            let unchanged = [(1, Some(a)), (2, Some(b))];
+            assert_eq!(
+                handed_on(&mut buckets, &unchanged),
+                [(1, Some(run(0))), (2, Some(run(1)))],
+                "{name}"
+            );
+            // No run is lost: two are in use, and there is room for four.
+            let mut places = (10..).map(|id| buckets.place(id, Some(LEAST_BITS), &mut Vec::new()).0);
+            assert!(places.next().unwrap() != BucketRun::NONE && places.next().unwrap() != BucketRun::NONE);
+            assert_eq!(places.next(), Some(BucketRun::NONE), "{name}");
+        }
     }
 
     /// What was given when a generation failed has not been emptied.

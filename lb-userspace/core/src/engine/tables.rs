@@ -5,7 +5,7 @@
 //! before the live one, so a grace period comes before its rows and slots are written over.
 
 use super::Adopted;
-use super::buckets::Buckets;
+use super::buckets::{Buckets, Succession};
 use super::layout::{Designs, Full, Layout, ListenerDesign, Runs};
 use super::routing::PoolListDesign;
 use crate::image::{Capacity, TableOp};
@@ -268,7 +268,7 @@ impl Generations {
             }
             next.pools.insert(pool.id, record);
         }
-        self.inherit_buckets(designs, parity);
+        self.hand_buckets_on(designs, parity);
         for listener in designs.listeners {
             let table = self.table(listener.pools.layout.as_ref(), &mut next, runs)?;
             let key = listener.key(parity);
@@ -313,17 +313,15 @@ impl Generations {
     }
 
     /// Lets applications that listen where the live generation has others keep the flows without entries.
-    fn inherit_buckets(&mut self, designs: &Designs<'_>, parity: Parity) {
-        let wanted: BTreeSet<u32> = (designs.listeners.iter())
-            .map(|listener| listener.application)
-            .collect();
+    fn hand_buckets_on(&mut self, designs: &Designs<'_>, parity: Parity) {
         let live = &self.held[usize::from(parity.other().0 & 1)];
-        for listener in designs.listeners {
-            let key = listener.key(parity.other());
-            if let Some(former) = live.applications.get(&key).copied().flatten() {
-                self.buckets.inherit(listener.application, &former, &wanted);
-            }
-        }
+        let addresses: Vec<Succession<'_>> = (designs.listeners.iter())
+            .map(|listener| Succession {
+                application: listener.application,
+                former: (live.applications.get(&listener.key(parity.other()))).and_then(Option::as_ref),
+            })
+            .collect();
+        self.buckets.hand_on(&addresses);
     }
 
     /// Where a layout stands; it is built and written if it stands nowhere yet.
