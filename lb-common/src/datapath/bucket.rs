@@ -245,7 +245,8 @@ pub(super) fn claim<T: Tables>(
     let now = opening.now;
     let untracked = opening.application.flags.has(ApplicationFlags::UNTRACKED);
     let found = tables.bucket(row, |bucket| {
-        if opens && firsthand && untracked {
+        // Whom the last resort gives is no steady choice: later flows may have another fate.
+        if opens && firsthand && untracked && given == Role::Steered {
             bucket.choose(opening.generation, id);
         }
         *bucket

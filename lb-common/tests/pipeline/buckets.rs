@@ -4,7 +4,7 @@
 use lb_common::abi::{
     AccessKey, AccessList, AccessRule, Application, ApplicationFlags, ApplicationKey, Bucket, BucketRun,
     Filter, FlowKey4, Forwarding, HashKey, Ip, Origin, OriginFlags, OriginId, OriginState, PoolId, Port,
-    Protocol, Slot, TableKind,
+    Protocol, Slot, Table, TableKind,
 };
 use lb_common::datapath::{DropReason, Exit, Pass, Reply, Verdict};
 use lb_common::hash::bucket4;
@@ -44,6 +44,8 @@ struct World {
     mixed: bool,
     /// Whether all are the fallback pool, too.
     fallback: bool,
+    /// Whether the pool has failed, be its origins up.
+    failed: bool,
     /// Segments that were sent without an entry.
     without: u32,
 }
@@ -100,6 +102,7 @@ impl World {
             untracked: true,
             mixed: false,
             fallback: false,
+            failed: false,
             without: 0,
         };
         this.generation();
@@ -152,6 +155,9 @@ impl World {
                     scenario.tables.slots.insert(table.base + slot, slot_of);
                 }
             }
+        }
+        if self.failed {
+            scenario.pool_mut(pool).tables[0] = Table::default();
         }
         let fallback = if self.fallback { pool } else { PoolId::NONE };
         scenario.application(APPLICATION, Protocol::TCP, at(VIP), &[pool], fallback);
@@ -483,6 +489,35 @@ fn the_fallback_pool_may_have_the_same_origins() {
         .collect();
     assert_eq!(roles, BTreeSet::from([0]));
     (0..world.connections.len()).for_each(|index| world.go(index));
+}
+
+/// As when a pool has fewer healthy origins than it must: what the fallback pool gives is not what steering gave.
+#[test]
+fn flows_of_the_last_resort_need_entries_where_steered_ones_have_none() {
+    let mut world = World::settled();
+    world.fallback = true;
+    world.failed = true;
+    for which in 0..ORIGINS {
+        let id = world.origins[which];
+        world.record(id).flags = OriginFlags(OriginFlags::RESET_WHEN_DOWN);
+    }
+    world.generation();
+    // Every bucket is asked for, and its entries are gone again.
+    (0..200).for_each(|_| world.open());
+    world.connections.clear();
+    let tables = &world.host.scenario.tables;
+    tables.flows4.borrow_mut().clear();
+    tables.tentative4.borrow_mut().clear();
+    world.host.now += 1;
+    world.sweep();
+    world.host.now += 1;
+    for _ in 0..200 {
+        world.open();
+        let newest = world.connections.last().unwrap().client;
+        assert!(world.has_entry(newest), "flow {newest}");
+    }
+    (0..ORIGINS).for_each(|which| world.handle(&Event::State(which, OriginState::DOWN)));
+    (0..200).for_each(|index| world.go(index));
 }
 
 /// Lists that come later hold for flows that began without an entry as well: theirs is not to be found in them.
