@@ -8,9 +8,12 @@ use lb_common::abi::{
 use lb_common::hash;
 use lb_common::testing::scenario::{TIMEOUTS, app};
 use lb_common::testing::{Scenario, modes};
+use lb_core::image::TableOp;
 use lb_tests::needs_root;
 use lb_tests::prog::{Kernel, namespace, small};
+use lb_userspace::datapath::buckets::{Buckets, Relocations};
 use lb_userspace::datapath::flows::FlowTables;
+use lb_userspace::datapath::writer::Writer;
 
 struct Bed {
     kernel: Kernel,
@@ -169,5 +172,82 @@ fn a_bucket_without_entries_is_settled_however_long_ago_it_had_some() {
         bed.set(bed.noted(0), 0);
         bed.sweep();
         assert!(bed.may_be_tracked());
+    });
+}
+
+/// Also one that was there before the address was the application's, when a former sweep could not know.
+#[test]
+fn a_settled_bucket_with_an_entry_is_mended() {
+    needs_root!();
+    namespace().enter(|| {
+        let mut bed = Bed::new();
+        let bucket = bed.noted(100);
+        bed.set(bucket, bucket.tracked);
+        assert!(!bed.may_be_tracked());
+        let key = bed.flow();
+        bed.remember(maps::FLOWS4, app::WEB, key);
+        bed.sweep();
+        assert!(bed.may_be_tracked());
+    });
+}
+
+/// The generation that is not live may become so before the sweep ends.
+#[test]
+fn an_entry_is_found_by_where_the_next_generation_listens() {
+    needs_root!();
+    namespace().enter(|| {
+        for next in [false, true] {
+            let mut bed = Bed::new();
+            bed.set(bed.noted(100), 0);
+            let destination_port = Port::new(1);
+            let elsewhere = FlowKey4 {
+                destination_port,
+                ..bed.flow()
+            };
+            if next {
+                let key = ApplicationKey {
+                    port: destination_port,
+                    parity: bed.key.parity.other(),
+                    ..bed.key
+                };
+                let mut applications: HashMap<MapData, ApplicationKey, Application> =
+                    bed.kernel.map(maps::APPLICATIONS).unwrap().try_into().unwrap();
+                applications.insert(key, bed.application, 0).unwrap();
+            }
+            bed.remember(maps::FLOWS4, app::WEB, elsewhere);
+            bed.sweep();
+            assert_eq!(bed.may_be_tracked(), next);
+        }
+    });
+}
+
+#[test]
+fn a_sweep_settles_nothing_when_it_took_too_long_or_addresses_have_changed_hands() {
+    needs_root!();
+    namespace().enter(|| {
+        let bed = Bed::new();
+        let shared = Relocations::default();
+        let mut writer = Writer::new(|name| bed.kernel.map(name)).unwrap().sharing(&shared);
+        let mut buckets = Buckets::new(|name| bed.kernel.map(name)).unwrap();
+        buckets.share(&shared);
+        bed.set(bed.noted(2 * Bucket::LONGEST_SWEEP), 0);
+        let sweep = |took: u32, meanwhile: &mut dyn FnMut()| {
+            let now = bed.kernel.clock.now();
+            let look = buckets.begin(now.wrapping_sub(took)).unwrap();
+            meanwhile();
+            buckets.end(&look, now).unwrap();
+            bed.may_be_tracked()
+        };
+        let mut unsettle = || {
+            let run = bed.application.buckets;
+            let (base, count) = (run.base(), run.rows());
+            writer.apply(&[TableOp::Unsettle { base, count }]).unwrap();
+        };
+        assert!(sweep(Bucket::LONGEST_SWEEP, &mut || {}));
+        assert!(sweep(10, &mut unsettle));
+        assert!(!sweep(10, &mut || {}));
+        unsettle();
+        assert!(bed.may_be_tracked());
+        assert!(!sweep(10, &mut || {}));
     });
 }

@@ -41,6 +41,9 @@ const fn choice(generation: u32, id: OriginId) -> u64 {
 }
 
 impl Bucket {
+    /// Jiffies that a sweep may take: after longer, what came when it had begun looks as if it had come before.
+    pub const LONGEST_SWEEP: u32 = AHEAD / 2;
+
     /// Remembers whom the pools of a generation give new flows: nobody need ask them again.
     #[inline(always)]
     pub const fn choose(&mut self, generation: u32, id: OriginId) {
@@ -70,7 +73,7 @@ impl Bucket {
     }
 
     /// What the next packets are told for `settled`, when a sweep has found no entry that began at jiffy `began` and knows
-    /// of all entries that were made before.
+    /// of all entries that were made before; it took less than [`Bucket::LONGEST_SWEEP`].
     #[must_use]
     pub const fn settle(&self, settled: u32, began: u32) -> u32 {
         if elapsed(began, self.tracked) > 0 {
@@ -159,7 +162,7 @@ mod tests {
             bucket.note(now);
             let now = now.max(1);
             assert!(bucket.may_be_tracked(0), "{now}: of no sweep");
-            for early in [0, 1, 2, 100] {
+            for early in [0, 1, 2, 100, Bucket::LONGEST_SWEEP] {
                 let settled = bucket.settle(0, now.wrapping_sub(early));
                 assert!(bucket.may_be_tracked(settled), "{now}: a sweep {early} before");
             }

@@ -28,6 +28,9 @@ pub enum TableOp {
     Slots { base: u32, owners: Vec<u32> },
     /// Empties a run of buckets that no generation names.
     Buckets { base: u32, count: u32 },
+    /// Has entries be looked for in all flows of a run of buckets, until a sweep that begins later has found those there are:
+    /// the generation that is about to become live names the run at further addresses. What it names is written.
+    Unsettle { base: u32, count: u32 },
     /// Writes a pool's record of the generation that is not live.
     Pool { row: PoolRow, record: Pool },
     /// Writes an application's record of the generation that is not live.

@@ -11,6 +11,7 @@ use lb_common::abi::{
 use lb_common::hash;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A bucket counts as a flow of its owner's as long as its last packet is no older than this, in seconds.
 const ACTIVE_SECONDS: u32 = 60;
@@ -24,18 +25,47 @@ pub struct Buckets {
     applications: MapData,
     settings: Array<MapData, Settings>,
     timeouts: Array<MapData, Timeouts>,
+    relocations: Relocations,
+}
+
+/// Times that applications have come to addresses where flows may have entries that no sweep has found for them: what a sweep
+/// has seen that began before is not relied on. All that write or sweep the same maps share one.
+#[derive(Clone, Debug, Default)]
+pub struct Relocations(Arc<Mutex<u64>>);
+
+impl Relocations {
+    /// No other comes while it is held.
+    fn count(&self) -> MutexGuard<'_, u64> {
+        // A number is whole whoever has panicked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes entries be looked for in the flows of these buckets until a sweep has ended that begins from now on.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub(super) fn unsettle(&self, rows: &MapData, settled: &MapData, base: u32, count: u32) -> Result<()> {
+        let mut relocations = self.count();
+        *relocations = relocations.wrapping_add(1);
+        let buckets: Vec<Bucket> = sys::rows(rows.fd().as_fd(), base, count).context("read buckets")?;
+        let unsettled: Vec<u32> = buckets.iter().map(Bucket::unsettled).collect();
+        sys::update_rows(settled.fd().as_fd(), base, &unsettled).context("unsettle buckets")
+    }
 }
 
 /// What a sweep knows before it looks at flows.
 #[derive(Debug, Default)]
 pub struct Look {
-    /// By where packets go, as these find them: an entry's application may have had another number.
-    places: BTreeMap<(Ip, Port), BucketRun>,
+    /// By where packets go, as these find them: an entry's application may have had another number. Of both generations,
+    /// because the one that is not live may become so before the sweep ends.
+    places: BTreeMap<(Ip, Port), [BucketRun; 2]>,
     /// By application: it may have listened elsewhere, and may again.
     runs: BTreeMap<u32, BucketRun>,
     key: HashKey,
     /// When it began, in jiffies.
     began: u32,
+    /// As [`Relocations`] counted then.
+    relocations: u64,
     /// Rows whose flows have an entry.
     tracked: BTreeSet<u32>,
 }
@@ -107,8 +137,12 @@ impl Look {
         if key.protocol() != Protocol::TCP {
             return;
         }
-        let place = self.places.get(&key.destination());
-        for run in place.into_iter().chain(self.runs.get(&application)) {
+        let places = self.places.get(&key.destination());
+        let places = places
+            .into_iter()
+            .flatten()
+            .filter(|run| **run != BucketRun::NONE);
+        for run in places.chain(self.runs.get(&application)) {
             let number = run.number(key.hash(self.key));
             self.tracked.insert(run.row(number, K::V6));
         }
@@ -137,7 +171,13 @@ impl Buckets {
             applications: raw(maps::APPLICATIONS)?,
             settings: take(maps::SETTINGS)?.try_into()?,
             timeouts: take(maps::TIMEOUTS)?.try_into()?,
+            relocations: Relocations::default(),
         })
+    }
+
+    /// Sweeps what others write who share these.
+    pub fn share(&mut self, relocations: &Relocations) {
+        self.relocations = relocations.clone();
     }
 
     /// Begins a sweep at jiffy `now`. Every entry that a packet makes afterwards is younger; those that came before may not have
@@ -150,17 +190,18 @@ impl Buckets {
         let mut look = Look {
             key: settings.hash_key,
             began: now.wrapping_sub(SLACK),
+            relocations: *self.relocations.count(),
             ..Look::default()
         };
         sys::for_each(
             self.applications.fd().as_fd(),
             |key: &ApplicationKey, record: &Application| {
-                if key.parity == settings.parity()
-                    && key.protocol == Protocol::TCP
-                    && record.buckets != BucketRun::NONE
-                {
-                    look.places.insert((key.address, key.port), record.buckets);
-                    look.runs.insert(record.id, record.buckets);
+                if key.protocol == Protocol::TCP && record.buckets != BucketRun::NONE {
+                    let places = look.places.entry((key.address, key.port)).or_default();
+                    places[usize::from(key.parity.0 & 1)] = record.buckets;
+                    if key.parity == settings.parity() {
+                        look.runs.insert(record.id, record.buckets);
+                    }
                 }
             },
         )
@@ -201,12 +242,10 @@ impl Buckets {
     /// # Errors
     /// When a map cannot be read or written.
     pub fn unsettle(&self, now: u32) -> Result<()> {
-        for run in self.begin(now)?.runs.into_values() {
-            let unsettled: Vec<u32> = self.read(run)?.iter().map(Bucket::unsettled).collect();
-            sys::update_rows(self.settled.fd().as_fd(), run.base(), &unsettled)
-                .context("unsettle buckets")?;
-        }
-        Ok(())
+        let runs = self.begin(now)?.runs;
+        (runs.into_values()).try_for_each(|run| {
+            (self.relocations).unsettle(&self.rows, &self.settled, run.base(), run.rows())
+        })
     }
 
     fn read(&self, run: BucketRun) -> Result<Vec<Bucket>> {
@@ -223,6 +262,9 @@ impl Buckets {
             return Ok(owners);
         }
         let second = self.settings.get(&0, 0).context("read the settings")?.second;
+        let relocations = self.relocations.count();
+        let took = now.wrapping_sub(look.began);
+        let reliable = *relocations == look.relocations && took < Bucket::LONGEST_SWEEP;
         for (&application, &run) in &look.runs {
             let timeouts = self.timeouts.get(&application, 0).unwrap_or_default();
             let (base, count) = (run.base(), run.rows());
@@ -231,7 +273,11 @@ impl Buckets {
                 sys::rows(self.settled.fd().as_fd(), base, count).context("read buckets")?;
             let mut changed = settled.clone();
             for (row, (bucket, settled)) in (base..).zip(buckets.iter().zip(&mut changed)) {
-                if bucket.may_be_tracked(*settled) && !look.tracked.contains(&row) {
+                if look.tracked.contains(&row) {
+                    if !bucket.may_be_tracked(*settled) {
+                        *settled = bucket.unsettled();
+                    }
+                } else if reliable && bucket.may_be_tracked(*settled) {
                     *settled = bucket.settle(*settled, look.began);
                 }
                 if bucket.owner == OriginId::NONE {

@@ -2,7 +2,7 @@
 //!
 //! The packet path ignores entries that have timed out; sweeping them keeps the counts true and frees source ports.
 
-use super::buckets::{Buckets, Client, Look};
+use super::buckets::{Buckets, Client, Look, Relocations};
 use super::clock::Clock;
 use super::flow_filter::{Draft, Keeper};
 use super::loads::Loads;
@@ -378,6 +378,13 @@ impl FlowTables {
             buckets: Buckets::new(&mut take)?,
             filter: Keeper::new(take)?,
         })
+    }
+
+    /// Sweeps what others write who share these.
+    #[must_use]
+    pub fn sharing(mut self, relocations: &Relocations) -> Self {
+        self.buckets.share(relocations);
+        self
     }
 
     /// Removes what has timed out and counts the rest; notes when.

@@ -2,6 +2,7 @@
 
 use super::access::AccessMaps;
 use super::attach::{self, Attachment};
+use super::buckets::Relocations;
 use super::clock::Clock;
 use super::flows::FlowTables;
 use super::held;
@@ -39,6 +40,7 @@ pub struct Datapath {
     pins: Pins,
     netns: u64,
     pub clock: Clock,
+    relocations: Relocations,
     pub writer: Writer,
     pub reader: Reader,
     pub sizes: MapSizes,
@@ -86,7 +88,8 @@ impl Datapath {
         let Loaded { mut ebpf, stages } = loaded;
         let clock = Clock::measure(&mut ebpf).context("measure the kernel's tick rate")?;
         let take = |name: &str| open_map(&pins, name);
-        let writer = Writer::new(take)?;
+        let relocations = Relocations::default();
+        let writer = Writer::new(take)?.sharing(&relocations);
         let reader = Reader::new(take)?;
         let datapath = Self {
             ebpf,
@@ -94,6 +97,7 @@ impl Datapath {
             kept_stages: None,
             netns,
             clock,
+            relocations,
             writer,
             reader,
             sizes,
@@ -192,7 +196,7 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be read or written.
     pub fn renew_writer(&mut self) -> Result<()> {
-        self.writer = Writer::new(|name: &str| open_map(&self.pins, name))?;
+        self.writer = Writer::new(|name: &str| open_map(&self.pins, name))?.sharing(&self.relocations);
         Ok(())
     }
 
@@ -307,7 +311,7 @@ impl Datapath {
     /// # Errors
     /// When one cannot be opened.
     pub fn flow_tables(&self) -> Result<FlowTables> {
-        FlowTables::new(|name| self.open_map(name))
+        Ok(FlowTables::new(|name| self.open_map(name))?.sharing(&self.relocations))
     }
 
     /// A further handle to a pinned map.

@@ -1,6 +1,7 @@
 //! Executes the engine's map steps, in order, without a thought.
 
 use super::access::AccessMaps;
+use super::buckets::Relocations;
 use super::filter::AddressFilter;
 use super::shortcuts::Shortcuts;
 use super::slots::Slots;
@@ -33,6 +34,7 @@ pub struct Writer {
     spans: MapData,
     buckets: MapData,
     settled: MapData,
+    relocations: Relocations,
     vips: HashMap<MapData, VipKey, Vip>,
     routes: HashMap<MapData, RouteKey, Route>,
     interfaces: HashMap<MapData, u32, Interface>,
@@ -72,6 +74,7 @@ impl Writer {
             spans,
             buckets,
             settled,
+            relocations: Relocations::default(),
             vips: take(maps::VIPS)?.try_into()?,
             routes: take(maps::ROUTES)?.try_into()?,
             interfaces: take(maps::INTERFACES)?.try_into()?,
@@ -79,6 +82,13 @@ impl Writer {
             shortcuts: Shortcuts::new(&mut take)?,
             access: AccessMaps::new(take)?,
         })
+    }
+
+    /// Writes what others sweep who share these.
+    #[must_use]
+    pub fn sharing(mut self, relocations: &Relocations) -> Self {
+        self.relocations = relocations.clone();
+        self
     }
 
     /// Executes the steps in order.
@@ -190,6 +200,10 @@ impl Writer {
             TableOp::Buckets { base, count } => self
                 .empty_buckets(*base, *count)
                 .with_context(|| format!("empty buckets from {base}")),
+            TableOp::Unsettle { base, count } => {
+                self.relocations
+                    .unsettle(&self.buckets, &self.settled, *base, *count)
+            }
             TableOp::Grace => {
                 sys::wait_for_packets();
                 Ok(())
@@ -254,6 +268,7 @@ impl Writer {
             TableOp::ForgetOrigin { .. }
             | TableOp::Slots { .. }
             | TableOp::Buckets { .. }
+            | TableOp::Unsettle { .. }
             | TableOp::Spans { .. }
             | TableOp::RemoveAccessList { .. }
             | TableOp::Countries { .. }

@@ -112,6 +112,7 @@ impl Generations {
         self.release_unused(parity.other());
         let mut runs = Vec::new();
         let mut next = self.lay_out(designs, parity, &mut runs)?;
+        let unsettled = self.relocated(&next, parity, &runs);
         if !even_if_equal && self.is_live(&next) {
             return Ok(None);
         }
@@ -158,6 +159,7 @@ impl Generations {
                 ops.extend(record.map(|record| TableOp::Route { key: *key, record }));
             }
         }
+        ops.extend(unsettled);
         // Rows of pools that are gone keep what they hold.
         for (id, record) in &held.pools {
             next.pools.entry(*id).or_insert(*record);
@@ -322,6 +324,33 @@ impl Generations {
             })
             .collect();
         self.buckets.hand_on(&addresses);
+    }
+
+    /// Has entries be looked for where an address gets buckets that it does not have in the live generation: those that were
+    /// made there are no entries of theirs yet. What `runs` empties is not relied on anyway.
+    fn relocated(&self, next: &Held, parity: Parity, runs: &[TableOp]) -> Vec<TableOp> {
+        let live = &self.held[usize::from(parity.other().0 & 1)];
+        let new: BTreeSet<u32> = (runs.iter())
+            .filter_map(|op| match op {
+                TableOp::Buckets { base, .. } => Some(*base),
+                _ => None,
+            })
+            .collect();
+        let relocated: BTreeSet<BucketRun> = (next.applications.iter())
+            .filter_map(|(key, record)| {
+                let run = record.as_ref()?.buckets;
+                let parity = parity.other();
+                let former = live.applications.get(&ApplicationKey { parity, ..*key });
+                let stays = former.is_some_and(|former| former.is_some_and(|former| former.buckets == run));
+                (run != BucketRun::NONE && !stays && !new.contains(&run.base())).then_some(run)
+            })
+            .collect();
+        (relocated.iter())
+            .map(|run| TableOp::Unsettle {
+                base: run.base(),
+                count: run.rows(),
+            })
+            .collect()
     }
 
     /// Where a layout stands; it is built and written if it stands nowhere yet.

@@ -189,3 +189,43 @@ fn flows_without_entries_outlive_names_and_modes() {
     let none = both_families(&[(A, Forwarding::Nat), (B, Forwarding::Nat)]);
     same_buckets(&mut world, none, false);
 }
+
+/// Entries that were made before an address had an application's buckets are no entries of theirs.
+#[test]
+fn entries_are_looked_for_where_buckets_are_new() {
+    let direct = [(A, Forwarding::DsrL2), (B, Forwarding::DsrL2)];
+    let mut world = World::settled(both_families(&direct));
+    let listens = |addresses: &[&str]| {
+        let mut config = both_families(&direct);
+        config.applications[0].addresses = addresses.iter().map(|address| ip(address)).collect();
+        config
+    };
+    let mut unsettled = |config: Config| {
+        let applied = world.applied.len();
+        world.configure(config);
+        let steps: Vec<&TableOp> = world.applied[applied..].iter().flatten().collect();
+        let place = |wanted: fn(&TableOp) -> bool| steps.iter().rposition(|op| wanted(op));
+        let unsettled = place(|op| matches!(op, TableOp::Unsettle { .. }));
+        if unsettled.is_some() {
+            // A sweep that begins afterwards finds what the next generation says.
+            assert!(place(|op| matches!(op, TableOp::Application { .. })) < unsettled);
+            assert!(unsettled < place(|op| matches!(op, TableOp::Settings(_))));
+        }
+        let run = application(&world, VIP).buckets;
+        let expected = TableOp::Unsettle {
+            base: run.base(),
+            count: run.rows(),
+        };
+        assert!(unsettled.is_none_or(|place| *steps[place] == expected));
+        unsettled.is_some()
+    };
+    let further = "203.0.113.77";
+    assert!(!unsettled(listens(&[VIP])), "one address less");
+    assert!(unsettled(listens(&[VIP, further])), "one more");
+    assert!(!unsettled(listens(&[VIP, further])), "nothing changes");
+    assert!(!unsettled(listens(&[VIP])));
+    assert!(unsettled(listens(&[VIP, further])), "it was there before");
+    let mut renamed = listens(&[VIP, further]);
+    renamed.applications[0].name = "other".into();
+    assert!(!unsettled(renamed), "the buckets stay where they are");
+}

@@ -139,6 +139,7 @@ impl Maps {
                     );
                 }
             }
+            TableOp::Unsettle { base, count } => assert!(base + count <= capacity().buckets),
             TableOp::Pool { row, record } => {
                 assert!(row.0 < capacity().pools);
                 self.assert_unread(row.0 & 1);
