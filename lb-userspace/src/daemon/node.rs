@@ -472,9 +472,10 @@ impl Node {
     fn execute(&mut self, command: Command) {
         match command {
             Command::Apply(steps) => {
-                if let Err(error) = self.datapath.writer.apply(&steps) {
+                let writer = &mut self.datapath.writer;
+                let step = |step: &TableOp| writer.apply(std::slice::from_ref(step));
+                if let Err(error) = Unwritten::write(&mut self.unwritten, &steps, step) {
                     error!(error = %format!("{error:#}"), "the maps could not be written: trying again");
-                    self.unwritten.get_or_insert_default().note(&steps);
                 }
             }
             Command::Probe(request) => self.probe(request),
@@ -519,10 +520,12 @@ impl Node {
 
     /// Writes everything, after a step of the writer had failed: what the maps hold is not known any more.
     pub(super) fn write_again(&mut self) {
-        let Some(unwritten) = &self.unwritten else {
+        let Some(unwritten) = &mut self.unwritten else {
             return;
         };
-        match self.datapath.writer.apply(&unwritten.again(self.engine.image())) {
+        let writer = &mut self.datapath.writer;
+        let step = |step: &TableOp| writer.apply(std::slice::from_ref(step));
+        match unwritten.write_again(&self.engine.image(), step) {
             Ok(()) => {
                 self.unwritten = None;
                 info!("the maps are written");
