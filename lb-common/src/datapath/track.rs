@@ -34,7 +34,8 @@ impl TcpFlags {
 /// Of a flow that is forwarded directly the origin's side is never seen: its client's word is taken for the handshake (so
 /// such flows fill no more than their share of the memory of established ones), and
 /// when the client closes, the flow closes, until the client goes on. Should it do so after longer than a closing flow is
-/// remembered, then its next segment is most likely given to the same origin, because that is how an origin is chosen.
+/// remembered, then its next segment is most likely given to the same origin, because that is how an origin is chosen; where
+/// flows need no entries, to the owner of its bucket.
 #[inline(always)]
 pub fn step(core: &FlowCore, segment: &Segment) -> TcpState {
     let flags = segment.flags;
