@@ -26,7 +26,7 @@ pub struct Bucket {
 
 /// Jiffies that a CPU's or userspace's clock may be ahead of another's: so much is taken for no time at all, because what is
 /// kept of a bucket may be as old as jiffies can tell.
-const AHEAD: u32 = 1 << 16;
+const AHEAD: u32 = 1 << 20;
 
 /// Jiffies from `then` to `now`.
 #[inline(always)]
@@ -83,10 +83,10 @@ impl Bucket {
         }
     }
 
-    /// Something that [`Bucket::may_be_tracked`] cannot take for the bucket's.
+    /// Something that [`Bucket::may_be_tracked`] cannot take for the bucket's, nor soon for that of a later entry.
     #[must_use]
     pub const fn unsettled(&self) -> u32 {
-        self.tracked.wrapping_sub(1)
+        self.tracked.wrapping_add(1 << 31)
     }
 
     /// Jiffies since a packet last went to the owner.

@@ -438,7 +438,8 @@ impl Node {
     /// Gives the node up once nothing of this process writes to the maps or the disk any more.
     async fn leave_to_another(&mut self) {
         if self.next_sweep.is_none() {
-            // What a sweep removes is counted by one process at a time.
+            // What a sweep removes is counted by one process at a time, and what it has seen is not written when the other has
+            // unsettled buckets; one that takes longer is not waited for.
             let _ = timeout(HANDOVER, self.swept.recv()).await;
         }
         let _ = timeout(HANDOVER, self.closed.cancelled()).await;

@@ -31,22 +31,38 @@ pub struct Buckets {
 /// Times that applications have come to addresses where flows may have entries that no sweep has found for them: what a sweep
 /// has seen that began before is not relied on. All that write or sweep the same maps share one.
 #[derive(Clone, Debug, Default)]
-pub struct Relocations(Arc<Mutex<u64>>);
+pub struct Relocations(Arc<Mutex<Relocated>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Relocated {
+    times: u64,
+    /// The generation that was live when a generation was last written that has such addresses: that one is not live yet
+    /// as long as this is.
+    live: Option<u32>,
+}
 
 impl Relocations {
     /// No other comes while it is held.
-    fn count(&self) -> MutexGuard<'_, u64> {
-        // A number is whole whoever has panicked.
+    fn lock(&self) -> MutexGuard<'_, Relocated> {
+        // Numbers are whole whoever has panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes entries be looked for in the flows of these buckets until a sweep has ended that begins from now on.
+    /// Makes entries be looked for in the flows of these buckets until a sweep has ended that begins from now on. `live`: the
+    /// live generation, if the next one has them elsewhere and is written.
     ///
     /// # Errors
     /// When a map cannot be read or written.
-    pub(super) fn unsettle(&self, rows: &MapData, settled: &MapData, base: u32, count: u32) -> Result<()> {
-        let mut relocations = self.count();
-        *relocations = relocations.wrapping_add(1);
+    pub(super) fn unsettle(
+        &self,
+        [rows, settled]: [&MapData; 2],
+        base: u32,
+        count: u32,
+        live: Option<u32>,
+    ) -> Result<()> {
+        let mut relocated = self.lock();
+        relocated.times = relocated.times.wrapping_add(1);
+        relocated.live = live.or(relocated.live);
         let buckets: Vec<Bucket> = sys::rows(rows.fd().as_fd(), base, count).context("read buckets")?;
         let unsettled: Vec<u32> = buckets.iter().map(Bucket::unsettled).collect();
         sys::update_rows(settled.fd().as_fd(), base, &unsettled).context("unsettle buckets")
@@ -56,16 +72,16 @@ impl Relocations {
 /// What a sweep knows before it looks at flows.
 #[derive(Debug, Default)]
 pub struct Look {
-    /// By where packets go, as these find them: an entry's application may have had another number. Of both generations,
-    /// because the one that is not live may become so before the sweep ends.
+    /// By where packets go, as these find them: an entry's application may have had another number. Of both generations when
+    /// the one that is not live may become so before the sweep ends.
     places: BTreeMap<(Ip, Port), [BucketRun; 2]>,
     /// By application: it may have listened elsewhere, and may again.
     runs: BTreeMap<u32, BucketRun>,
     key: HashKey,
     /// When it began, in jiffies.
     began: u32,
-    /// As [`Relocations`] counted then.
-    relocations: u64,
+    /// As often had applications come to addresses then.
+    relocated: u64,
     /// Rows whose flows have an entry.
     tracked: BTreeSet<u32>,
 }
@@ -186,20 +202,24 @@ impl Buckets {
     /// # Errors
     /// When a map cannot be read.
     pub fn begin(&self, now: u32) -> Result<Look> {
+        // Before the settings: a generation that becomes live meanwhile is read as such.
+        let relocated = *self.relocations.lock();
         let settings = self.settings.get(&0, 0).context("read the settings")?;
+        let next_too = relocated.live == Some(settings.generation);
         let mut look = Look {
             key: settings.hash_key,
             began: now.wrapping_sub(SLACK),
-            relocations: *self.relocations.count(),
+            relocated: relocated.times,
             ..Look::default()
         };
         sys::for_each(
             self.applications.fd().as_fd(),
             |key: &ApplicationKey, record: &Application| {
-                if key.protocol == Protocol::TCP && record.buckets != BucketRun::NONE {
+                let live = key.parity == settings.parity();
+                if key.protocol == Protocol::TCP && record.buckets != BucketRun::NONE && (live || next_too) {
                     let places = look.places.entry((key.address, key.port)).or_default();
                     places[usize::from(key.parity.0 & 1)] = record.buckets;
-                    if key.parity == settings.parity() {
+                    if live {
                         look.runs.insert(record.id, record.buckets);
                     }
                 }
@@ -244,7 +264,7 @@ impl Buckets {
     pub fn unsettle(&self, now: u32) -> Result<()> {
         let runs = self.begin(now)?.runs;
         (runs.into_values()).try_for_each(|run| {
-            (self.relocations).unsettle(&self.rows, &self.settled, run.base(), run.rows())
+            (self.relocations).unsettle([&self.rows, &self.settled], run.base(), run.rows(), None)
         })
     }
 
@@ -262,12 +282,13 @@ impl Buckets {
             return Ok(owners);
         }
         let second = self.settings.get(&0, 0).context("read the settings")?.second;
-        let relocations = self.relocations.count();
         let took = now.wrapping_sub(look.began);
-        let reliable = *relocations == look.relocations && took < Bucket::LONGEST_SWEEP;
         for (&application, &run) in &look.runs {
             let timeouts = self.timeouts.get(&application, 0).unwrap_or_default();
             let (base, count) = (run.base(), run.rows());
+            // For each run anew, because whoever writes the next generation waits for it.
+            let relocated = self.relocations.lock();
+            let reliable = relocated.times == look.relocated && took < Bucket::LONGEST_SWEEP;
             let buckets = self.read(run)?;
             let settled: Vec<u32> =
                 sys::rows(self.settled.fd().as_fd(), base, count).context("read buckets")?;
@@ -280,9 +301,12 @@ impl Buckets {
                 } else if reliable && bucket.may_be_tracked(*settled) {
                     *settled = bucket.settle(*settled, look.began);
                 }
-                if bucket.owner == OriginId::NONE {
-                    continue;
-                }
+            }
+            if changed != settled {
+                sys::update_rows(self.settled.fd().as_fd(), base, &changed).context("settle buckets")?;
+            }
+            drop(relocated);
+            for bucket in buckets.iter().filter(|bucket| bucket.owner != OriginId::NONE) {
                 let idle = bucket.idle(now);
                 if idle.saturating_sub(second) <= timeouts.tcp {
                     owners.named.insert(bucket.owner);
@@ -291,9 +315,6 @@ impl Buckets {
                     *owners.applications.entry(application).or_default() += 1;
                     *owners.origins.entry(bucket.owner.0).or_default() += 1;
                 }
-            }
-            if changed != settled {
-                sys::update_rows(self.settled.fd().as_fd(), base, &changed).context("settle buckets")?;
             }
         }
         Ok(owners)

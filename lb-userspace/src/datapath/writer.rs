@@ -201,8 +201,9 @@ impl Writer {
                 .empty_buckets(*base, *count)
                 .with_context(|| format!("empty buckets from {base}")),
             TableOp::Unsettle { base, count } => {
-                self.relocations
-                    .unsettle(&self.buckets, &self.settled, *base, *count)
+                let live = self.settings.get(&0, 0).context("read the settings")?.generation;
+                let rows = [&self.buckets, &self.settled];
+                (self.relocations).unsettle(rows, *base, *count, Some(live))
             }
             TableOp::Grace => {
                 sys::wait_for_packets();

@@ -200,6 +200,7 @@ fn entries_are_looked_for_where_buckets_are_new() {
         config.applications[0].addresses = addresses.iter().map(|address| ip(address)).collect();
         config
     };
+    let mut written_before = 0;
     let mut unsettled = |config: Config| {
         let applied = world.applied.len();
         world.configure(config);
@@ -207,8 +208,10 @@ fn entries_are_looked_for_where_buckets_are_new() {
         let place = |wanted: fn(&TableOp) -> bool| steps.iter().rposition(|op| wanted(op));
         let unsettled = place(|op| matches!(op, TableOp::Unsettle { .. }));
         if unsettled.is_some() {
-            // A sweep that begins afterwards finds what the next generation says.
-            assert!(place(|op| matches!(op, TableOp::Application { .. })) < unsettled);
+            // A sweep that begins afterwards finds what the next generation says, unless it finds the same already.
+            let written = place(|op| matches!(op, TableOp::Application { .. }));
+            assert!(written < unsettled);
+            written_before += usize::from(written.is_some());
             assert!(unsettled < place(|op| matches!(op, TableOp::Settings(_))));
         }
         let run = application(&world, VIP).buckets;
@@ -228,4 +231,5 @@ fn entries_are_looked_for_where_buckets_are_new() {
     let mut renamed = listens(&[VIP, further]);
     renamed.applications[0].name = "other".into();
     assert!(!unsettled(renamed), "the buckets stay where they are");
+    assert!(written_before > 0);
 }
