@@ -277,3 +277,52 @@ fn a_drain_ends_connections_without_entries_at_its_deadline() {
     });
     ping_all(&mut others, "when a is back");
 }
+
+/// What was made at an address before an application with buckets came to it is found there, be they another's by now.
+#[test]
+fn connections_with_entries_outlive_the_coming_of_buckets() {
+    needs_root!();
+    let world = World::new();
+    let [four, six] = vips();
+    // The second address is the application's, or another's whose connections have entries.
+    let shared = |weights: [f64; 3], kept: bool| {
+        let pool = world.pool(weights.map(Some));
+        let balancer = balancer("echo", &["eu"], None);
+        let echo = application("echo", "tcp/7", four, "echo");
+        if kept {
+            let keeper = application("keeper", "tcp/7", six, "echo");
+            return format!("{pool}{balancer}{echo}{keeper}affinity = {{ ttl = 60 }}\n");
+        }
+        let both = echo.replace(&format!("[\"{four}\"]"), &format!("[\"{four}\", \"{six}\"]"));
+        format!("{pool}{balancer}{both}")
+    };
+    let configure = |lb: &Daemon, weights: [f64; 3], kept: bool| {
+        lb.write_config(&shared(weights, kept));
+        lb.lb_ok(&["reload"]);
+    };
+    let mut lb = Daemon::start(&world.lab, &shared([1.0, 1.0, 0.0], false));
+    lb.wait_healthy(&["eu"]);
+    let counted = |lb: &mut Daemon, buckets: usize| {
+        lb.wait("a sweep has seen the connections", |status| {
+            (status.application("echo")["flows"].as_u64()).is_some_and(|flows| flows > buckets as u64)
+        });
+    };
+    let owners: Vec<EchoFlow> = (0..200).map(|_| world.open(six)).collect();
+    counted(&mut lb, 50);
+    // The next one tells of all these that they have no entries.
+    let others: Vec<EchoFlow> = (0..200).map(|_| world.open(four)).collect();
+    counted(&mut lb, 200);
+    assert_eq!(entries(&lb), BTreeMap::new());
+    drop((owners, others));
+    configure(&lb, [0.0, 0.0, 1.0], true);
+    let mut flows: Vec<EchoFlow> = (0..CONNECTIONS).map(|_| world.open(six)).collect();
+    assert_eq!(by_origin(&flows), BTreeMap::from([("c", CONNECTIONS)]));
+    ping_all(&mut flows, "at their own application");
+    assert_eq!(entries(&lb), BTreeMap::from([("c".to_owned(), CONNECTIONS)]));
+    for round in 0..2 {
+        configure(&lb, [1.0, 1.0, 0.0], false);
+        ping_all(&mut flows, &format!("round {round}: when the other is there"));
+        configure(&lb, [1.0, 1.0, 0.0], true);
+        ping_all(&mut flows, &format!("round {round}: when their own is back"));
+    }
+}
